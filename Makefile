@@ -1,0 +1,43 @@
+# One environment for every target; `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+# A CPU wheel is enough for the demo and the tests. For a GPU: make setup TORCH="torch>=2.9,<2.14"
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint type check clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tabom needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+setup: $(STAMP) ## Create the environment in .venv, or bring it up to date
+
+demo: $(STAMP) ## Base model, trajectories, four trainings, table and figure under runs/demo (about 8 minutes)
+	$(BIN)/tabom demo $(DEMO_FLAGS)
+
+test: $(STAMP) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest --cov=tabom --cov-fail-under=90
+
+test-slow: $(STAMP) ## Run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## Check style and format
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+
+type: $(STAMP) ## Check types
+	$(BIN)/pyright
+
+check: lint type test ## Everything that must be green before a commit
+
+clean: ## Remove caches (keeps .venv and runs)
+	rm -rf .pytest_cache .ruff_cache .hypothesis .coverage

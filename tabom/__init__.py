@@ -1,0 +1,1 @@
+"""Post-train diffusion language models on the decoding trajectories they produce themselves."""

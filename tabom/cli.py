@@ -1,0 +1,63 @@
+"""The one command line: a thin dispatcher, so that verbs that need no model start at once."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+_VERBS = {
+    "fit": ("tabom.lightning_cli", "train a backbone with an objective"),
+    "validate": ("tabom.lightning_cli", "measure on the validation split"),
+    "test": ("tabom.lightning_cli", "measure on the test split"),
+    "predict": ("tabom.lightning_cli", "decode queries and write trajectory shards"),
+    "demo": ("tabom.demo", "run everything from a tiny base model to a table and a figure"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one verb; bad input ends with one sentence on stderr and exit code 1 or 2.
+
+    Args:
+        args: Words after ``tabom``; default is the command line.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    match words:
+        case [] | ["-h" | "--help"]:
+            print(_usage())
+        case ["--version"]:
+            print(f"tabom {version('tabom')}")
+        case [verb, *_] if verb in _VERBS:
+            _run(_VERBS[verb][0], words)
+        case [verb, *_]:
+            _fail(f"{verb}: expected one of {', '.join(_VERBS)}, --help or --version{_hint(verb)}", code=2)
+
+
+def _run(module: str, words: list[str]) -> None:
+    from tabom.errors import TabomError
+
+    try:
+        importlib.import_module(module).run(words)
+    except TabomError as error:
+        _fail(str(error), code=1)
+
+
+def _hint(verb: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(verb, _VERBS, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"tabom: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in _VERBS.items())
+    return (
+        "usage: tabom VERB --config FILE [--key value ...]\n\n"
+        "Post-train diffusion language models on the decoding trajectories they produce themselves.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "tabom VERB --help lists the verb's options; tabom --version prints the version."
+    )

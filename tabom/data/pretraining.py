@@ -1,0 +1,85 @@
+"""Text of the base domain with a share of the new one."""
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from tabom.data.encoding import encode_examples
+from tabom.data.prompts import PromptDataModule
+from tabom.errors import require
+from tabom.tasks import ExampleSource, Task
+
+
+class PretrainingDataModule(PromptDataModule):
+    """Trains on base-domain text mixed with a small pool of new-domain problems and their answers.
+
+    The size of the pool decides how competent the base becomes in the new domain.
+
+    Args:
+        task: New domain.
+        base_domain: Text.
+        tokenizer: ``characters``, a directory or a hub id.
+        response_length: N of the new domain; answers are filled with end-of-sequence tokens. Text keeps its length.
+        batch_size: Rows a step and device.
+        num_base_rows: Pieces of text in an epoch.
+        num_task_examples: Distinct problems in the pool.
+        task_share: Share of the rows that come from the pool, in [0, 1).
+        num_validation_prompts: Prompts of the validation split.
+        num_test_prompts: Prompts of the test split.
+        num_base_examples: Pieces of held-out base-domain text.
+        eval_batch_size: Rows a batch outside training.
+        mask_seed: Of the masks on held-out text.
+
+    Raises:
+        TabomError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        base_domain: ExampleSource,
+        tokenizer: str,
+        response_length: int,
+        batch_size: int = 32,
+        num_base_rows: int = 20000,
+        num_task_examples: int = 120,
+        task_share: float = 0.5,
+        num_validation_prompts: int = 100,
+        num_test_prompts: int = 300,
+        num_base_examples: int = 512,
+        eval_batch_size: int = 128,
+        mask_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            task=task,
+            tokenizer=tokenizer,
+            response_length=response_length,
+            base_domain=base_domain,
+            num_validation_prompts=num_validation_prompts,
+            num_test_prompts=num_test_prompts,
+            num_base_examples=num_base_examples,
+            eval_batch_size=eval_batch_size,
+            mask_seed=mask_seed,
+        )
+        require(0 <= task_share < 1, f"task_share: expected a share from 0 to below 1, got {task_share}")
+        for name, number in {
+            "batch_size": batch_size,
+            "num_base_rows": num_base_rows,
+            "num_task_examples": num_task_examples,
+        }.items():
+            require(number >= 1, f"{name}: expected at least 1, got {number}")
+        self._text = base_domain
+        self.batch_size = batch_size
+        self.num_base_rows = num_base_rows
+        self.num_task_examples = num_task_examples
+        self.task_share = task_share
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Both domains, shuffled together."""
+        text = encode_examples(self.tokenizer, self._text.examples("pretrain", self.num_base_rows), None)
+        num_task_rows = round(self.num_base_rows * self.task_share / (1 - self.task_share))
+        pool = encode_examples(
+            self.tokenizer, self.task.examples("pretrain", self.num_task_examples), self.response_length
+        )
+        repeated = [pool[i % len(pool)] for i in range(num_task_rows)]
+        return self.training_loader(text + repeated, self.batch_size)

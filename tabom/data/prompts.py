@@ -1,0 +1,168 @@
+"""Prompts to decode, and what every run is evaluated on."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from tabom.corruption import UniformMasking
+from tabom.data.encoding import Row, collate_prompts, collate_rows, encode_examples, encode_text, until_eos
+from tabom.data.loading import ResumableLoader, evaluation_loader
+from tabom.data.tokenizer import load_tokenizer
+from tabom.errors import require
+from tabom.seeding import run_seed, seeded_generator
+from tabom.tasks import ExampleSource, Split, Task
+from tabom.types import CorruptedBatch, Example, TrajectoryBatch, Verdict
+
+
+class PromptDataModule(LightningDataModule):
+    """Serves prompts of a task, and held-out base-domain text on which forgetting is measured.
+
+    ``validate`` and ``test`` get two loaders: base-domain text under masks that never change (``CorruptedBatch``), and
+    prompts (``PromptBatch``). ``predict`` gets the prompts of the training split.
+
+    Args:
+        task: New domain.
+        tokenizer: ``characters``, a directory or a hub id.
+        response_length: N, tokens a response is decoded into.
+        base_domain: Held-out text, or None to leave forgetting out.
+        num_queries: Prompts of the training split for ``predict``.
+        num_validation_prompts: Prompts of the validation split.
+        num_test_prompts: Prompts of the test split.
+        num_base_examples: Pieces of base-domain text.
+        eval_batch_size: Rows a batch outside training.
+        mask_seed: Of the masks on base-domain text; the same in every run that is to be compared.
+
+    Raises:
+        TabomError: If a number is below 1.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: str,
+        response_length: int,
+        base_domain: ExampleSource | None = None,
+        num_queries: int = 1000,
+        num_validation_prompts: int = 100,
+        num_test_prompts: int = 300,
+        num_base_examples: int = 512,
+        eval_batch_size: int = 128,
+        mask_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, number in {
+            "response_length": response_length,
+            "num_queries": num_queries,
+            "num_validation_prompts": num_validation_prompts,
+            "num_test_prompts": num_test_prompts,
+            "num_base_examples": num_base_examples,
+            "eval_batch_size": eval_batch_size,
+        }.items():
+            require(number >= 1, f"{name}: expected at least 1, got {number}")
+        self.task = task
+        self.response_length = response_length
+        self.base_domain = base_domain
+        self.num_queries = num_queries
+        self.num_validation_prompts = num_validation_prompts
+        self.num_test_prompts = num_test_prompts
+        self.num_base_examples = num_base_examples
+        self.eval_batch_size = eval_batch_size
+        self.mask_seed = mask_seed
+        self._tokenizer_name = tokenizer
+
+    @functools.cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Read at first use."""
+        return load_tokenizer(self._tokenizer_name)
+
+    def judge(self, examples: Sequence[Example], response_ids: Tensor) -> list[Verdict]:
+        """Turn decoded tokens (B, N) into text and verify it."""
+        is_kept = until_eos(response_ids, self._eos_token_id)
+        verdicts = []
+        for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
+            text = self.tokenizer.decode(ids[kept].tolist())
+            verdicts.append(Verdict(text, self.task.is_correct(example, text)))
+        return verdicts
+
+    def is_before_end(self, response_ids: Tensor) -> Tensor:
+        """Positions up to and with the first end-of-sequence token (B, N)."""
+        return until_eos(response_ids, self._eos_token_id)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Base-domain text and prompts of the validation split."""
+        return self._evaluation_loaders("validation", self.num_validation_prompts)
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Base-domain text and prompts of the test split."""
+        return self._evaluation_loaders("test", self.num_test_prompts)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Prompts of the training split."""
+        return self._prompt_loader("train", self.num_queries)
+
+    def collate(self, rows: Sequence[Row]) -> TrajectoryBatch:
+        """Pad rows to a batch."""
+        return collate_rows(rows, pad_token_id=int(self.tokenizer.pad_token_id), eos_token_id=self._eos_token_id)
+
+    def training_loader(self, rows: Sequence[Row], batch_size: int) -> ResumableLoader:
+        """Shuffle by the run's seed and the epoch.
+
+        Raises:
+            TabomError: If the rows do not fill one batch on every device.
+        """
+        num_needed = batch_size * self._ranks["world_size"]
+        require(len(rows) >= num_needed, f"training data: expected at least {num_needed} rows, got {len(rows)}")
+        return ResumableLoader(rows, batch_size=batch_size, seed=run_seed(), collate_fn=self.collate, **self._ranks)
+
+    @property
+    def _eos_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def _ranks(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _evaluation_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
+        prompts = self._prompt_loader(split, num_prompts)
+        return [prompts] if self.base_domain is None else [self._base_domain_loader(self.base_domain, split), prompts]
+
+    def _prompt_loader(self, split: Split, num_prompts: int) -> DataLoader[Any]:
+        examples = self.task.examples(split, num_prompts)
+        prompt_ids = encode_text(
+            self.tokenizer, [example.prompt for example in examples], [example.query_id for example in examples]
+        )
+        collate = functools.partial(
+            collate_prompts,
+            pad_token_id=int(self.tokenizer.pad_token_id),
+            mask_token_id=int(self.tokenizer.mask_token_id),
+            response_length=self.response_length,
+        )
+        return self._loader(list(zip(examples, prompt_ids, strict=True)), collate)
+
+    def _base_domain_loader(self, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
+        """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
+        rows = encode_examples(self.tokenizer, base_domain.examples(split, self.num_base_examples), None)
+        clean = self.collate(rows)
+        corrupted = UniformMasking()(clean, int(self.tokenizer.mask_token_id), seeded_generator(self.mask_seed))
+        return self._loader(range(len(rows)), functools.partial(_select, corrupted))
+
+    def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:
+        return evaluation_loader(rows, batch_size=self.eval_batch_size, collate_fn=collate_fn, **self._ranks)
+
+
+def _select(batch: CorruptedBatch, indices: list[int]) -> CorruptedBatch:
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    query_ids = tuple(batch.query_ids[index] for index in indices)
+    chosen = torch.tensor(indices)
+    return CorruptedBatch(
+        **{name: value[chosen] for name, value in fields.items() if isinstance(value, Tensor)}, query_ids=query_ids
+    )

@@ -1,0 +1,146 @@
+"""Trajectory shards as training data."""
+
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from tabom.data.encoding import Row, encode_text, fill_response
+from tabom.data.prompts import PromptDataModule
+from tabom.data.tokenizer import tokenizer_fingerprint
+from tabom.errors import require
+from tabom.seeding import share_of
+from tabom.tasks import ExampleSource, Task
+from tabom.trajectories import TrajectoryTable, read_trajectories
+
+
+class TrajectoryDataModule(PromptDataModule):
+    """Trains on recorded trajectories; evaluates like :class:`PromptDataModule`, and on held-out trajectories.
+
+    Args:
+        path: Directory that ``tabom predict`` wrote.
+        task: New domain.
+        base_domain: Text on which forgetting is measured.
+        tokenizer: The one the trajectories were made with: ``characters``, a directory or a hub id.
+        response_length: N of the trajectories.
+        batch_size: Rows a step and device.
+        answers: ``self_distilled``: what the model decoded, with the order. ``ground_truth``: the task's own answers to
+            the same queries, without an order (SFT-GT).
+        only_verified: Leave out the queries whose decoded answer is wrong.
+        held_out: Share of the queries kept for evaluation, by a hash of the query id, in [0, 1).
+        num_validation_prompts: Prompts of the validation split.
+        num_test_prompts: Prompts of the test split.
+        num_base_examples: Pieces of held-out base-domain text.
+        eval_batch_size: Rows a batch outside training.
+        mask_seed: Of the masks on held-out text.
+
+    Raises:
+        TabomError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        task: Task,
+        base_domain: ExampleSource,
+        tokenizer: str,
+        response_length: int,
+        batch_size: int = 48,
+        answers: Literal["self_distilled", "ground_truth"] = "self_distilled",
+        only_verified: bool = True,
+        held_out: float = 0.1,
+        num_validation_prompts: int = 100,
+        num_test_prompts: int = 300,
+        num_base_examples: int = 512,
+        eval_batch_size: int = 128,
+        mask_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            task=task,
+            tokenizer=tokenizer,
+            response_length=response_length,
+            base_domain=base_domain,
+            num_validation_prompts=num_validation_prompts,
+            num_test_prompts=num_test_prompts,
+            num_base_examples=num_base_examples,
+            eval_batch_size=eval_batch_size,
+            mask_seed=mask_seed,
+        )
+        require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
+        require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")
+        self.path = Path(path)
+        self.batch_size = batch_size
+        self.answers: Literal["self_distilled", "ground_truth"] = answers
+        self.only_verified = only_verified
+        self.held_out = held_out
+
+    @functools.cached_property
+    def table(self) -> TrajectoryTable:
+        """All trajectories; read and validated at first use."""
+        return read_trajectories(
+            self.path,
+            tokenizer_fingerprint=tokenizer_fingerprint(self.tokenizer),
+            response_length=self.response_length,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Read the shards, so that bad ones end the run before anything else happens."""
+        del stage
+        require(len(self.table.query_ids) > 0, f"{self.path}: expected trajectories, found none")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Trajectories that are not held out."""
+        indices = self._indices(is_held_out=False)
+        if self.answers == "self_distilled":
+            rows = self._trajectory_rows(indices)
+        else:
+            query_ids = [self.table.query_ids[i] for i in indices]
+            references = encode_text(self.tokenizer, [self.table.references[i] for i in indices], query_ids)
+            rows = [
+                Row(
+                    query_id,
+                    self.table.prompt_ids[i],
+                    fill_response(self.tokenizer, reference, self.response_length, query_id),
+                )
+                for i, query_id, reference in zip(indices, query_ids, references, strict=True)
+            ]
+        return self.training_loader(rows, self.batch_size)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Base-domain text, prompts, and held-out trajectories."""
+        return [*super().val_dataloader(), *self._held_out_loaders()]
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Base-domain text, prompts, and held-out trajectories."""
+        return [*super().test_dataloader(), *self._held_out_loaders()]
+
+    def _held_out_loaders(self) -> list[DataLoader[Any]]:
+        rows = self._trajectory_rows(self._indices(is_held_out=True))
+        return [self._loader(rows, self.collate)] if rows else []
+
+    def _indices(self, *, is_held_out: bool) -> list[int]:
+        is_wanted = self.table.is_verified if self.only_verified else np.ones_like(self.table.is_verified)
+        require(
+            bool(is_wanted.any()),
+            f"{self.path}: expected at least one verified trajectory, found none among {len(is_wanted)}",
+        )
+        return [
+            i
+            for i, query_id in enumerate(self.table.query_ids)
+            if is_wanted[i] and (share_of(f"held out/{query_id}") < self.held_out) == is_held_out
+        ]
+
+    def _trajectory_rows(self, indices: list[int]) -> list[Row]:
+        table = self.table
+        return [
+            Row(
+                table.query_ids[i],
+                table.prompt_ids[i],
+                table.response_ids[i].tolist(),
+                table.unmask_step[i].tolist(),
+                table.unmask_entropy[i].tolist(),
+            )
+            for i in indices
+        ]

@@ -1,0 +1,87 @@
+"""Which positions are masked and which are asked for.
+
+Axes: B rows, L canvas positions. Random functions take a generator on the device of their arguments.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def uniform_mask(
+    is_response: Bool[Tensor, "B L"],
+    mask_ratio: Float[Tensor, " B"],
+    *,
+    generator: torch.Generator,
+) -> Bool[Tensor, "B L"]:
+    """Mask each response position independently with probability ``mask_ratio``, and at least one per row.
+
+    Args:
+        is_response: Positions that may be masked.
+        mask_ratio: Probability per row, in (0, 1].
+        generator: Source of randomness.
+
+    Returns:
+        Masked positions, a subset of ``is_response``. A row without response positions has none.
+
+    References:
+        Chen et al. 2026, arXiv:2605.11854, Eq. 1; the forced token keeps the mean over masked positions defined.
+    """
+    noise = torch.rand(is_response.shape, generator=generator, device=is_response.device)
+    noise = noise.masked_fill(~is_response, torch.inf)
+    is_lowest = noise == noise.amin(1, keepdim=True)
+    return is_response & ((noise < mask_ratio[:, None]) | is_lowest)
+
+
+def segment_start(
+    num_units: Int[Tensor, " B"], *, window: int, truncated: bool, generator: torch.Generator
+) -> Int[Tensor, " B"]:
+    """Draw where a segment starts, uniformly over the states of a trajectory.
+
+    Args:
+        num_units: Length n of each trajectory, in tokens (or in steps, if the window counts steps).
+        window: W, in the same unit, >= 1.
+        truncated: False: starts 0 ... n - W, so that W units follow (0 alone where n < W). True: starts 0 ... n - 1.
+        generator: Source of randomness.
+
+    Returns:
+        Number of units that are already decoded.
+
+    References:
+        Chen et al. 2026, arXiv:2605.11854, section 4.2 (valid segments). The released code stops one step earlier, so
+        that the last token is never learnt.
+    """
+    num_starts = num_units - (1 if truncated else window) + 1
+    noise = torch.rand(num_units.shape, generator=generator, device=num_units.device, dtype=torch.float64)
+    return (noise * num_starts.clamp(min=1)).long()
+
+
+def segment(
+    order: Int[Tensor, "B L"],
+    start: Int[Tensor, " B"],
+    *,
+    window: int,
+    where: Bool[Tensor, "B L"],
+) -> tuple[Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Split a response into what is decoded already, what is decoded next, and the rest.
+
+    Args:
+        order: Decoding order of each position (or its step, if the window counts steps).
+        start: Number of units decoded already.
+        window: How many units are decoded next.
+        where: Response positions.
+
+    Returns:
+        ``is_masked`` (everything not decoded yet) and ``is_target`` (the next ``window`` units, a subset of it).
+
+    Example:
+        >>> order = torch.tensor([[2, 0, 3, 1]])
+        >>> segment(order, torch.tensor([1]), window=2, where=torch.ones(1, 4).bool())
+        (tensor([[ True, False,  True,  True]]), tensor([[ True, False, False,  True]]))
+
+    References:
+        Chen et al. 2026, arXiv:2605.11854, Eq. 8-9: U_t and Delta.
+    """
+    is_masked = where & (order >= start[:, None])
+    is_target = is_masked & (order < start[:, None] + window)
+    return is_masked, is_target

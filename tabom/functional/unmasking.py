@@ -1,0 +1,72 @@
+"""The order in which decoding revealed positions.
+
+Axes: B trajectories, L positions.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def unmasking_order(
+    unmask_step: Int[Tensor, "B L"],
+    unmask_entropy: Float[Tensor, "B L"],
+    *,
+    where: Bool[Tensor, "B L"],
+) -> Int[Tensor, "B L"]:
+    """Number the positions 0, 1, 2 ... as they were revealed: a total order.
+
+    Positions of one step stand by their recorded entropy, lowest first; those without a recorded entropy, or with the
+    same, by position.
+
+    Args:
+        unmask_step: Denoising step that revealed each position; 0 is first.
+        unmask_entropy: Entropy recorded when it was revealed, in nats; NaN if none was.
+        where: Positions that take part.
+
+    Returns:
+        Rank of each position; positions outside ``where`` come last.
+
+    Example:
+        >>> nan = float("nan")
+        >>> unmasking_order(torch.tensor([[1, 0, 0]]), torch.tensor([[nan, 0.7, 0.2]]), where=torch.ones(1, 3).bool())
+        tensor([[2, 1, 0]])
+
+    References:
+        Chen et al. 2026, arXiv:2605.11854, Definition 1 (ties within a step).
+    """
+    permutation = _revealed_positions(unmask_step, unmask_entropy, where)
+    ranks = torch.arange(unmask_step.shape[1], device=unmask_step.device).expand_as(permutation)
+    return torch.empty_like(permutation).scatter_(1, permutation, ranks)
+
+
+def unmasking_rank(
+    unmask_step: Int[Tensor, "B L"],
+    unmask_entropy: Float[Tensor, "B L"],
+    *,
+    where: Bool[Tensor, "B L"],
+) -> Int[Tensor, "B L"]:
+    """Like :func:`unmasking_order`, but positions that nothing tells apart share a rank.
+
+    Two positions share one when the same step revealed them and their recorded entropies are equal or one is missing:
+    neither was decoded before the other, so they form no ranked pair.
+
+    Example:
+        >>> nan = float("nan")
+        >>> unmasking_rank(torch.tensor([[1, 0, 0]]), torch.full((1, 3), nan), where=torch.ones(1, 3).bool())
+        tensor([[1, 0, 0]])
+    """
+    permutation = _revealed_positions(unmask_step, unmask_entropy, where)
+    step, entropy = unmask_step.gather(1, permutation), unmask_entropy.gather(1, permutation)
+    is_later = step[:, 1:] != step[:, :-1]
+    is_higher = entropy[:, 1:] > entropy[:, :-1]
+    ranks = torch.nn.functional.pad((is_later | is_higher).long().cumsum(1), (1, 0))
+    return torch.empty_like(permutation).scatter_(1, permutation, ranks)
+
+
+def _revealed_positions(unmask_step: Tensor, unmask_entropy: Tensor, where: Tensor) -> Tensor:
+    """Positions sorted by (outside ``where``, step, recorded entropy with NaN last, position)."""
+    by_entropy = unmask_entropy.argsort(dim=1, stable=True)
+    last = torch.iinfo(unmask_step.dtype).max
+    step = unmask_step.masked_fill(~where, last).gather(1, by_entropy)
+    return by_entropy.gather(1, step.argsort(dim=1, stable=True))

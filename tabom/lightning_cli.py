@@ -1,0 +1,156 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with short errors and a recorded configuration."""
+
+import importlib
+import inspect
+import sys
+import typing
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+# Classes that a config may name without their module.
+import tabom.backbones
+import tabom.callbacks
+import tabom.data
+import tabom.modules
+import tabom.objectives
+import tabom.samplers
+import tabom.tasks
+from tabom.callbacks import ConfigRecorder
+from tabom.cli_errors import explain
+from tabom.errors import TabomError
+
+
+class Parser(LightningArgumentParser):
+    """Ends a faulty command line with one sentence and the nearest valid key, not with the whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one sentence and exit with code 2; inner parsers report to the outer one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [action.dest for action in parser._actions]  # noqa: SLF001
+        print(f"tabom: error: {explain(message, options, _class_names())}", file=sys.stderr)
+        sys.exit(2)
+
+
+class TabomCLI(LightningCLI):
+    """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone."""
+
+    def before_instantiate_classes(self) -> None:
+        """Check the parsed configuration."""
+        config = self.config.get(self.subcommand, self.config)
+        for message in _misplaced_nulls(config):
+            raise TabomError(message)
+
+    def instantiate_classes(self) -> None:
+        """Say in one sentence which value a constructor rejected."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if not _is_bad_input(error):
+                raise
+            raise TabomError(explain(str(error), (), ())) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep what the user configured: upstream lets a checkpoint's hyperparameters override the command line."""
+
+
+def run(words: Sequence[str], trainer_class: type[Trainer] = Trainer) -> TabomCLI:
+    """Parse, instantiate and run one verb.
+
+    Args:
+        words: Verb and options.
+        trainer_class: Replaced in tests.
+
+    Returns:
+        The finished command line, with its trainer, model and data module.
+
+    Raises:
+        TabomError: For bad input that is found after parsing.
+    """
+    with warnings.catch_warnings():
+        _silence_upstream()
+        try:
+            return TabomCLI(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                trainer_class=trainer_class,
+                save_config_callback=ConfigRecorder,
+                save_config_kwargs={"save_to_log_dir": False},
+                parser_class=Parser,
+                args=list(words),
+            )
+        finally:
+            if "wandb" in sys.modules:
+                sys.modules["wandb"].finish()
+
+
+def _class_names() -> list[str]:
+    packages = (
+        tabom.backbones, tabom.callbacks, tabom.data, tabom.modules, tabom.objectives, tabom.samplers, tabom.tasks
+    )
+    return [name for package in packages for name in package.__all__]
+
+
+def _is_bad_input(error: BaseException | None) -> bool:
+    """Whether one of our own constructors started the chain, and not a defect in the code."""
+    while error is not None:
+        if isinstance(error, TabomError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _misplaced_nulls(config: Namespace) -> Iterator[str]:
+    """Say where the configuration holds null although the parameter neither admits it nor has it as default.
+
+    jsonargparse lets a YAML null through for any type.
+    """
+    values = config.as_dict()
+    yield from _nulls_in(Trainer, values.get("trainer", {}), "trainer")
+    for key in ("model", "data", "trainer"):
+        yield from _walk(values.get(key), key)
+
+
+def _walk(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{key}[{index}]")
+    elif isinstance(value, dict):
+        if "class_path" in value:
+            init_args = value.get("init_args") or {}
+            module, _, name = value["class_path"].rpartition(".")
+            owner = getattr(importlib.import_module(module), name)
+            yield from _nulls_in(owner, init_args, f"{key}.init_args")
+        for name, item in value.items():
+            yield from _walk(item, f"{key}.{name}")
+
+
+def _nulls_in(owner: Any, arguments: dict[str, Any], key: str) -> Iterator[str]:
+    hints = typing.get_type_hints(owner.__init__)
+    parameters = inspect.signature(owner).parameters
+    for name, value in arguments.items():
+        if value is not None or name not in hints or parameters[name].default is None:
+            continue
+        if type(None) not in typing.get_args(hints[name]):
+            yield f"{key}.{name}: expected {_describe(hints[name])}, got null"
+
+
+def _describe(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _silence_upstream() -> None:
+    """Hide what a user can do nothing about."""
+    # Lightning's own remark on passing args from Python, which the demo and the tests do.
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    # The loaders here are small and in memory: workers would only cost start-up time.
+    warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck.*")

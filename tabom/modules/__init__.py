@@ -1,0 +1,8 @@
+"""LightningModules: the glue between a backbone, an objective and a trainer."""
+
+from tabom.modules.distillation import DistillationModule
+from tabom.modules.evaluation import Evaluation
+from tabom.modules.schedules import CosineWithWarmup
+from tabom.modules.training import TrainingModule
+
+__all__ = ["CosineWithWarmup", "DistillationModule", "Evaluation", "TrainingModule"]

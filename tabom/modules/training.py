@@ -1,0 +1,154 @@
+"""Training of a backbone with an injected objective: pretraining and post-training alike."""
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from tabom.backbones import Backbone, BackboneSource
+from tabom.backbones.base import target_statistics
+from tabom.errors import TabomError, require
+from tabom.modules.evaluation import Evaluation
+from tabom.objectives import Objective
+from tabom.seeding import run_seed, seeded_generator
+from tabom.types import CorruptedBatch, PromptBatch, TrajectoryBatch
+
+if TYPE_CHECKING:
+    from tabom.data import PromptDataModule
+
+
+class TrainingModule(LightningModule):
+    """Corrupts, runs the backbone, minimises the objective.
+
+    A pretrained backbone keeps a frozen copy of what it started from, against which forgetting is measured. The random
+    masks of a step depend on seed, epoch, batch and rank alone, so a resumed run draws the same ones.
+
+    Args:
+        backbone: Where the weights come from; read in ``configure_model``.
+        objective: What is minimised.
+        optimizer: Optimizer class with its settings.
+        lr_scheduler: Schedule, stepped every optimizer step; None keeps the rate.
+        evaluation: What ``validate`` and ``test`` measure; None for nothing.
+    """
+
+    backbone: Backbone
+
+    def __init__(
+        self,
+        backbone: BackboneSource,
+        objective: Objective,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.evaluation = evaluation
+        self._source = backbone
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        self._base: list[Backbone] = []  # in a list: neither trained, nor saved, nor wrapped
+        self._seed = 0
+
+    def setup(self, stage: str) -> None:
+        """Check that objective and data fit each other."""
+        self._seed = run_seed()
+        if stage == "fit":
+            self.objective.check_response_length(self._data.response_length)
+
+    def configure_model(self) -> None:
+        """Make or read the weights."""
+        if "backbone" in self._modules:
+            return
+        self.backbone = self._source.load(self._data.tokenizer)
+        if self._source.is_pretrained:
+            self._base = [copy.deepcopy(self.backbone).requires_grad_(False).eval()]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer over the trainable parameters, scheduler by step."""
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        if self._lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},  # pyright: ignore[reportReturnType]
+        }
+
+    def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:
+        """One corrupted batch; returns the loss in nats."""
+        generator = self._generator("train", self.current_epoch, batch_idx)
+        corrupted = self.objective.corrupt(batch, self.backbone.mask_token_id, generator)
+        terms = self.objective.terms(target_statistics(self.backbone, corrupted), corrupted)
+        self._check_finite(terms, corrupted)
+        num_rows = len(batch.query_ids)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=num_rows)
+        self.log("progress/loss", terms["loss"], prog_bar=True, logger=False, batch_size=num_rows)
+        return terms["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Start afresh."""
+        self._prepare_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Start afresh."""
+        self._prepare_evaluation()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure by the kind of batch."""
+        del dataloader_idx
+        self._evaluate(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure by the kind of batch."""
+        del dataloader_idx
+        self._evaluate(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was measured."""
+        self._log_evaluation("validate")
+
+    def on_test_epoch_end(self) -> None:
+        """Log what was measured."""
+        self._log_evaluation("test")
+
+    @property
+    def _data(self) -> "PromptDataModule":
+        data = cast("PromptDataModule | None", self.trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+        require(data is not None, "data: expected one of the data modules of tabom.data, got none")
+        return cast("PromptDataModule", data)
+
+    def _generator(self, *parts: int | str) -> torch.Generator:
+        return seeded_generator(self._seed, self.global_rank, *parts, device=self.device)
+
+    def _prepare_evaluation(self) -> None:
+        if self.evaluation is not None:
+            self.evaluation.prepare(self._data.response_length, self.device)
+            self._base = [base.to(self.device) for base in self._base]
+
+    def _evaluate(self, batch: Any, batch_idx: int) -> None:
+        if self.evaluation is None:
+            return
+        match batch:
+            case CorruptedBatch():
+                self.evaluation.measure_text(self.backbone, next(iter(self._base), None), batch)
+            case PromptBatch():
+                self.evaluation.measure_decoding(self.backbone, batch, self._data)
+            case _:
+                self.evaluation.measure_order(self.backbone, batch, self._generator("evaluate", batch_idx))
+
+    def _log_evaluation(self, stage: str) -> None:
+        if self.evaluation is not None:
+            results = self.evaluation.compute(has_base=len(self._base) > 0)
+            self.log_dict({f"{stage}/{name}": value.to(self.device) for name, value in results.items()}, sync_dist=True)
+
+    def _check_finite(self, terms: dict[str, Tensor], corrupted: CorruptedBatch) -> None:
+        """Divergence ends the run; it is never repaired or skipped."""
+        if not torch.isfinite(terms["loss"]):
+            values = ", ".join(f"{name}={float(value):g}" for name, value in terms.items())
+            raise TabomError(
+                f"step {self.global_step}: expected a finite loss, got {values}; queries: {', '.join(corrupted.query_ids)}"
+            )

@@ -1,0 +1,8 @@
+"""Where prompts come from, and who judges the answers."""
+
+from tabom.tasks.base import ExampleSource, Split, Task
+from tabom.tasks.countdown import Countdown
+from tabom.tasks.python_source import PythonSource
+from tabom.tasks.sudoku import Sudoku4x4
+
+__all__ = ["Countdown", "ExampleSource", "PythonSource", "Split", "Sudoku4x4", "Task"]

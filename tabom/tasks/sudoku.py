@@ -1,0 +1,109 @@
+"""4x4 Sudoku."""
+
+import functools
+import itertools
+import random
+import re
+from pathlib import Path
+from typing import Literal
+
+from tabom.errors import require
+from tabom.tasks.base import Split, Task, generate_distinct, read_rows, take
+from tabom.types import Example
+
+_SIZE = 4
+_DIGITS = "1234"
+_BLANK = "0"
+
+
+class Sudoku4x4(Task):
+    """Complete a 4x4 grid whose rows, columns and 2x2 boxes hold 1 to 4 once each.
+
+    The prompt is ``sudoku `` + 16 digits, row by row, 0 for a blank, + ``=``. Generated puzzles have one solution.
+
+    Args:
+        num_blanks: Numbers of blanks to draw from, each 1 to 15.
+        answer_layout: How reference answers are written: ``flat`` (16 digits) or ``rows`` (four groups of four, split
+            by blanks), as offline data come in a layout that is not the model's own.
+        test_file: CSV with columns Puzzle and Solution, used as the test split instead of generated puzzles.
+        seed: Of the generator.
+
+    Raises:
+        TabomError: If ``num_blanks`` is out of range.
+    """
+
+    def __init__(
+        self,
+        num_blanks: tuple[int, ...] = (8, 9, 10),
+        answer_layout: Literal["flat", "rows"] = "flat",
+        test_file: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        require(
+            len(num_blanks) > 0 and all(1 <= n <= 15 for n in num_blanks),
+            f"num_blanks: expected numbers from 1 to 15, got {list(num_blanks)}",
+        )
+        self.num_blanks = tuple(num_blanks)
+        self.answer_layout: Literal["flat", "rows"] = answer_layout
+        self.test_file = Path(test_file) if test_file is not None else None
+        self.seed = seed
+
+    def examples(self, split: Split, num_examples: int) -> list[Example]:
+        """Generated puzzles, or the rows of ``test_file``."""
+        if split == "test" and self.test_file is not None:
+            return take(self._read(self.test_file), num_examples, self.test_file)
+        rng = random.Random(f"{self.seed}/{split}")
+        return generate_distinct(lambda: self._draw(rng), split, num_examples)
+
+    def is_correct(self, example: Example, response: str) -> bool:
+        """Accept any valid completion, in any layout of blanks and line breaks."""
+        puzzle = example.prompt.removeprefix("sudoku ").removesuffix("=")
+        grid = "".join(response.split())
+        return grid in _completions(puzzle)
+
+    def _draw(self, rng: random.Random) -> Example:
+        while True:
+            solution = rng.choice(_all_grids())
+            blanks = set(rng.sample(range(_SIZE * _SIZE), rng.choice(self.num_blanks)))
+            puzzle = "".join(_BLANK if i in blanks else digit for i, digit in enumerate(solution))
+            if len(_completions(puzzle)) == 1:
+                return self._example(puzzle, solution)
+
+    def _read(self, path: Path) -> list[Example]:
+        examples = []
+        for where, row in read_rows(path, ("Puzzle", "Solution")):
+            puzzle, solution = row["Puzzle"].zfill(_SIZE * _SIZE), row["Solution"]
+            require(
+                len(puzzle) == _SIZE * _SIZE and set(puzzle) <= set(_BLANK + _DIGITS),
+                f"{where}: column Puzzle: expected {_SIZE * _SIZE} digits from 0 to {_SIZE}, got {row['Puzzle']!r}",
+            )
+            require(
+                solution in _completions(puzzle),
+                f"{where}: column Solution: expected a valid completion of {puzzle}, got {solution!r}",
+            )
+            examples.append(self._example(puzzle, solution))
+        return examples
+
+    def _example(self, puzzle: str, solution: str) -> Example:
+        rows = [solution[i : i + _SIZE] for i in range(0, len(solution), _SIZE)]
+        reference = " ".join(rows) if self.answer_layout == "rows" else solution
+        return Example(query_id=f"sudoku4x4/{puzzle}", prompt=f"sudoku {puzzle}=", reference=reference)
+
+
+def _completions(puzzle: str) -> list[str]:
+    """The valid grids that agree with the clues."""
+    return re.findall(puzzle.replace(_BLANK, "."), "\n".join(_all_grids()))
+
+
+@functools.cache
+def _all_grids() -> tuple[str, ...]:
+    """The 288 valid grids."""
+    rows = ["".join(row) for row in itertools.permutations(_DIGITS)]
+    grids = ("".join(grid) for grid in itertools.product(rows, repeat=_SIZE))
+    return tuple(grid for grid in grids if _is_valid(grid))
+
+
+def _is_valid(grid: str) -> bool:
+    columns = (grid[c::_SIZE] for c in range(_SIZE))
+    boxes = (grid[i : i + 2] + grid[i + 4 : i + 6] for i in (0, 2, 8, 10))
+    return all(len(set(group)) == _SIZE for group in itertools.chain(columns, boxes))

@@ -1,0 +1,26 @@
+"""Columns of a shard."""
+
+from datasets import Features, List, Value
+
+SCHEMA_VERSION = 1
+
+
+def features(response_length: int) -> Features:
+    """One row is one trajectory; lists of the response hold ``response_length`` entries each.
+
+    ``unmask_step`` counts from 0; ``unmask_entropy`` is in nats; ``response`` is the text up to the first
+    end-of-sequence token; ``reference`` is the task's own answer.
+    """
+    return Features(
+        {
+            "query_id": Value("string"),
+            "is_verified": Value("bool"),
+            "prompt_ids": List(Value("int32")),
+            "response_ids": List(Value("int32"), length=response_length),
+            "unmask_step": List(Value("int16"), length=response_length),
+            "unmask_entropy": List(Value("float32"), length=response_length),
+            "prompt": Value("string"),
+            "response": Value("string"),
+            "reference": Value("string"),
+        }
+    )

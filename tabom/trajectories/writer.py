@@ -1,0 +1,46 @@
+"""Writes shards, whole or not at all."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from tabom.errors import require
+from tabom.trajectories.manifest import MANIFEST_NAME, ShardInfo, file_sha256
+from tabom.trajectories.schema import features
+
+
+@dataclass(frozen=True)
+class TrajectoryRow:
+    """One row of a shard; see :func:`tabom.trajectories.schema.features`."""
+
+    query_id: str
+    is_verified: bool
+    prompt_ids: list[int]
+    response_ids: list[int]
+    unmask_step: list[int]
+    unmask_entropy: list[float]
+    prompt: str
+    response: str
+    reference: str
+
+
+def check_output_dir(directory: Path) -> None:
+    """Raise ``TabomError`` if trajectories would be written over others."""
+    existing = sorted(path.name for path in directory.glob("*") if path.suffix == ".parquet" or path.name == MANIFEST_NAME)
+    require(
+        not existing,
+        f"{directory}: expected no trajectories yet, found {len(existing)} files such as {existing[0] if existing else ''}; "
+        "give another output_dir or move them away",
+    )
+
+
+def write_shard(rows: list[TrajectoryRow], path: Path, response_length: int) -> ShardInfo:
+    """Write one Parquet file under a temporary name, then rename it."""
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in dataclasses.fields(TrajectoryRow)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".parquet.partial")
+    Dataset.from_dict(columns, features=features(response_length)).to_parquet(partial)
+    partial.replace(path)
+    return ShardInfo(path.name, len(rows), sum(row.is_verified for row in rows), file_sha256(path))

@@ -1,0 +1,140 @@
+"""What travels between the stages: examples, batches, statistics.
+
+Axes: B rows of a batch, L positions of a canvas (left padding, prompt, response, right padding), N response positions,
+S denoising steps.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+NEVER = -1
+"""``unmask_step`` of a position that was not revealed by decoding."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with a reference answer.
+
+    Attributes:
+        query_id: Unique within its source and split, stable across runs.
+        prompt: What is always visible.
+        reference: A correct answer, or the text that followed the prompt.
+    """
+
+    query_id: str
+    prompt: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decoded response as text, up to its first end-of-sequence token, and whether it is correct."""
+
+    text: str
+    is_correct: bool
+
+
+class _Movable:
+    """Moves every tensor field; Lightning calls ``to`` before a step."""
+
+    def to(self, device: torch.device | str, **kwargs: bool) -> Self:
+        """Return a copy on ``device``; ``kwargs`` (``non_blocking``) go to each tensor's own ``to``."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        moved = {name: value.to(device, **kwargs) for name, value in fields.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved)  # pyright: ignore[reportType]
+
+
+@dataclass(frozen=True)
+class PromptBatch(_Movable):
+    """Prompts with a fully masked response, ready to be decoded.
+
+    Attributes:
+        noisy_ids: Prompts, left-padded, then N mask tokens.
+        attention_mask: False on the padding.
+        is_response: True on the last N positions.
+        examples: Where the rows come from.
+    """
+
+    noisy_ids: Int[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    is_response: Bool[Tensor, "B L"]
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class TrajectoryBatch(_Movable):
+    """Clean sequences and, where a model decoded them itself, the order in which it did.
+
+    Attributes:
+        clean_ids: Prompt and response tokens x0.
+        attention_mask: False on the padding around prompt and response.
+        is_response: Positions that may be masked and learnt; includes end-of-sequence tokens that fill the budget.
+        is_filler: Response positions after the first end-of-sequence token.
+        unmask_step: Denoising step that revealed a position, 0 first; ``NEVER`` elsewhere, and everywhere in offline data.
+        unmask_entropy: Predictive entropy in nats just before the position was revealed; NaN where none was recorded.
+        query_ids: One per row, named in error messages.
+    """
+
+    clean_ids: Int[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    is_response: Bool[Tensor, "B L"]
+    is_filler: Bool[Tensor, "B L"]
+    unmask_step: Int[Tensor, "B L"]
+    unmask_entropy: Float[Tensor, "B L"]
+    query_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CorruptedBatch(_Movable):
+    """What the network sees and what it is asked for.
+
+    Attributes:
+        clean_ids: x0.
+        noisy_ids: x0 with mask tokens at masked positions.
+        attention_mask: False on padding.
+        is_target: Positions whose token is asked for; each is masked in ``noisy_ids``.
+        order: Decoding order over the canvas, smaller is earlier; equal where neither of two positions was decoded
+            before the other. All zero where the data have no order.
+        query_ids: One per row.
+    """
+
+    clean_ids: Int[Tensor, "B L"]
+    noisy_ids: Int[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    is_target: Bool[Tensor, "B L"]
+    order: Int[Tensor, "B L"]
+    query_ids: tuple[str, ...]
+
+
+class TokenStatistics(NamedTuple):
+    """Per-token results of one forward pass.
+
+    Attributes:
+        nll: Negative log-likelihood of the clean token, in nats.
+        entropy: Shannon entropy of the predictive distribution, in nats.
+    """
+
+    nll: Float[Tensor, "*K"]
+    entropy: Float[Tensor, "*K"]
+
+
+@dataclass(frozen=True)
+class DecodedBatch(_Movable):
+    """What a sampler made of a :class:`PromptBatch`.
+
+    Attributes:
+        response_ids: Decoded tokens.
+        unmask_step: Step that revealed each position, 0 first.
+        unmask_entropy: Predictive entropy in nats when it was revealed.
+        step_entropy: Entropy of every position before each step; NaN where it was already revealed.
+    """
+
+    response_ids: Int[Tensor, "B N"]
+    unmask_step: Int[Tensor, "B N"]
+    unmask_entropy: Float[Tensor, "B N"]
+    step_entropy: Float[Tensor, "B S N"]
