@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import sys
 import typing
 import warnings
@@ -154,3 +155,14 @@ def _silence_upstream() -> None:
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
     # The loaders here are small and in memory: workers would only cost start-up time.
     warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck.*")
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21438: torch 2.13 deprecates what Lightning calls.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
+    # An epoch of a small data set may be shorter than the logging interval; steps are what is counted here.
+    warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval.*")
+    # Testing a checkpoint with its training's config: the callback's own record is of no use then.
+    warnings.filterwarnings("ignore", "The dirpath has changed from .* therefore `best_model_score`.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()

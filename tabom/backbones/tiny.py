@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from tabom.backbones.base import Backbone, BackboneSource
 from tabom.errors import TabomError, require
@@ -17,6 +17,9 @@ class TinyDLMConfig(LlamaConfig):
 
     mask_token_id: int = 0
     is_causal: bool = False
+
+
+AutoConfig.register(TinyDLMConfig.model_type, TinyDLMConfig)
 
 
 class TinyDLMModel(LlamaForCausalLM):
@@ -62,7 +65,8 @@ class TinyDLM(Backbone):
     def from_pretrained(cls, path: Path) -> "TinyDLM":
         """Read what :meth:`save_pretrained` wrote; a missing, surplus or misshapen tensor is an error."""
         try:
-            model, report = TinyDLMModel.from_pretrained(path, output_loading_info=True)
+            config = TinyDLMConfig.from_pretrained(path)
+            model, report = TinyDLMModel.from_pretrained(path, config=config, output_loading_info=True)
         except (OSError, SafetensorError) as error:
             raise TabomError(f"{path}: expected a complete model.safetensors ({error})") from error
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):

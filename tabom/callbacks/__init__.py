@@ -3,6 +3,7 @@
 from tabom.callbacks.config_recorder import ConfigRecorder
 from tabom.callbacks.evaluation_media import EvaluationMedia
 from tabom.callbacks.save_backbone import SaveBackbone
+from tabom.callbacks.step_progress_bar import StepProgressBar
 from tabom.callbacks.trajectory_writer import TrajectoryWriter
 
-__all__ = ["ConfigRecorder", "EvaluationMedia", "SaveBackbone", "TrajectoryWriter"]
+__all__ = ["ConfigRecorder", "EvaluationMedia", "SaveBackbone", "StepProgressBar", "TrajectoryWriter"]

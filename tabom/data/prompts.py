@@ -84,7 +84,7 @@ class PromptDataModule(LightningDataModule):
 
     def judge(self, examples: Sequence[Example], response_ids: Tensor) -> list[Verdict]:
         """Turn decoded tokens (B, N) into text and verify it."""
-        is_kept = until_eos(response_ids, self._eos_token_id)
+        is_kept = until_eos(response_ids, self._eos_token_id) & (response_ids != self._eos_token_id)
         verdicts = []
         for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
             text = self.tokenizer.decode(ids[kept].tolist())

@@ -86,7 +86,7 @@ class TrainingModule(LightningModule):
         self._check_finite(terms, corrupted)
         num_rows = len(batch.query_ids)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=num_rows)
-        self.log("progress/loss", terms["loss"], prog_bar=True, logger=False, batch_size=num_rows)
+        self.log("loss", terms["loss"], prog_bar=True, logger=False, batch_size=num_rows)
         return terms["loss"]
 
     def on_validation_epoch_start(self) -> None:

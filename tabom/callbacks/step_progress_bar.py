@@ -1,0 +1,38 @@
+"""A progress bar for trainings that are measured in steps."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class StepProgressBar(TQDMProgressBar):
+    """Counts optimizer steps towards ``max_steps``, so that rate and time left are those of the whole training.
+
+    The stock bars start over at every epoch.
+    """
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Open the bar where training starts, which is in the middle when it resumes."""
+        super().on_train_start()
+        bar = self.train_progress_bar
+        bar.total = trainer.max_steps if trainer.max_steps > 0 else None
+        bar.initial = bar.n = trainer.global_step
+        bar.set_description("Training")
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Keep counting."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the step and what is logged to the bar."""
+        del outputs, batch, batch_idx
+        bar = self.train_progress_bar
+        bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        bar.update(trainer.global_step - bar.n)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Without the version number of the logger."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
