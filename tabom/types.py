@@ -6,7 +6,7 @@ S denoising steps.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,10 +39,13 @@ class Verdict:
     is_correct: bool
 
 
+_Batch = TypeVar("_Batch", bound="_Movable")
+
+
 class _Movable:
     """Moves every tensor field; Lightning calls ``to`` before a step."""
 
-    def to(self, device: torch.device | str, **kwargs: bool) -> Self:
+    def to(self: _Batch, device: torch.device | str, **kwargs: bool) -> _Batch:
         """Return a copy on ``device``; ``kwargs`` (``non_blocking``) go to each tensor's own ``to``."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
         moved = {name: value.to(device, **kwargs) for name, value in fields.items() if isinstance(value, Tensor)}

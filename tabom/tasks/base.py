@@ -15,6 +15,7 @@ Split = Literal["pretrain", "train", "validation", "test"]
 """``pretrain`` is what a base model saw, ``train`` what it is post-trained on; no example is in two splits."""
 
 _SHARE_UP_TO: dict[Split, float] = {"pretrain": 0.3, "train": 0.8, "validation": 0.9, "test": 1.0}
+_MAX_FRUITLESS_DRAWS = 3000
 
 
 class ExampleSource(ABC):
@@ -42,17 +43,16 @@ def split_of(text: str) -> Split:
     return next(split for split, upper in _SHARE_UP_TO.items() if share_of(text) < upper)
 
 
-def generate_distinct(
-    draw: Callable[[], Example], split: Split, num_examples: int, max_draws_per_example: int = 1000
-) -> list[Example]:
-    """Collect distinct examples whose prompt belongs to ``split``."""
+def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: int) -> list[Example]:
+    """Collect distinct examples whose prompt belongs to ``split``, until many draws in a row bring nothing new."""
     examples: dict[str, Example] = {}
-    for _ in range(max_draws_per_example * num_examples):
-        if len(examples) == num_examples:
-            break
+    num_fruitless = 0
+    while len(examples) < num_examples and num_fruitless < _MAX_FRUITLESS_DRAWS:
         example = draw()
-        if split_of(example.prompt) == split:
-            examples.setdefault(example.prompt, example)
+        is_new = split_of(example.prompt) == split and example.prompt not in examples
+        num_fruitless = 0 if is_new else num_fruitless + 1
+        if is_new:
+            examples[example.prompt] = example
     require(
         len(examples) == num_examples, f"expected {num_examples} examples of split {split}, found {len(examples)}"
     )

@@ -72,10 +72,10 @@ class Sudoku4x4(Task):
     def _read(self, path: Path) -> list[Example]:
         examples = []
         for where, row in read_rows(path, ("Puzzle", "Solution")):
-            puzzle, solution = row["Puzzle"].zfill(_SIZE * _SIZE), row["Solution"]
+            puzzle, solution = row["Puzzle"], row["Solution"]
             require(
                 len(puzzle) == _SIZE * _SIZE and set(puzzle) <= set(_BLANK + _DIGITS),
-                f"{where}: column Puzzle: expected {_SIZE * _SIZE} digits from 0 to {_SIZE}, got {row['Puzzle']!r}",
+                f"{where}: column Puzzle: expected {_SIZE * _SIZE} digits from 0 to {_SIZE}, got {puzzle!r}",
             )
             require(
                 solution in _completions(puzzle),

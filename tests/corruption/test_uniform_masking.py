@@ -1,0 +1,82 @@
+"""Random masking of a batch (Eq. 1)."""
+
+import dataclasses
+
+import pytest
+import torch
+from helpers import trajectory_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabom.corruption import UniformMasking
+from tabom.types import NEVER
+
+MASK = 99
+quick = settings(deadline=None, max_examples=40)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def offline_batch(num_rows, length, **changes):
+    """A batch without an order, with one position of padding behind the response."""
+    batch = trajectory_batch([[NEVER] * (length + 1)] * num_rows)
+    is_response, attention_mask = batch.is_response.clone(), batch.attention_mask.clone()
+    is_response[:, -1] = attention_mask[:, -1] = False
+    return dataclasses.replace(batch, is_response=is_response, attention_mask=attention_mask, **changes)
+
+
+@quick
+@given(st.integers(1, 4), st.integers(1, 8), st.integers(0, 1000))
+def test_only_response_tokens_are_masked_and_every_masked_one_is_asked_for(num_rows, length, seed):
+    batch = offline_batch(num_rows, length)
+    corrupted = UniformMasking()(batch, MASK, seeded(seed))
+    assert not (corrupted.is_target & ~batch.is_response).any()
+    assert corrupted.is_target.any(1).all()
+    assert torch.equal(corrupted.noisy_ids == MASK, corrupted.is_target)
+    assert torch.equal(corrupted.noisy_ids[~corrupted.is_target], batch.clean_ids[~corrupted.is_target])
+
+
+def test_the_rest_of_the_batch_is_passed_on():
+    batch = offline_batch(2, 3)
+    corrupted = UniformMasking()(batch, MASK, seeded())
+    assert torch.equal(corrupted.clean_ids, batch.clean_ids)
+    assert torch.equal(corrupted.attention_mask, batch.attention_mask)
+    assert corrupted.query_ids == ("query0", "query1")
+
+
+def test_no_position_comes_before_another():
+    corrupted = UniformMasking()(trajectory_batch([[0, 1, 2]]), MASK, seeded())
+    assert (corrupted.order == corrupted.order[0, 0]).all()
+
+
+def test_filler_is_masked_like_the_rest():
+    batch = offline_batch(200, 4)
+    filler = batch.is_response.clone()
+    filler[:, :4] = False
+    corrupted = UniformMasking()(dataclasses.replace(batch, is_filler=filler), MASK, seeded())
+    assert (corrupted.is_target & filler).any()
+
+
+def test_the_mask_ratio_is_uniform_and_one_per_row():
+    corrupted = UniformMasking()(offline_batch(2000, 400), MASK, seeded())
+    share = corrupted.is_target.sum(1).double() / 400
+    quantiles = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    torch.testing.assert_close(share.quantile(quantiles), quantiles, rtol=0, atol=0.04)
+
+
+def test_the_generator_decides():
+    batch = offline_batch(4, 20)
+    generator = seeded()
+    first, second = UniformMasking()(batch, MASK, generator), UniformMasking()(batch, MASK, generator)
+    assert torch.equal(first.is_target, UniformMasking()(batch, MASK, seeded()).is_target)
+    assert not torch.equal(first.is_target, second.is_target)
+
+
+@pytest.mark.parametrize("name", ["clean_ids", "is_response", "attention_mask"])
+def test_the_batch_is_not_changed(name):
+    batch = offline_batch(2, 5)
+    before = getattr(batch, name).clone()
+    UniformMasking()(batch, MASK, seeded())
+    assert torch.equal(getattr(batch, name), before)

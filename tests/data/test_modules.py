@@ -1,0 +1,179 @@
+import dataclasses
+
+import pytest
+import torch
+
+from tabom.data import PretrainingDataModule, PromptDataModule, TrajectoryDataModule
+from tabom.errors import TabomError
+from tabom.tasks import PythonSource, Sudoku4x4
+from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch
+
+SIZES = {"num_validation_prompts": 6, "num_test_prompts": 7, "num_base_examples": 10, "eval_batch_size": 4}
+
+
+def common():
+    return {"task": Sudoku4x4(), "base_domain": PythonSource(), "tokenizer": "characters", "response_length": 19}
+
+
+@pytest.fixture
+def trajectories(make_trajectories):
+    def make(**changes):
+        return TrajectoryDataModule(path=str(make_trajectories()), batch_size=4, **{**common(), **SIZES, **changes})
+
+    return make
+
+
+class TestPrompts:
+    def test_validation_and_test_hold_text_and_prompts(self):
+        data = PromptDataModule(**common(), **SIZES)
+        for loaders, num_prompts in ((data.val_dataloader(), 6), (data.test_dataloader(), 7)):
+            text, prompts = (list(loader) for loader in loaders)
+            assert all(isinstance(batch, CorruptedBatch) for batch in text)
+            assert all(isinstance(batch, PromptBatch) for batch in prompts)
+            assert sum(len(batch.query_ids) for batch in text) == 10
+            assert sum(len(batch.examples) for batch in prompts) == num_prompts
+
+    def test_masks_are_the_same_at_every_check(self):
+        first, again, larger_batches, other = (
+            torch.cat([batch.noisy_ids for batch in PromptDataModule(**{**common(), **SIZES, **changes}).val_dataloader()[0]])
+            for changes in ({}, {}, {"eval_batch_size": 10}, {"mask_seed": 1})
+        )
+        assert torch.equal(first, again)
+        assert torch.equal(first, larger_batches)
+        assert not torch.equal(first, other)
+
+    def test_masks_do_not_follow_the_run_seed(self):
+        def noisy():
+            return torch.cat([batch.noisy_ids for batch in PromptDataModule(**common(), **SIZES).val_dataloader()[0]])
+
+        torch.manual_seed(1)
+        first = noisy()
+        torch.manual_seed(2)
+        assert torch.equal(first, noisy())
+
+    def test_predict_holds_training_queries(self):
+        data = PromptDataModule(**common(), **SIZES, num_queries=9)
+        queries = [example for batch in data.predict_dataloader() for example in batch.examples]
+        assert queries == Sudoku4x4().examples("train", 9)
+
+    def test_without_a_base_domain(self):
+        (loader,) = PromptDataModule(**{**common(), "base_domain": None}, **SIZES).val_dataloader()
+        assert isinstance(next(iter(loader)), PromptBatch)
+
+    def test_verdicts_read_up_to_the_first_end_of_sequence(self, tokenizer):
+        data = PromptDataModule(**common(), **SIZES)
+        example = Example("q", "sudoku 1204341221434321=", "")
+
+        def verdict(text, tail):
+            ids = tokenizer(text)["input_ids"] + tail
+            return data.judge([example], torch.tensor([ids]))[0]
+
+        right = "1234341221434321"
+        assert dataclasses.astuple(verdict(right, [2, 2, 2])) == (right, True)
+        assert dataclasses.astuple(verdict(right, [2, 40, 2])) == (right, True)
+        assert dataclasses.astuple(verdict(right, [40, 2, 2])) == (right + tokenizer.decode([40]), False)
+        assert verdict(right, [1, 1, 2]).is_correct is False
+
+
+class TestPretraining:
+    def test_the_mixture(self):
+        data = PretrainingDataModule(
+            **common(), **SIZES, batch_size=10, num_base_rows=40, num_task_examples=5, task_share=0.5
+        )
+        loader = data.train_dataloader()
+        assert len(loader) == 8
+        query_ids = [query_id for batch in loader for query_id in batch.query_ids]
+        from_task = [query_id for query_id in query_ids if query_id.startswith("sudoku4x4/")]
+        assert (len(query_ids), len(from_task), len(set(from_task))) == (80, 40, 5)
+
+    def test_text_keeps_its_length_and_answers_are_filled(self):
+        data = PretrainingDataModule(**common(), **SIZES, batch_size=10, num_base_rows=40, task_share=0.5)
+        for batch in data.train_dataloader():
+            for query_id, is_response, is_filler in zip(batch.query_ids, batch.is_response, batch.is_filler, strict=True):
+                is_puzzle = query_id.startswith("sudoku4x4/")
+                assert is_response.sum() == (19 if is_puzzle else 24)
+                assert is_filler.sum() == (2 if is_puzzle else 0)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"task_share": 1.0}, "task_share: expected a share from 0 to below 1, got 1.0"),
+            ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+            ({"response_length": 0}, "response_length: expected at least 1, got 0"),
+        ],
+    )
+    def test_bad_settings(self, changes, message):
+        with pytest.raises(TabomError) as error:
+            PretrainingDataModule(**{**common(), **changes})
+        assert str(error.value) == message
+
+    def test_answers_longer_than_the_budget(self):
+        data = PretrainingDataModule(**{**common(), "response_length": 8})
+        with pytest.raises(TabomError, match=r"at most response_length = 8 tokens, got 16$"):
+            data.train_dataloader()
+
+
+class TestTrajectories:
+    def test_batches_carry_the_recorded_order(self, trajectories):
+        batches = list(trajectories(held_out=0.0).train_dataloader())
+        assert len(batches) == 4
+        for batch in batches:
+            assert isinstance(batch, TrajectoryBatch)
+            assert batch.unmask_step[:, -19:].sort(1).values.tolist() == [list(range(19))] * 4
+            assert not batch.unmask_entropy[:, -19:].isnan().any()
+
+    def test_only_verified(self, trajectories):
+        num_all = len(trajectories(held_out=0.0, only_verified=False).train_dataloader().dataset)
+        num_verified = len(trajectories(held_out=0.0).train_dataloader().dataset)
+        assert (num_all, num_verified) == (24, 16)
+
+    def test_ground_truth_answers_the_same_queries_without_an_order(self, trajectories, tokenizer):
+        own = trajectories(held_out=0.2).train_dataloader().dataset
+        truth = trajectories(held_out=0.2, answers="ground_truth").train_dataloader().dataset
+        assert [row.query_id for row in own] == [row.query_id for row in truth]
+        assert [row.prompt_ids for row in own] == [row.prompt_ids for row in truth]
+        assert all(len(row.unmask_step) == 0 for row in truth)
+        references = {e.query_id: e.reference for e in Sudoku4x4(answer_layout="rows").examples("train", 24)}
+        assert [tokenizer.decode(row.response_ids) for row in truth] == [references[row.query_id] for row in truth]
+        (batch, *_) = trajectories(answers="ground_truth").train_dataloader()
+        assert (batch.unmask_step == NEVER).all()
+
+    def test_held_out_trajectories_are_not_trained_on(self, trajectories):
+        data = trajectories(held_out=0.4)
+        trained = {row.query_id for row in data.train_dataloader().dataset}
+        text, prompts, held_out = data.val_dataloader()
+        evaluated = {query_id for batch in held_out for query_id in batch.query_ids}
+        assert evaluated
+        assert not evaluated & trained
+        assert len(evaluated | trained) == 16
+
+    def test_too_few_for_a_batch(self, make_trajectories):
+        data = TrajectoryDataModule(path=str(make_trajectories()), batch_size=40, held_out=0.0, **common())
+        with pytest.raises(TabomError) as error:
+            data.train_dataloader()
+        assert str(error.value) == "training data: expected at least 40 rows, got 16"
+
+    def test_none_verified(self, make_trajectories):
+        path = make_trajectories(is_verified=[False] * 24)
+        with pytest.raises(TabomError) as error:
+            TrajectoryDataModule(path=str(path), **common()).train_dataloader()
+        assert str(error.value) == f"{path}: expected at least one verified trajectory, found none among 24"
+
+    def test_bad_shards_end_the_run_at_setup(self, tmp_path):
+        with pytest.raises(TabomError) as error:
+            TrajectoryDataModule(path=str(tmp_path), **common()).setup("fit")
+        assert str(error.value) == (
+            f"{tmp_path}/manifest.json: expected the manifest of a finished distillation, found no such file"
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+            ({"held_out": 1.0}, "held_out: expected a share from 0 to below 1, got 1.0"),
+        ],
+    )
+    def test_bad_settings(self, changes, message):
+        with pytest.raises(TabomError) as error:
+            TrajectoryDataModule(path="x", **{**common(), **changes})
+        assert str(error.value) == message
