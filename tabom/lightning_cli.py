@@ -153,6 +153,8 @@ def _silence_upstream() -> None:
     """Hide what a user can do nothing about."""
     # Lightning's own remark on passing args from Python, which the demo and the tests do.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    # Lightning 2.6 calls what jsonargparse 4.53 has deprecated.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
     # The loaders here are small and in memory: workers would only cost start-up time.
     warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck.*")
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21438: torch 2.13 deprecates what Lightning calls.

@@ -24,11 +24,11 @@ class ConfigRecorder(SaveConfigCallback):
         runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if runs:
             directories = {Path(run.dir) for run in runs}
-            content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            content = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
             for run in runs:
                 run.config.update({"cli": content}, allow_val_change=True)
         for directory in directories:
             directory.mkdir(parents=True, exist_ok=True)
             self.parser.save(
-                self.config, directory / CONFIG_NAME, skip_none=False, overwrite=True, multifile=self.multifile
+                self.config, directory / CONFIG_NAME, skip_unset=False, overwrite=True, multifile=self.multifile
             )

@@ -148,7 +148,7 @@ class TrainingModule(LightningModule):
     def _check_finite(self, terms: dict[str, Tensor], corrupted: CorruptedBatch) -> None:
         """Divergence ends the run; it is never repaired or skipped."""
         if not torch.isfinite(terms["loss"]):
-            values = ", ".join(f"{name}={float(value):g}" for name, value in terms.items())
+            values = ", ".join(f"{name}={value.item():g}" for name, value in terms.items())
             raise TabomError(
                 f"step {self.global_step}: expected a finite loss, got {values}; queries: {', '.join(corrupted.query_ids)}"
             )

@@ -58,8 +58,8 @@ def asked(corrupted, row=0):
     return response(corrupted.is_target)[row].nonzero().flatten().tolist()
 
 
-def cut(batch, start, window, **settings):
-    return TrajectorySegments(window, **settings).cut(batch, torch.tensor(start), MASK)
+def cut(batch, start, window, **options):
+    return TrajectorySegments(window, **options).cut(batch, torch.tensor(start), MASK)
 
 
 @quick
@@ -171,15 +171,15 @@ def test_a_step_recorded_outside_the_response_does_not_count():
     assert asked(corrupted) == [1, 2]
 
 
-def states(steps, *, num_draws=3000, **settings):
+def states(steps, *, num_draws=3000, **options):
     """How often each number of shown tokens was drawn, and which positions were ever asked for."""
-    corrupted = TrajectorySegments(**settings)(trajectory_batch([steps] * num_draws), MASK, seeded())
+    corrupted = TrajectorySegments(**options)(trajectory_batch([steps] * num_draws), MASK, seeded())
     num_shown = (response(corrupted.noisy_ids) != MASK).sum(1)
     return num_shown.bincount().double() / num_draws, response(corrupted.is_target).any(0)
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("options", "expected"),
     [
         ({"window": 2}, [1 / 5] * 5),
         ({"window": 6}, [1.0]),
@@ -191,8 +191,8 @@ def states(steps, *, num_draws=3000, **settings):
     ],
     ids=str,
 )
-def test_states_are_drawn_uniformly_and_every_position_is_asked_for(settings, expected):
-    shares, was_asked = states([1, 0, 2, 0, 1, 2], **settings)
+def test_states_are_drawn_uniformly_and_every_position_is_asked_for(options, expected):
+    shares, was_asked = states([1, 0, 2, 0, 1, 2], **options)
     torch.testing.assert_close(shares, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0.04)
     assert was_asked.all()
 

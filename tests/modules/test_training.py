@@ -1,0 +1,140 @@
+import json
+
+import pytest
+import torch
+
+from tabom.errors import TabomError
+from tabom.objectives import NelboObjective
+
+
+def weights(cli):
+    return {name: value.clone() for name, value in cli.model.backbone.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("config", ["sft_gt", "sft_sd", "trajectory_masking", "tabom"])
+def test_every_method_trains(stage, config):
+    before = weights(stage("validate", config))
+    cli = stage("fit", config)
+    assert cli.trainer.global_step == 6
+    assert not equal(weights(cli), before)
+    metrics = cli.trainer.callback_metrics
+    expected = {
+        *("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_change", "kl"),
+        *("reconstruction", "ranking", "order_agreement", "tds"),
+    }
+    assert expected == {name.removeprefix("validate/") for name in metrics if name.startswith("validate/")}
+    assert all(torch.isfinite(value) for value in metrics.values())
+    assert metrics["validate/kl"] > 0
+
+
+def test_the_base_has_forgotten_nothing(stage):
+    metrics = stage("test", "tabom").trainer.callback_metrics
+    assert metrics["test/kl"] == metrics["test/nelbo_change"] == 0
+
+
+def test_the_base_is_neither_trained_nor_saved(stage, checkpoint):
+    cli = stage("fit", "tabom")
+    (base,) = cli.model._base
+    before = weights(stage("validate", "tabom"))
+    assert equal(dict(base.state_dict()), before)
+    saved = torch.load(cli.trainer.checkpoint_callback.last_model_path, weights_only=True)
+    assert set(saved["state_dict"]) == {f"backbone.{name}" for name in before}
+
+
+@pytest.mark.parametrize("config", ["sft_sd", "tabom"])
+def test_the_same_seed_gives_the_same_weights(stage, config):
+    first, again = (weights(stage("fit", config)) for _ in range(2))
+    other = weights(stage("fit", config, "--seed_everything=2"))
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+def checkpoint_every_step(directory):
+    settings = {"every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}", "dirpath": str(directory)}
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": settings}
+    return f"--trainer.callbacks={json.dumps([callback])}"
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(stage, tmp_path):
+    """An epoch has three batches: a run is picked up within the first, at a boundary, and within the second."""
+    straight = weights(stage("fit", "tabom", checkpoint_every_step(tmp_path / "straight")))
+    for step in (2, 3, 4, 5):
+        torch.rand(17)
+        path = tmp_path / "straight" / f"step={step}.ckpt"
+        resumed = stage("fit", "tabom", f"--ckpt_path={path}", checkpoint_every_step(tmp_path / f"from{step}"))
+        assert resumed.trainer.global_step == 6
+        assert equal(weights(resumed), straight), f"resumed at step {step}"
+
+
+def test_a_run_that_was_too_short_can_be_prolonged(stage):
+    straight = weights(stage("fit", "tabom"))
+    short = stage("fit", "tabom", "--trainer.max_steps=3")
+    assert not equal(weights(short), straight)
+    assert equal(weights(stage("fit", "tabom", "--ckpt_path", short.trainer.checkpoint_callback.last_model_path)), straight)
+
+
+def test_command_line_wins_over_what_a_checkpoint_was_made_with(stage):
+    path = stage("fit", "tabom").trainer.checkpoint_callback.last_model_path
+    resumed = stage("fit", "tabom", "--ckpt_path", path, "--model.init_args.objective.init_args.margin=0.7")
+    assert resumed.model.objective.margin == 0.7
+
+
+def test_learning_rate_follows_the_schedule(stage):
+    cli = stage("fit", "tabom")
+    (scheduler,) = cli.model.trainer.lr_scheduler_configs
+    assert scheduler.interval == "step"
+    assert scheduler.scheduler.last_epoch == 6
+    assert scheduler.scheduler.get_last_lr() == pytest.approx([0.0], abs=1e-12)
+
+
+def test_a_loss_that_is_not_finite_names_step_terms_and_queries(stage, monkeypatch):
+    finite = NelboObjective.terms
+
+    def diverges(self, statistics, corrupted):
+        terms = finite(self, statistics, corrupted)
+        return {**terms, "loss": terms["loss"] * torch.nan}
+
+    monkeypatch.setattr(NelboObjective, "terms", diverges)
+    with pytest.raises(
+        TabomError,
+        match=r"^step 0: expected a finite loss, got loss=nan, reconstruction=[\d.]+; queries: (sudoku4x4/\d{16}(, )?){4}$",
+    ):
+        stage("fit", "sft_sd")
+
+
+def test_masks_of_a_step_depend_on_its_place_alone(stage):
+    cli = stage("validate", "tabom")
+    module, batch = cli.model, next(iter(cli.datamodule.train_dataloader()))
+
+    def noisy(*parts):
+        return module.objective.corrupt(batch, 1, module._generator(*parts)).noisy_ids
+
+    first = noisy("train", 0, 3)
+    torch.rand(5)
+    assert torch.equal(noisy("train", 0, 3), first)
+    assert not torch.equal(noisy("train", 0, 4), first)
+    assert not torch.equal(noisy("train", 1, 3), first)
+
+
+def test_pretraining_has_nothing_to_forget(stage, tmp_path):
+    cli = stage(
+        "fit",
+        "pretrain",
+        "--data.init_args.num_base_rows=20",
+        "--model.init_args.backbone.init_args.hidden_size=16",
+        "--trainer.callbacks=null",
+    )
+    names = {name for name in cli.trainer.callback_metrics if name.startswith("validate/")}
+    assert names == {f"validate/{name}" for name in ("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "tds")}
+
+
+def test_evaluation_in_smaller_batches_is_the_same(stage):
+    def metrics(size):
+        results = stage("test", "tabom", f"--data.init_args.eval_batch_size={size}").trainer.callback_metrics
+        return {name: float(value) for name, value in results.items() if name.split("/")[1] in ("nelbo", "tds")}
+
+    assert metrics(100) == pytest.approx(metrics(3), rel=1e-5)

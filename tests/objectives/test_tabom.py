@@ -1,0 +1,248 @@
+"""Reconstruction and ranking of a segment (Eq. 8-9)."""
+
+import dataclasses
+import inspect
+import math
+
+import pytest
+import torch
+from helpers import trajectory_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabom.corruption import TrajectorySegments
+from tabom.errors import TabomError
+from tabom.objectives import TabomObjective
+from tabom.objectives.tabom import segment_pairs
+from tabom.types import NEVER, CorruptedBatch, TokenStatistics
+
+MASK = 99
+NAN = float("nan")
+quick = settings(deadline=None, max_examples=60)
+
+
+def corrupted_batch(is_target, order):
+    is_target, order = torch.tensor(is_target), torch.tensor(order)
+    ids = torch.ones(is_target.shape, dtype=torch.long)
+    return CorruptedBatch(
+        clean_ids=ids,
+        noisy_ids=ids.masked_fill(is_target, MASK),
+        attention_mask=torch.ones_like(is_target),
+        is_target=is_target,
+        order=order,
+        query_ids=tuple(f"query{row}" for row in range(len(ids))),
+    )
+
+
+def statistics(nll, entropy, *, requires_grad=False):
+    return TokenStatistics(
+        torch.tensor(nll, requires_grad=requires_grad), torch.tensor(entropy, requires_grad=requires_grad)
+    )
+
+
+TARGETS = [[False, True, True, True], [True, False, True, False]]
+ORDER = [[0, 3, 1, 2], [7, 0, 4, 0]]
+NLL = [[NAN, 1.0, 2.0, 6.0], [5.0, NAN, 8.0, NAN]]
+ENTROPY = [[NAN, 1.5, 2.0, 1.0], [3.0, NAN, 2.0, NAN]]
+RECONSTRUCTION = ((1.0 + 2.0 + 6.0) / 3 + (5.0 + 8.0) / 2) / 2
+RANKING = (((2.0 - 1.0 + 0.25) + (2.0 - 1.5 + 0.25) + 0.0) / 3 + 0.0) / 2
+
+
+def test_value_by_hand():
+    objective = TabomObjective(window=4, margin=0.25, rank_weight=3.0)
+    result = objective.terms(statistics(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
+    expected = {
+        "loss": RECONSTRUCTION + 3.0 * RANKING,
+        "reconstruction": RECONSTRUCTION,
+        "ranking": RANKING,
+        "order_agreement": (1 + 1) / (3 + 1),
+    }
+    torch.testing.assert_close(result, {name: torch.tensor(value) for name, value in expected.items()})
+
+
+def test_the_margin_counts():
+    corrupted = corrupted_batch([[True, True]], [[0, 1]])
+    ranking = [
+        TabomObjective(margin=margin).terms(statistics([[1.0, 1.0]], [[1.0, 2.0]]), corrupted)["ranking"].item()
+        for margin in (0.5, 1.0, 1.5)
+    ]
+    assert ranking == [0.0, 0.0, 0.5]
+
+
+def test_a_rank_weight_of_zero_leaves_the_reconstruction():
+    measured = statistics(NLL, ENTROPY, requires_grad=True)
+    result = TabomObjective(margin=0.25, rank_weight=0.0).terms(measured, corrupted_batch(TARGETS, ORDER))
+    torch.testing.assert_close(result["loss"].detach(), torch.tensor(RECONSTRUCTION))
+    torch.testing.assert_close(result["ranking"], torch.tensor(RANKING))
+    (gradient,) = torch.autograd.grad(result["loss"], measured.entropy, allow_unused=True)
+    assert gradient is None
+
+
+def test_gradient_reaches_both_entropies_and_every_target():
+    measured = statistics(NLL, ENTROPY, requires_grad=True)
+    TabomObjective(margin=0.25, rank_weight=3.0).terms(measured, corrupted_batch(TARGETS, ORDER))["loss"].backward()
+    pair, row = 3.0 / 3 / 2, 1 / 2
+    torch.testing.assert_close(measured.entropy.grad, torch.tensor([[0.0, -pair, 2 * pair, -pair], [0.0] * 4]))
+    torch.testing.assert_close(
+        measured.nll.grad, torch.tensor([[0.0, row / 3, row / 3, row / 3], [row / 2, 0.0, row / 2, 0.0]])
+    )
+
+
+def test_only_the_loss_is_attached():
+    measured = statistics(NLL, ENTROPY, requires_grad=True)
+    result = TabomObjective().terms(measured, corrupted_batch(TARGETS, ORDER))
+    assert [name for name, value in result.items() if value.requires_grad] == ["loss"]
+
+
+def test_rows_without_targets_or_pairs_do_not_count():
+    targets = [[True, True], [True, False], [False, False]]
+    measured = statistics([[1.0, 3.0], [7.0, NAN], [NAN, NAN]], [[2.0, 1.0], [1.0, NAN], [NAN, NAN]])
+    result = TabomObjective(margin=0.5).terms(measured, corrupted_batch(targets, [[0, 1]] * 3))
+    torch.testing.assert_close(result["reconstruction"], torch.tensor(((1.0 + 3.0) / 2 + 7.0) / 2))
+    torch.testing.assert_close(result["ranking"], torch.tensor(2.0 - 1.0 + 0.5))
+
+
+def test_tokens_of_one_rank_form_no_pair():
+    result = TabomObjective(margin=0.5).terms(
+        statistics([[1.0, 1.0]], [[2.0, 1.0]]), corrupted_batch([[True, True]], [[4, 4]])
+    )
+    assert result["ranking"].item() == 0.0
+
+
+@pytest.mark.parametrize("rank_weight", [0.0, 1.0])
+def test_no_target_at_all_gives_a_zero_that_is_still_attached(rank_weight):
+    measured = statistics([[2.0, 4.0]], [[1.0, 2.0]], requires_grad=True)
+    result = TabomObjective(rank_weight=rank_weight).terms(measured, corrupted_batch([[False, False]], [[0, 1]]))
+    result["loss"].backward()
+    assert {name: value.item() for name, value in result.items() if name != "order_agreement"} == {
+        "loss": 0.0,
+        "reconstruction": 0.0,
+        "ranking": 0.0,
+    }
+    assert measured.nll.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_targets_are_gathered_side_by_side():
+    entropy, is_pair = segment_pairs(statistics(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
+    assert entropy.shape == (2, 3)
+    assert entropy[0].tolist() == [1.5, 2.0, 1.0]
+    assert entropy[1, :2].tolist() == [3.0, 2.0]
+    assert is_pair.nonzero().tolist() == [[0, 1, 0], [0, 1, 2], [0, 2, 0], [1, 1, 0]]
+
+
+@st.composite
+def recorded_rows(draw):
+    """Per response position: step, recorded entropy, nll and entropy now; per row: where the segment starts."""
+    num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+
+    def rows(elements):
+        row = st.lists(elements, min_size=length, max_size=length)
+        return draw(st.lists(row, min_size=num_rows, max_size=num_rows))
+
+    numbers = st.integers(0, 24).map(lambda n: n / 8)
+    starts = draw(st.lists(st.integers(0, length), min_size=num_rows, max_size=num_rows))
+    return rows(st.integers(NEVER, 4)), rows(numbers), rows(numbers), rows(numbers), starts
+
+
+def mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+@quick
+@given(recorded_rows(), st.integers(1, 7), st.sampled_from([0.0, 0.125, 0.5]), st.sampled_from([0.0, 1.0, 2.0]))
+def test_equals_the_equations(rows, window, margin, rank_weight):
+    """Segment, reconstruction and pairs as plain loops over Definition 1 and Eq. 8-9."""
+    steps, recorded, nll, entropy, starts = rows
+    reconstructions, rankings = [], []
+    for row, start in enumerate(starts):
+        keys = [(step, recorded[row][i]) for i, step in enumerate(steps[row])]
+        revealed = sorted((i for i, step in enumerate(steps[row]) if step != NEVER), key=lambda i, k=keys: (k[i], i))
+        targets = revealed[start : start + window]
+        pairs = [(r, s) for r in targets for s in targets if keys[r] < keys[s]]
+        if targets:
+            reconstructions.append(mean([nll[row][k] for k in targets]))
+        if pairs:
+            rankings.append(mean([max(0.0, entropy[row][r] - entropy[row][s] + margin) for r, s in pairs]))
+    batch = trajectory_batch(steps, entropy=recorded, prompt_length=0)
+    corrupted = TrajectorySegments(window).cut(batch, torch.tensor(starts), MASK)
+    objective = TabomObjective(window=window, margin=margin, rank_weight=rank_weight)
+    result = objective.terms(TokenStatistics(torch.tensor(nll).double(), torch.tensor(entropy).double()), corrupted)
+    assert result["reconstruction"].item() == pytest.approx(mean(reconstructions))
+    assert result["ranking"].item() == pytest.approx(mean(rankings))
+    assert result["loss"].item() == pytest.approx(mean(reconstructions) + rank_weight * mean(rankings))
+
+
+def batch_with_filler():
+    batch = trajectory_batch([[0, 1, 2, 3]] * 60)
+    is_filler = torch.zeros_like(batch.is_filler)
+    is_filler[:, -1] = True
+    return dataclasses.replace(batch, is_filler=is_filler)
+
+
+def test_filler_can_be_left_out_but_is_masked_all_the_same():
+    batch = batch_with_filler()
+    learnt, left_out = (
+        TabomObjective(window=2, supervise_padding=flag).corrupt(batch, MASK, torch.Generator().manual_seed(0))
+        for flag in (True, False)
+    )
+    assert (learnt.is_target & batch.is_filler).any()
+    assert torch.equal(left_out.noisy_ids, learnt.noisy_ids)
+    assert torch.equal(left_out.is_target, learnt.is_target & ~batch.is_filler)
+
+
+def test_the_settings_reach_the_segments():
+    batch = trajectory_batch([[0, 0, 1, 1]] * 200, entropy=[[0.5, 0.2, 0.1, 0.4]] * 200)
+
+    def drawn(**options):
+        return TabomObjective(**options).corrupt(batch, MASK, torch.Generator().manual_seed(0))
+
+    def num_targets(**options):
+        return set(drawn(**options).is_target.sum(1).tolist())
+
+    assert num_targets(window=3) == {3}
+    assert num_targets(window=3, truncated_windows=True) == {1, 2, 3}
+    assert num_targets(window=1, window_unit="steps") == {2}
+    orders = {ties: drawn(window=3, ties=ties).order[0, 2:].tolist() for ties in ("entropy", "positional", "unordered")}
+    assert orders == {"entropy": [1, 0, 2, 3], "positional": [0, 1, 2, 3], "unordered": [0, 0, 1, 1]}
+
+
+def test_the_defaults_are_the_paper_s():
+    defaults = {name: value.default for name, value in inspect.signature(TabomObjective).parameters.items()}
+    assert defaults == {
+        "window": 32,
+        "margin": 0.1,
+        "rank_weight": 1.0,
+        "truncated_windows": False,
+        "window_unit": "tokens",
+        "ties": "entropy",
+        "supervise_padding": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margin": -0.1}, "margin: expected at least 0 nats, got -0.1"),
+        ({"margin": math.nan}, "margin: expected at least 0 nats, got nan"),
+        ({"rank_weight": -1.0}, "rank_weight: expected at least 0, got -1.0"),
+        ({"window": 0}, "window: expected at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_errors(options, message):
+    with pytest.raises(TabomError) as error:
+        TabomObjective(**options)
+    assert str(error.value) == message
+
+
+def test_zero_margin_and_zero_weight_are_allowed():
+    objective = TabomObjective(margin=0.0, rank_weight=0.0)
+    assert (objective.margin, objective.rank_weight) == (0.0, 0.0)
+
+
+def test_a_window_larger_than_the_response_is_an_error():
+    objective = TabomObjective(window=9)
+    objective.check_response_length(9)
+    with pytest.raises(TabomError) as error:
+        objective.check_response_length(8)
+    assert str(error.value) == "window: expected at most the response length of 8 tokens, got 9"
