@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Classes that a config may name without their module.
 import tabom.backbones
@@ -89,6 +90,8 @@ def run(words: Sequence[str], trainer_class: type[Trainer] = Trainer) -> TabomCL
                 parser_class=Parser,
                 args=list(words),
             )
+        except MisconfigurationException as error:
+            raise TabomError(str(error)) from error
         finally:
             if "wandb" in sys.modules:
                 sys.modules["wandb"].finish()

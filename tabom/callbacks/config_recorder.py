@@ -17,10 +17,15 @@ class ConfigRecorder(SaveConfigCallback):
     otherwise it is in the logger's directory, or in ``default_root_dir`` without a logger.
     """
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the directory on every process, since ``log_dir`` is a collective call."""
+        self._log_dir = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write once, on the first process."""
         del pl_module, stage
-        directories = {Path(trainer.log_dir or trainer.default_root_dir)}
+        directories = {self._log_dir}
         runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if runs:
             directories = {Path(run.dir) for run in runs}

@@ -48,8 +48,8 @@ def unmasking_rank(
 ) -> Int[Tensor, "B L"]:
     """Like :func:`unmasking_order`, but positions that nothing tells apart share a rank.
 
-    Two positions share one when the same step revealed them and their recorded entropies are equal or one is missing:
-    neither was decoded before the other, so they form no ranked pair.
+    Positions of one step share one where their recorded entropies are equal, and all of them do where any of the step's
+    entropies is missing: neither was decoded before the other, so they form no ranked pair.
 
     Example:
         >>> nan = float("nan")
@@ -58,9 +58,11 @@ def unmasking_rank(
     """
     permutation = _revealed_positions(unmask_step, unmask_entropy, where)
     step, entropy = unmask_step.gather(1, permutation), unmask_entropy.gather(1, permutation)
-    is_later = step[:, 1:] != step[:, :-1]
-    is_higher = entropy[:, 1:] > entropy[:, :-1]
-    ranks = torch.nn.functional.pad((is_later | is_higher).long().cumsum(1), (1, 0))
+    is_later = torch.nn.functional.pad(step[:, 1:] != step[:, :-1], (1, 0))
+    is_higher = torch.nn.functional.pad(entropy[:, 1:] > entropy[:, :-1], (1, 0))
+    group = is_later.long().cumsum(1)
+    is_incomplete = torch.zeros_like(group).scatter_reduce(1, group, entropy.isnan().long(), "amax").bool()
+    ranks = (is_later | (is_higher & ~is_incomplete.gather(1, group))).long().cumsum(1)
     return torch.empty_like(permutation).scatter_(1, permutation, ranks)
 
 

@@ -54,7 +54,13 @@ class TrajectoryDiscriminationScore(Metric):
         self.add_state("num_trajectories", torch.zeros(num_steps, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, step_entropy: Tensor, where: Tensor) -> None:
-        """Add trajectories; arguments as for :func:`entropy_variance`."""
+        """Add trajectories; arguments as for :func:`entropy_variance`.
+
+        Raises:
+            ValueError: If the number of steps is another than ``num_steps``.
+        """
+        if step_entropy.shape[1] != len(self.variance_sum):
+            raise ValueError(f"expected {len(self.variance_sum)} steps, got {step_entropy.shape[1]}")
         variance, is_defined = entropy_variance(step_entropy, where)
         self.variance_sum += variance.double().where(is_defined, 0.0).sum(0)
         self.num_trajectories += is_defined.sum(0)

@@ -1,5 +1,6 @@
 """What ``validate`` and ``test`` measure."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -125,10 +126,11 @@ class Evaluation(nn.Module):
                 self._keep_samples(batch, verdicts, decoded.unmask_step)
 
     def measure_order(self, backbone: Backbone, batch: TrajectoryBatch, generator: torch.Generator) -> None:
-        """Cut one segment per held-out trajectory and add its terms."""
+        """Cut one segment per held-out trajectory and add its terms; filler after the end is left out."""
         if self._probe is None:
             return
         corrupted = self._probe.corrupt(batch, backbone.mask_token_id, generator)
+        corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
         statistics = target_statistics(backbone, corrupted)
         terms = self._probe.terms(statistics, corrupted)
         for name, metric in self.probe_terms.items():
@@ -146,7 +148,7 @@ class Evaluation(nn.Module):
             results |= forgetting if has_base else {"nelbo": forgetting["nelbo"]}
         if self.discrimination is not None and self.discrimination.update_called:
             discrimination = self.discrimination.compute()
-            self.curve = discrimination["curve"].cpu()
+            self.curve = discrimination["curve"].cpu().reshape(-1)  # torchmetrics squeezes a curve of one step
             results["tds"] = discrimination["score"]
         return {name: value.float() for name, value in results.items()}
 

@@ -86,8 +86,9 @@ def test_a_truncated_window_starts_at_0_to_n_minus_1(window):
     assert set(starts(6, window=window, truncated=True)) == set(range(6))
 
 
-def test_a_response_shorter_than_the_window_starts_at_0():
-    assert set(starts(3, window=4, truncated=False)) == {0}
+@pytest.mark.parametrize("num_units", [1, 2, 3])
+def test_a_response_shorter_than_the_window_starts_at_0(num_units):
+    assert set(starts(num_units, window=4, truncated=False)) == {0}
 
 
 @pytest.mark.parametrize(("window", "truncated", "num_starts"), [(2, False, 5), (2, True, 6)])

@@ -114,11 +114,8 @@ def test_no_target_at_all_gives_a_zero_that_is_still_attached(rank_weight):
     measured = statistics([[2.0, 4.0]], [[1.0, 2.0]], requires_grad=True)
     result = TabomObjective(rank_weight=rank_weight).terms(measured, corrupted_batch([[False, False]], [[0, 1]]))
     result["loss"].backward()
-    assert {name: value.item() for name, value in result.items() if name != "order_agreement"} == {
-        "loss": 0.0,
-        "reconstruction": 0.0,
-        "ranking": 0.0,
-    }
+    assert [result[name].item() for name in ("loss", "reconstruction", "ranking")] == [0.0, 0.0, 0.0]
+    assert result["order_agreement"].isfinite()
     assert measured.nll.grad.tolist() == [[0.0, 0.0]]
 
 

@@ -1,0 +1,29 @@
+import math
+
+import pytest
+import torch
+
+from tabom.errors import TabomError
+from tabom.modules import CosineWithWarmup
+
+
+def test_rate_by_step():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = CosineWithWarmup(optimizer, num_warmup_steps=2, num_training_steps=6)
+    rates = []
+    for _ in range(7):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    cosine = [0.5 * (1 + math.cos(math.pi * part / 4)) for part in range(5)]
+    assert rates == pytest.approx([2 * 1 / 2, 2 * 2 / 2, *(2 * value for value in cosine)])
+
+
+@pytest.mark.parametrize("num_warmup_steps", [-1, 6])
+def test_bad_settings(num_warmup_steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    with pytest.raises(TabomError) as error:
+        CosineWithWarmup(optimizer, num_warmup_steps, 6)
+    assert str(error.value) == (
+        f"num_warmup_steps: expected 0 to below num_training_steps = 6, got {num_warmup_steps}"
+    )
