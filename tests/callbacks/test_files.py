@@ -1,0 +1,43 @@
+import json
+
+import pytest
+import torch
+
+from tabom.backbones import PretrainedBackbone
+from tabom.errors import TabomError
+
+
+def callbacks(name, **settings):
+    return f"--trainer.callbacks={json.dumps([{'class_path': name, 'init_args': settings}])}"
+
+
+def test_the_trained_backbone_is_handed_on(stage, tmp_path, tokenizer):
+    cli = stage("fit", "sft_sd", callbacks("SaveBackbone", output_dir="out/model"))
+    saved = PretrainedBackbone(str(tmp_path / "out/model")).load(tokenizer)
+    assert saved.fingerprint() == cli.model.backbone.fingerprint()
+    assert (tmp_path / "out/model/tokenizer.json").is_file()
+
+
+def test_a_model_is_not_overwritten_and_training_does_not_start(stage, tmp_path):
+    weights = tmp_path / "runs/demo/base/model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(TabomError) as error:
+        stage("fit", "sft_sd", callbacks("SaveBackbone", output_dir="runs/demo/base"))
+    assert str(error.value) == (
+        "runs/demo/base/model.safetensors: expected no model yet; give another output_dir or move it away"
+    )
+    assert weights.read_bytes() == before
+
+
+def test_a_saved_model_can_be_tested_with_its_trainings_config(stage):
+    stage("test", "sft_sd", callbacks("SaveBackbone", output_dir="runs/demo/base"))
+
+
+def test_progress_counts_the_steps_of_the_whole_training(stage, capsys):
+    torch.manual_seed(0)
+    stage("fit", "sft_sd", callbacks("StepProgressBar"))
+    out = capsys.readouterr().out
+    assert "Training: 100%" in out
+    assert "6/6" in out
+    assert "loss=" in out
+    assert "v_num" not in out

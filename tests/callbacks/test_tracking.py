@@ -1,0 +1,77 @@
+"""What a run leaves behind: in W&B's offline directory, with a CSV logger, and without a logger."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+WANDB = ("--trainer.logger=lightning.pytorch.loggers.WandbLogger", "--trainer.logger.offline=true")
+
+
+def inspect(run_file, *options):
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", *options, run_file]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def offline_run(stage, tmp_path):
+    """One short training under W&B, and the folder it wrote."""
+    stage("fit", "tabom", *WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", "--trainer.log_every_n_steps=1")
+    (run_file,) = (tmp_path / "logs/wandb").glob("offline-run-*/run-*.wandb")
+    return run_file
+
+
+def test_an_offline_run_holds_losses_metrics_config_curve_and_samples(offline_run, tmp_path, monkeypatch):
+    summary = json.loads(inspect(offline_run, "--summary"))
+    values = summary["summary"]
+    assert {"train/loss", "train/reconstruction", "train/ranking", "train/order_agreement"} <= values.keys()
+    validated = ("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_change", "kl", "tds", "ranking")
+    assert {f"validate/{name}" for name in validated} <= values.keys()
+
+    objective = summary["config"]["cli"]["model"]["init_args"]["objective"]
+    assert objective["class_path"] == "tabom.objectives.TabomObjective"
+    assert objective["init_args"]["margin"] == 0.1
+
+    files = offline_run.parent / "files"
+    media = [path.name for path in (files / "media").rglob("*") if path.is_file()]
+    assert any(name.startswith("tds_curve") and name.endswith(".png") for name in media)
+    (table,) = (path for path in (files / "media/table").rglob("samples*.json"))
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["prompt", "response", "reference", "is_correct", "unmask_step"]
+    assert len(content["data"]) == 4
+    assert content["data"][0][0].startswith("sudoku ")
+
+
+def test_the_recorded_config_can_be_replayed(offline_run, stage, repository, tmp_path):
+    recorded = offline_run.parent / "files" / "tabom_config.yaml"
+    config = yaml.safe_load(recorded.read_text())
+    assert config["data"]["init_args"]["batch_size"] == 4
+    from tabom.lightning_cli import run
+
+    cli = run(["fit", "--config", str(recorded), "--trainer.logger=false", "--trainer.default_root_dir=replayed"])
+    assert cli.trainer.global_step == 6
+
+
+def test_csv_logger(stage, tmp_path):
+    stage(
+        "fit",
+        "sft_sd",
+        "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+        f"--trainer.logger.save_dir={tmp_path}/logs",
+        "--trainer.log_every_n_steps=1",
+    )
+    (metrics,) = (tmp_path / "logs").rglob("metrics.csv")
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(bool(row["train/loss"]) for row in rows) == 6
+    assert sum(bool(row["validate/kl"]) for row in rows) == 2
+    assert (metrics.parent / "tabom_config.yaml").is_file()
+
+
+def test_no_logger(stage, tmp_path):
+    stage("fit", "sft_sd", "--trainer.default_root_dir=plain")
+    assert yaml.safe_load((tmp_path / "plain/tabom_config.yaml").read_text())["seed_everything"] == 1
