@@ -37,9 +37,10 @@ PUBLIC_COLUMNS = (
     Column("public_accuracy_1_per_step", "public, full %", scale=100),
     Column("public_accuracy_2_per_step", "public, 2 a step %", scale=100),
 )
-LEGEND = """full %, 2 a step %: Sudoku test puzzles solved, decoding one or two tokens a step. NELBO change and KL(base || model),
-both in nats a token: forgetting on held-out Python text. TDS: trajectory discrimination score. order: share of held-out
-trajectory pairs whose entropies stand in decoding order. Mean ± standard deviation over seeds."""
+LEGEND = """full %, 2 a step %: Sudoku test puzzles solved, decoding one or two tokens a step.
+NELBO change, KL(base || model): forgetting on held-out Python text, nats a token.
+TDS: trajectory discrimination score. order: share of held-out trajectory pairs whose entropies stand in decoding order.
+Mean ± standard deviation over seeds."""
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Classes that a config may name without their module.
 import tabom.backbones
@@ -35,7 +35,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        options = [action.dest for action in parser._actions]  # noqa: SLF001
+        options = [action.dest for action in parser._actions]
         print(f"tabom: error: {explain(message, options, _class_names())}", file=sys.stderr)
         sys.exit(2)
 
@@ -45,7 +45,7 @@ class TabomCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the parsed configuration."""
-        config = self.config.get(self.subcommand, self.config)
+        config = self.config.get(str(self.subcommand), self.config)
         for message in _misplaced_nulls(config):
             raise TabomError(message)
 
@@ -99,7 +99,13 @@ def run(words: Sequence[str], trainer_class: type[Trainer] = Trainer) -> TabomCL
 
 def _class_names() -> list[str]:
     packages = (
-        tabom.backbones, tabom.callbacks, tabom.data, tabom.modules, tabom.objectives, tabom.samplers, tabom.tasks
+        tabom.backbones,
+        tabom.callbacks,
+        tabom.data,
+        tabom.modules,
+        tabom.objectives,
+        tabom.samplers,
+        tabom.tasks,
     )
     return [name for package in packages for name in package.__all__]
 

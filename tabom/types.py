@@ -6,7 +6,7 @@ S denoising steps.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,19 @@ class Example:
     reference: str
 
 
+class SpecialIds(NamedTuple):
+    """Ids of the tokens that are not text."""
+
+    pad: int
+    mask: int
+    eos: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "SpecialIds":
+        """Those of a transformers tokenizer."""
+        return cls(int(tokenizer.pad_token_id), int(tokenizer.mask_token_id), int(tokenizer.eos_token_id))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A decoded response as text, up to its first end-of-sequence token, and whether it is correct."""
@@ -42,14 +55,16 @@ class Verdict:
 _Batch = TypeVar("_Batch", bound="_Movable")
 
 
+@dataclass(frozen=True)
 class _Movable:
     """Moves every tensor field; Lightning calls ``to`` before a step."""
 
-    def to(self: _Batch, device: torch.device | str, **kwargs: bool) -> _Batch:
-        """Return a copy on ``device``; ``kwargs`` (``non_blocking``) go to each tensor's own ``to``."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
-        moved = {name: value.to(device, **kwargs) for name, value in fields.items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **moved)  # pyright: ignore[reportType]
+    def to(self: _Batch, device: torch.device | str, *, non_blocking: bool = False) -> _Batch:
+        """Return a copy on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
+        return dataclasses.replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class TrajectoryBatch(_Movable):
         attention_mask: False on the padding around prompt and response.
         is_response: Positions that may be masked and learnt; includes end-of-sequence tokens that fill the budget.
         is_filler: Response positions after the first end-of-sequence token.
-        unmask_step: Denoising step that revealed a position, 0 first; ``NEVER`` elsewhere, and everywhere in offline data.
+        unmask_step: Denoising step that revealed a position, 0 first; ``NEVER`` elsewhere and in offline data.
         unmask_entropy: Predictive entropy in nats just before the position was revealed; NaN where none was recorded.
         query_ids: One per row, named in error messages.
     """

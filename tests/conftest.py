@@ -14,6 +14,7 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from helpers import tiny_checkpoint, write_trajectories
+
 from tabom.data.tokenizer import load_tokenizer
 from tabom.lightning_cli import run
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -27,19 +28,16 @@ HOMES = {
 
 def imports():
     """(room, module) for every import in the package; a room is a folder or a file at the top."""
-    root = tabom.__path__[0]
     found = set()
     for info in pkgutil.walk_packages(tabom.__path__, "tabom."):
         spec = importlib.util.find_spec(info.name)
         room = info.name.split(".")[1]
-        with open(spec.origin, encoding="utf-8") as file:
-            tree = ast.parse(file.read())
+        tree = ast.parse(Path(spec.origin).read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 found |= {(room, alias.name) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add((room, node.module))
-    assert root
     return found
 
 

@@ -35,9 +35,7 @@ class Backbone(nn.Module, ABC):
         """Number of rows of the head, at least the size of the tokenizer."""
 
     @abstractmethod
-    def forward(
-        self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]
-    ) -> Float[Tensor, "B L D"]:
+    def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Hidden states; entry ``i`` predicts token ``i``."""
 
     @abstractmethod

@@ -31,7 +31,9 @@ class PretrainedBackbone(BackboneSource):
             TabomError: If the directory is no checkpoint, of an unknown family, incomplete, or of another tokenizer.
         """
         config_file = self.path / "config.json"
-        require(config_file.is_file(), f"{config_file}: expected the configuration of a saved model, found no such file")
+        require(
+            config_file.is_file(), f"{config_file}: expected the configuration of a saved model, found no such file"
+        )
         try:
             model_type = json.loads(config_file.read_text())["model_type"]
         except (json.JSONDecodeError, KeyError) as error:

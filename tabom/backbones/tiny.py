@@ -1,6 +1,7 @@
 """A small bidirectional transformer for laptops and tests, on transformers' own Llama modules."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -8,6 +9,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 
 from tabom.backbones.base import Backbone, BackboneSource
 from tabom.errors import TabomError, require
+from tabom.types import SpecialIds
 
 
 class TinyDLMConfig(LlamaConfig):
@@ -66,9 +68,10 @@ class TinyDLM(Backbone):
         """Read what :meth:`save_pretrained` wrote; a missing, surplus or misshapen tensor is an error."""
         try:
             config = TinyDLMConfig.from_pretrained(path)
-            model, report = TinyDLMModel.from_pretrained(path, config=config, output_loading_info=True)
+            loaded: Any = TinyDLMModel.from_pretrained(path, config=config, output_loading_info=True)
         except (OSError, SafetensorError) as error:
             raise TabomError(f"{path}: expected a complete model.safetensors ({error})") from error
+        model, report = loaded
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             require(not report[kind], f"{path}: {kind.replace('_', ' ')}: {sorted(map(str, report[kind]))}")
         return cls(model.train())
@@ -120,12 +123,13 @@ class NewTinyDLM(BackboneSource):
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> TinyDLM:
         """Make the model with weights drawn from torch's global generator."""
+        ids = SpecialIds.of(tokenizer)
         config = TinyDLMConfig(
             vocab_size=len(tokenizer),
-            mask_token_id=tokenizer.mask_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            mask_token_id=ids.mask,
+            pad_token_id=ids.pad,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=ids.eos,
             hidden_size=self._sizes["hidden_size"],
             intermediate_size=self._sizes["intermediate_size"],
             num_hidden_layers=self._sizes["num_layers"],

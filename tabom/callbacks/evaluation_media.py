@@ -29,5 +29,8 @@ class EvaluationMedia(Callback):
             figure = plot_discrimination_curve(evaluation.curve.tolist())
             logger.experiment.log({f"{stage}/tds_curve": wandb.Image(figure)}, commit=False)
             columns = ["prompt", "response", "reference", "is_correct", "unmask_step"]
-            rows = [[getattr(sample, name) for name in columns[:-1]] + [str(sample.unmask_step)] for sample in evaluation.samples]
+            rows = [
+                [getattr(sample, name) for name in columns[:-1]] + [str(sample.unmask_step)]
+                for sample in evaluation.samples
+            ]
             logger.log_table(f"{stage}/samples", columns=columns, data=rows)

@@ -12,16 +12,17 @@ class StepProgressBar(TQDMProgressBar):
     The stock bars start over at every epoch.
     """
 
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Open the bar where training starts, which is in the middle when it resumes."""
-        super().on_train_start()
+        super().on_train_start(trainer, pl_module)
         bar = self.train_progress_bar
         bar.total = trainer.max_steps if trainer.max_steps > 0 else None
         bar.initial = bar.n = trainer.global_step
         bar.set_description("Training")
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Keep counting."""
+        del trainer
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
-from tabom.modules import DistillationModule
 from tabom.trajectories import Manifest, ShardInfo, TrajectoryRow, check_output_dir, write_shard
 from tabom.trajectories.schema import features
 
@@ -37,9 +36,8 @@ class TrajectoryWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise ``TabomError`` where trajectories would be overwritten."""
         del pl_module
-        if trainer.is_global_zero:
-            check_output_dir(self.output_dir)
-        trainer.strategy.barrier()
+        check_output_dir(self.output_dir)
+        trainer.strategy.barrier("nobody writes before everybody has looked")
 
     def write_on_batch_end(
         self,
@@ -69,8 +67,9 @@ class TrajectoryWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             manifest = self._manifest(pl_module, shards)
             manifest.save(self.output_dir)
+            verified = f"{manifest.num_verified} of {manifest.num_rows} trajectories verified"
             share = 100 * manifest.num_verified / max(manifest.num_rows, 1)
-            print(f"{self.output_dir}: {manifest.num_verified} of {manifest.num_rows} trajectories verified ({share:.1f} %)")
+            print(f"{self.output_dir}: {verified} ({share:.1f} %)")
 
     def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, self._rows = self._rows[: self.rows_per_shard], self._rows[self.rows_per_shard :]

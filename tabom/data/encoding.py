@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tabom.errors import TabomError, require
-from tabom.types import NEVER, Example, PromptBatch, TrajectoryBatch
+from tabom.types import NEVER, Example, PromptBatch, SpecialIds, TrajectoryBatch
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], query_
             try:
                 tokenizer(text, add_special_tokens=False)
             except Exception as error:
-                raise TabomError(f"{query_id}: expected text that the tokenizer knows, got {text!r} ({error})") from error
+                raise TabomError(
+                    f"{query_id}: expected text that the tokenizer knows, got {text!r} ({error})"
+                ) from error
         raise
 
 
@@ -82,7 +84,7 @@ def fill_response(
         f"{query_id}: expected a reference answer of at most response_length = {response_length} tokens, "
         f"got {len(response_ids)}",
     )
-    return response_ids + [int(tokenizer.eos_token_id)] * (response_length - len(response_ids))
+    return response_ids + [SpecialIds.of(tokenizer).eos] * (response_length - len(response_ids))
 
 
 def until_eos(ids: Tensor, eos_token_id: int) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -24,8 +23,6 @@ class ResumableLoader(DataLoader[Any]):
     Lightning stores and restores ``state_dict`` with its loops; a plain loader would start the epoch's data afresh.
     """
 
-    sampler: ResumableSampler
-
     def __init__(
         self,
         rows: Sequence[Any],
@@ -38,13 +35,14 @@ class ResumableLoader(DataLoader[Any]):
     ) -> None:
         sampler = ResumableSampler(rows, num_replicas=world_size, rank=rank, shuffle=True, seed=seed, drop_last=False)  # pyright: ignore[reportArgumentType]
         super().__init__(rows, batch_size=batch_size, sampler=sampler, collate_fn=collate_fn, drop_last=True)  # pyright: ignore[reportArgumentType]
+        self._order = sampler
         self._num_given = 0
         self._num_to_skip = 0
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Batches of the epoch, without those that a restored state has given already."""
         self._num_given = self._num_to_skip
-        self.sampler.start = self._num_to_skip * (self.batch_size or 1)
+        self._order.start = self._num_to_skip * (self.batch_size or 1)
         self._num_to_skip = 0
         for batch in super().__iter__():
             self._num_given += 1
@@ -53,11 +51,11 @@ class ResumableLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, int]:
         """Epoch, and batches given in it."""
         is_over = self._num_given >= len(self)
-        return {"epoch": self.sampler.epoch, "num_given": 0 if is_over else self._num_given}
+        return {"epoch": self._order.epoch, "num_given": 0 if is_over else self._num_given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where ``state`` was taken."""
-        self.sampler.set_epoch(state["epoch"])
+        self._order.set_epoch(state["epoch"])
         self._num_to_skip = state["num_given"]
 
 

@@ -18,7 +18,7 @@ from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
 from tabom.seeding import run_seed, seeded_generator
 from tabom.tasks import ExampleSource, Split, Task
-from tabom.types import CorruptedBatch, Example, TrajectoryBatch, Verdict
+from tabom.types import CorruptedBatch, Example, SpecialIds, TrajectoryBatch, Verdict
 
 
 class PromptDataModule(LightningDataModule):
@@ -84,16 +84,16 @@ class PromptDataModule(LightningDataModule):
 
     def judge(self, examples: Sequence[Example], response_ids: Tensor) -> list[Verdict]:
         """Turn decoded tokens (B, N) into text and verify it."""
-        is_kept = until_eos(response_ids, self._eos_token_id) & (response_ids != self._eos_token_id)
+        is_kept = until_eos(response_ids, self._ids.eos) & (response_ids != self._ids.eos)
         verdicts = []
         for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
-            text = self.tokenizer.decode(ids[kept].tolist())
+            text = str(self.tokenizer.decode(ids[kept].tolist()))
             verdicts.append(Verdict(text, self.task.is_correct(example, text)))
         return verdicts
 
     def is_before_end(self, response_ids: Tensor) -> Tensor:
         """Positions up to and with the first end-of-sequence token (B, N)."""
-        return until_eos(response_ids, self._eos_token_id)
+        return until_eos(response_ids, self._ids.eos)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the validation split."""
@@ -109,7 +109,7 @@ class PromptDataModule(LightningDataModule):
 
     def collate(self, rows: Sequence[Row]) -> TrajectoryBatch:
         """Pad rows to a batch."""
-        return collate_rows(rows, pad_token_id=int(self.tokenizer.pad_token_id), eos_token_id=self._eos_token_id)
+        return collate_rows(rows, pad_token_id=self._ids.pad, eos_token_id=self._ids.eos)
 
     def training_loader(self, rows: Sequence[Row], batch_size: int) -> ResumableLoader:
         """Shuffle by the run's seed and the epoch.
@@ -122,8 +122,8 @@ class PromptDataModule(LightningDataModule):
         return ResumableLoader(rows, batch_size=batch_size, seed=run_seed(), collate_fn=self.collate, **self._ranks)
 
     @property
-    def _eos_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    def _ids(self) -> SpecialIds:
+        return SpecialIds.of(self.tokenizer)
 
     @property
     def _ranks(self) -> dict[str, int]:
@@ -142,8 +142,8 @@ class PromptDataModule(LightningDataModule):
         )
         collate = functools.partial(
             collate_prompts,
-            pad_token_id=int(self.tokenizer.pad_token_id),
-            mask_token_id=int(self.tokenizer.mask_token_id),
+            pad_token_id=self._ids.pad,
+            mask_token_id=self._ids.mask,
             response_length=self.response_length,
         )
         return self._loader(list(zip(examples, prompt_ids, strict=True)), collate)
@@ -152,7 +152,7 @@ class PromptDataModule(LightningDataModule):
         """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
         rows = encode_examples(self.tokenizer, base_domain.examples(split, self.num_base_examples), None)
         clean = self.collate(rows)
-        corrupted = UniformMasking()(clean, int(self.tokenizer.mask_token_id), seeded_generator(self.mask_seed))
+        corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.mask_seed))
         return self._loader(range(len(rows)), functools.partial(_select, corrupted))
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:

@@ -7,6 +7,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tabom.errors import TabomError, require
+from tabom.types import SpecialIds
 
 CHARACTERS = "characters"
 
@@ -34,8 +35,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the vocabulary with its ids and of the special tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
-    special = (tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return hashlib.sha256(repr((vocabulary, special)).encode()).hexdigest()
+    return hashlib.sha256(repr((vocabulary, tuple(SpecialIds.of(tokenizer)))).encode()).hexdigest()
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

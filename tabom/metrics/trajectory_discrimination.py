@@ -33,7 +33,7 @@ def entropy_variance(
 
 
 class TrajectoryDiscriminationScore(Metric):
-    """How far apart the model holds easy and hard positions while it decodes: a curve over steps, and its mean (Eq. 11).
+    """How far apart the model holds easy and hard positions while it decodes: a curve, and its mean (Eq. 11).
 
     Nearly mechanical: an entropy bonus without any order raises it too, so it is no measure of quality by itself.
 
@@ -66,6 +66,6 @@ class TrajectoryDiscriminationScore(Metric):
         self.num_trajectories += is_defined.sum(0)
 
     def compute(self) -> dict[str, Tensor]:
-        """``curve`` (S,): mean over the trajectories that still have positions to count, NaN where none has; ``score``."""
+        """``curve`` (S,), over the trajectories that have positions left (NaN where none has), and ``score``."""
         curve = self.variance_sum / self.num_trajectories
         return {"curve": curve, "score": curve.nanmean()}

@@ -49,8 +49,8 @@ class Evaluation(nn.Module):
     * base-domain text (``CorruptedBatch``): NELBO, and for a post-trained model its change and KL(base || model);
     * prompts (``PromptBatch``): accuracy of decoding, once per entry of ``tokens_per_step``; trajectory discrimination
       score and sample decodings of the first;
-    * held-out trajectories (``TrajectoryBatch``): reconstruction, ranking and order agreement of ``probe``, which is the
-      same for every method, whatever it trains with.
+    * held-out trajectories (``TrajectoryBatch``): reconstruction, ranking and order agreement of ``probe``, the same
+      for every method, whatever it trains with.
 
     Args:
         sampler: Decodes prompts.

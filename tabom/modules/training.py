@@ -149,6 +149,5 @@ class TrainingModule(LightningModule):
         """Divergence ends the run; it is never repaired or skipped."""
         if not torch.isfinite(terms["loss"]):
             values = ", ".join(f"{name}={value.item():g}" for name, value in terms.items())
-            raise TabomError(
-                f"step {self.global_step}: expected a finite loss, got {values}; queries: {', '.join(corrupted.query_ids)}"
-            )
+            queries = ", ".join(corrupted.query_ids)
+            raise TabomError(f"step {self.global_step}: expected a finite loss, got {values}; queries: {queries}")

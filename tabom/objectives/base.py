@@ -47,9 +47,10 @@ class Objective(ABC):
         """
 
     def check_response_length(self, response_length: int) -> None:
-        """Raise ``TabomError`` where the objective cannot work with so many response tokens; any number is fine here."""
+        """Raise ``TabomError`` where the objective cannot work with so many response tokens."""
+        del response_length
 
 
 def mean_over_trajectories(values: Float[Tensor, " B"], where: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Mean over the rows that contribute; where none does, a zero still attached to the graph: DDP must not hang."""
+    """Mean over the rows that contribute; a zero attached to the graph where none does."""
     return masked_mean(values[None], where[None])[0]

@@ -46,9 +46,7 @@ class TabomObjective(Objective):
         ties: Ties = "entropy",
         supervise_padding: bool = True,
     ) -> None:
-        corruption = TrajectorySegments(
-            window, window_unit=window_unit, truncated_windows=truncated_windows, ties=ties
-        )
+        corruption = TrajectorySegments(window, window_unit=window_unit, truncated_windows=truncated_windows, ties=ties)
         super().__init__(corruption, supervise_padding=supervise_padding)
         require(margin >= 0, f"margin: expected at least 0 nats, got {margin}")
         require(rank_weight >= 0, f"rank_weight: expected at least 0, got {rank_weight}")

@@ -53,9 +53,7 @@ def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: i
         num_fruitless = 0 if is_new else num_fruitless + 1
         if is_new:
             examples[example.prompt] = example
-    require(
-        len(examples) == num_examples, f"expected {num_examples} examples of split {split}, found {len(examples)}"
-    )
+    require(len(examples) == num_examples, f"expected {num_examples} examples of split {split}, found {len(examples)}")
     return list(examples.values())
 
 
@@ -71,9 +69,10 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
         first_line = 2 if path.suffix == ".csv" else 1
         for line, row in enumerate(rows, first_line):
             where = f"{path}:{line}"
-            missing = [column for column in columns if not isinstance(row, dict) or row.get(column) is None]
+            values = row if isinstance(row, dict) else {}
+            missing = [column for column in columns if values.get(column) is None]
             require(not missing, f"{where}: expected columns {', '.join(columns)}, found no {', '.join(missing)}")
-            yield where, {column: str(row[column]) for column in columns}
+            yield where, {column: str(values[column]) for column in columns}
 
 
 def _parse_json(line: str) -> object:

@@ -52,7 +52,9 @@ class PythonSource(ExampleSource):
         """Chunks at random offsets; a file's chance is proportional to its length."""
         length = self.prompt_length + self.response_length
         texts = {
-            name: text for name, text in _read_all(self.root).items() if self._is_in(name, split) and len(text) >= length
+            name: text
+            for name, text in _read_all(self.root).items()
+            if self._is_in(name, split) and len(text) >= length
         }
         require(len(texts) > 0, f"{self.root}: expected *.py files of split {split}, found none that is long enough")
         rng = random.Random(f"{self.seed}/{split}")

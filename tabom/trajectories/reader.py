@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,8 @@ def _read_shard(path: Path, info: ShardInfo, response_length: int) -> pa.Table:
         require(got == field.type, f"{path}: column {field.name}: expected {field.type}, got {got}")
     table = pq.read_table(path)
     require(
-        table.num_rows == info.num_rows, f"{path}: expected {info.num_rows} rows, as the manifest says, got {table.num_rows}"
+        table.num_rows == info.num_rows,
+        f"{path}: expected {info.num_rows} rows, as the manifest says, got {table.num_rows}",
     )
     _check_order(path, _matrix(table["unmask_step"], response_length))
     return table
@@ -104,5 +106,5 @@ def _check_order(path: Path, unmask_step: npt.NDArray[np.int16]) -> None:
         )
 
 
-def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.generic]:
+def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[Any]:
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

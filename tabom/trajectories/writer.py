@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from tabom.errors import require
+from tabom.errors import TabomError
 from tabom.trajectories.manifest import MANIFEST_NAME, ShardInfo, file_sha256
 from tabom.trajectories.schema import features
 
@@ -28,12 +28,12 @@ class TrajectoryRow:
 
 def check_output_dir(directory: Path) -> None:
     """Raise ``TabomError`` if trajectories would be written over others."""
-    existing = sorted(path.name for path in directory.glob("*") if path.suffix == ".parquet" or path.name == MANIFEST_NAME)
-    require(
-        not existing,
-        f"{directory}: expected no trajectories yet, found {len(existing)} files such as {existing[0] if existing else ''}; "
-        "give another output_dir or move them away",
-    )
+    existing = sorted(path.name for path in (*directory.glob("*.parquet"), *directory.glob(MANIFEST_NAME)))
+    if existing:
+        raise TabomError(
+            f"{directory}: expected no trajectories yet, found {len(existing)} files such as {existing[0]}; "
+            "give another output_dir or move them away"
+        )
 
 
 def write_shard(rows: list[TrajectoryRow], path: Path, response_length: int) -> ShardInfo:

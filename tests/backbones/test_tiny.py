@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
-
 from helpers import TINY
+
 from tabom.backbones import NewTinyDLM, PretrainedBackbone
 from tabom.backbones.base import target_statistics
 from tabom.data.tokenizer import load_tokenizer
@@ -113,9 +113,7 @@ def test_unknown_family(tmp_path, tokenizer):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(TabomError) as error:
         PretrainedBackbone(str(tmp_path)).load(tokenizer)
-    assert str(error.value) == (
-        f"{tmp_path}/config.json: expected model_type to be one of ['tabom_tiny'], got 'gpt2'"
-    )
+    assert str(error.value) == (f"{tmp_path}/config.json: expected model_type to be one of ['tabom_tiny'], got 'gpt2'")
 
 
 def test_config_that_is_no_json(tmp_path, tokenizer):
@@ -142,7 +140,9 @@ def test_missing_and_surplus_tensors_are_named(backbone, tokenizer, tmp_path):
     with pytest.raises(TabomError) as error:
         PretrainedBackbone(str(tmp_path)).load(tokenizer)
     assert str(error.value) == f"{tmp_path}: missing keys: ['model.norm.weight']"
-    save_file({**weights, "model.norm.weight": norm, "extra": norm.clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(
+        {**weights, "model.norm.weight": norm, "extra": norm.clone()}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(TabomError) as error:
         PretrainedBackbone(str(tmp_path)).load(tokenizer)
     assert str(error.value) == f"{tmp_path}: unexpected keys: ['extra']"

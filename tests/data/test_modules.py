@@ -35,7 +35,9 @@ class TestPrompts:
 
     def test_masks_are_the_same_at_every_check(self):
         first, again, larger_batches, other = (
-            torch.cat([batch.noisy_ids for batch in PromptDataModule(**{**common(), **SIZES, **changes}).val_dataloader()[0]])
+            torch.cat(
+                [batch.noisy_ids for batch in PromptDataModule(**{**common(), **SIZES, **changes}).val_dataloader()[0]]
+            )
             for changes in ({}, {}, {"eval_batch_size": 10}, {"mask_seed": 1})
         )
         assert torch.equal(first, again)
@@ -89,7 +91,9 @@ class TestPretraining:
     def test_text_keeps_its_length_and_answers_are_filled(self):
         data = PretrainingDataModule(**common(), **SIZES, batch_size=10, num_base_rows=40, task_share=0.5)
         for batch in data.train_dataloader():
-            for query_id, is_response, is_filler in zip(batch.query_ids, batch.is_response, batch.is_filler, strict=True):
+            for query_id, is_response, is_filler in zip(
+                batch.query_ids, batch.is_response, batch.is_filler, strict=True
+            ):
                 is_puzzle = query_id.startswith("sudoku4x4/")
                 assert is_response.sum() == (19 if is_puzzle else 24)
                 assert is_filler.sum() == (2 if is_puzzle else 0)
@@ -141,7 +145,7 @@ class TestTrajectories:
     def test_held_out_trajectories_are_not_trained_on(self, trajectories):
         data = trajectories(held_out=0.4)
         trained = {row.query_id for row in data.train_dataloader().dataset}
-        text, prompts, held_out = data.val_dataloader()
+        *_, held_out = data.val_dataloader()
         evaluated = {query_id for batch in held_out for query_id in batch.query_ids}
         assert evaluated
         assert not evaluated & trained

@@ -24,6 +24,4 @@ def test_bad_settings(num_warmup_steps):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     with pytest.raises(TabomError) as error:
         CosineWithWarmup(optimizer, num_warmup_steps, 6)
-    assert str(error.value) == (
-        f"num_warmup_steps: expected 0 to below num_training_steps = 6, got {num_warmup_steps}"
-    )
+    assert str(error.value) == (f"num_warmup_steps: expected 0 to below num_training_steps = 6, got {num_warmup_steps}")

@@ -74,7 +74,9 @@ def test_a_run_that_was_too_short_can_be_prolonged(stage):
     straight = weights(stage("fit", "tabom"))
     short = stage("fit", "tabom", "--trainer.max_steps=3")
     assert not equal(weights(short), straight)
-    assert equal(weights(stage("fit", "tabom", "--ckpt_path", short.trainer.checkpoint_callback.last_model_path)), straight)
+    assert equal(
+        weights(stage("fit", "tabom", "--ckpt_path", short.trainer.checkpoint_callback.last_model_path)), straight
+    )
 
 
 def test_command_line_wins_over_what_a_checkpoint_was_made_with(stage):
@@ -99,10 +101,8 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_queries(stage, monkeypat
         return {**terms, "loss": terms["loss"] * torch.nan}
 
     monkeypatch.setattr(NelboObjective, "terms", diverges)
-    with pytest.raises(
-        TabomError,
-        match=r"^step 0: expected a finite loss, got loss=nan, reconstruction=[\d.]+; queries: (sudoku4x4/\d{16}(, )?){4}$",
-    ):
+    message = r"^step 0: expected a finite loss, got loss=nan, reconstruction=[\d.]+; queries: (sudoku4x4/\d{16}(, )?){4}$"
+    with pytest.raises(TabomError, match=message):
         stage("fit", "sft_sd")
 
 

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 import torch
-
 from helpers import TINY, ScriptedDLM
+
 from tabom.backbones import NewTinyDLM
 from tabom.data.encoding import collate_prompts
 from tabom.errors import TabomError

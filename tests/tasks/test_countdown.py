@@ -50,9 +50,7 @@ def test_generated_puzzles_are_solved_by_their_reference(num_numbers):
 
 
 def test_splits_share_nothing():
-    train, test = (
-        {example.prompt for example in Countdown().examples(split, 50)} for split in ("train", "test")
-    )
+    train, test = ({example.prompt for example in Countdown().examples(split, 50)} for split in ("train", "test"))
     assert len(train | test) == 100
 
 

@@ -49,9 +49,7 @@ def test_the_standard_library_is_there():
 def test_nothing_found(tmp_path):
     with pytest.raises(TabomError) as error:
         PythonSource(root=str(tmp_path)).examples("train", 1)
-    assert str(error.value) == (
-        f"{tmp_path}: expected *.py files of split train, found none that is long enough"
-    )
+    assert str(error.value) == (f"{tmp_path}: expected *.py files of split train, found none that is long enough")
 
 
 @pytest.mark.parametrize(

@@ -122,14 +122,11 @@ def test_column_of_another_type(make_trajectories, tokenizer):
     path = make_trajectories()
     rewrite_shard(path, lambda table: table.drop_columns("unmask_entropy"))
     assert failure(path, tokenizer) == (
-        f"{path}/shard-10.parquet: column unmask_entropy: "
-        "expected fixed_size_list<item: float>[19], got no such column"
+        f"{path}/shard-10.parquet: column unmask_entropy: expected fixed_size_list<item: float>[19], got no such column"
     )
     path = make_trajectories("other")
     rewrite_shard(path, lambda table: table.set_column(0, "query_id", pa.array(range(10))))
-    assert failure(path, tokenizer) == (
-        f"{path}/shard-10.parquet: column query_id: expected string, got int64"
-    )
+    assert failure(path, tokenizer) == (f"{path}/shard-10.parquet: column query_id: expected string, got int64")
 
 
 def test_row_count(make_trajectories, tokenizer):
