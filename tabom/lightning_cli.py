@@ -1,15 +1,12 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with short errors and a recorded configuration."""
 
-import importlib
-import inspect
 import logging
 import sys
-import typing
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
-from jsonargparse import Namespace
+import wandb
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,7 +20,7 @@ import tabom.objectives
 import tabom.samplers
 import tabom.tasks
 from tabom.callbacks import ConfigRecorder
-from tabom.cli_errors import explain
+from tabom.config_errors import explain, misplaced_nulls
 from tabom.errors import TabomError
 
 
@@ -46,7 +43,7 @@ class TabomCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the parsed configuration."""
         config = self.config.get(str(self.subcommand), self.config)
-        for message in _misplaced_nulls(config):
+        for message in misplaced_nulls(config.as_dict(), Trainer):
             raise TabomError(message)
 
     def instantiate_classes(self) -> None:
@@ -93,8 +90,7 @@ def run(words: Sequence[str], trainer_class: type[Trainer] = Trainer) -> TabomCL
         except MisconfigurationException as error:
             raise TabomError(str(error)) from error
         finally:
-            if "wandb" in sys.modules:
-                sys.modules["wandb"].finish()
+            wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
 
 
 def _class_names() -> list[str]:
@@ -117,45 +113,6 @@ def _is_bad_input(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _misplaced_nulls(config: Namespace) -> Iterator[str]:
-    """Say where the configuration holds null although the parameter neither admits it nor has it as default.
-
-    jsonargparse lets a YAML null through for any type.
-    """
-    values = config.as_dict()
-    yield from _nulls_in(Trainer, values.get("trainer", {}), "trainer")
-    for key in ("model", "data", "trainer"):
-        yield from _walk(values.get(key), key)
-
-
-def _walk(value: Any, key: str) -> Iterator[str]:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _walk(item, f"{key}[{index}]")
-    elif isinstance(value, dict):
-        if "class_path" in value:
-            init_args = value.get("init_args") or {}
-            module, _, name = value["class_path"].rpartition(".")
-            owner = getattr(importlib.import_module(module), name)
-            yield from _nulls_in(owner, init_args, f"{key}.init_args")
-        for name, item in value.items():
-            yield from _walk(item, f"{key}.{name}")
-
-
-def _nulls_in(owner: Any, arguments: dict[str, Any], key: str) -> Iterator[str]:
-    hints = typing.get_type_hints(owner.__init__)
-    parameters = inspect.signature(owner).parameters
-    for name, value in arguments.items():
-        if value is not None or name not in hints or parameters[name].default is None:
-            continue
-        if type(None) not in typing.get_args(hints[name]):
-            yield f"{key}.{name}: expected {_describe(hints[name])}, got null"
-
-
-def _describe(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _silence_upstream() -> None:

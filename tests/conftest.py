@@ -66,7 +66,8 @@ def shared_data(repository) -> Path:
     """Public benchmark files beside the checkout; they are read by path and never copied."""
     path = repository.parent / "shared" / "data"
     if not path.is_dir():
-        pytest.skip(f"{path}: no public data beside this checkout")
+        message = f"{path}: no public data beside this checkout"
+        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
     return path
 
 

@@ -1,6 +1,9 @@
 """Things that several tests make."""
 
+import functools
+
 import torch
+from lightning import Trainer
 
 from tabom.backbones import NewTinyDLM
 from tabom.data.tokenizer import tokenizer_fingerprint
@@ -95,3 +98,19 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
         shards=shards,
     ).save(directory)
     return directory
+
+
+class ParseOnlyTrainer(Trainer):
+    """Runs nothing; the signatures, from which the command line is made, stay."""
+
+    @functools.wraps(Trainer.fit)
+    def fit(self, *args, **kwargs):
+        pass
+
+    @functools.wraps(Trainer.test)
+    def test(self, *args, **kwargs):
+        pass
+
+    @functools.wraps(Trainer.predict)
+    def predict(self, *args, **kwargs):
+        pass

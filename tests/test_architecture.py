@@ -17,7 +17,7 @@ HOMES = {
     "transformers": {"backbones", "data"},
     "tokenizers": {"data"},
     "peft": {"backbones"},
-    "wandb": {"callbacks", "reporting"},
+    "wandb": {"lightning_cli", "callbacks", "reporting"},
     "matplotlib": {"reporting"},
     "datasets": {"trajectories"},
     "pyarrow": {"trajectories"},

@@ -1,28 +1,15 @@
 """Every configuration is found by glob, parsed, linked and instantiated for real; only the run itself is left out."""
 
-import functools
 from pathlib import Path
 
 import pytest
 import yaml
-from lightning import Trainer
+from helpers import ParseOnlyTrainer
 
 from tabom.lightning_cli import run
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(ROOT.rglob("*.yaml"))
-
-
-class ParseOnlyTrainer(Trainer):
-    """Runs nothing; the signatures, from which the command line is made, stay."""
-
-    @functools.wraps(Trainer.fit)
-    def fit(self, *args, **kwargs):
-        pass
-
-    @functools.wraps(Trainer.predict)
-    def predict(self, *args, **kwargs):
-        pass
 
 
 def verb_of(path):

@@ -1,10 +1,12 @@
-"""Turns the parser's nested reports into one sentence that names the key and the nearest valid one."""
+"""What is wrong with a configuration, in one sentence that names the key and the nearest valid one."""
 
 import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 _STRUCTURE = re.compile(
     r"""\s*(-\s)?(Problem\ with\ given\ class_path | Parser\ key\ "[^"]*":$ | Does\ not\ validate | Subtypes: | Errors:$
@@ -25,11 +27,7 @@ def explain(message: str, options: Iterable[str], classes: Iterable[str]) -> str
     Returns:
         ``key: what was expected``, on one line.
     """
-    lines: list[str] = []
-    for line in message.splitlines():
-        if line.strip().startswith("Given value"):
-            continue
-        lines.append(line)
+    lines = [line for line in message.splitlines() if not line.strip().startswith("Given value")]
     text = "\n".join(lines)
     owners = re.findall(r"Problem with given class_path '([\w.]+)'", text)
     callables = _CALLABLE.search(text)
@@ -45,7 +43,8 @@ def explain(message: str, options: Iterable[str], classes: Iterable[str]) -> str
     if unknown and owners:
         owner = owners[-1].rpartition(".")[2]
         prefix = f"{key}.init_args." if key else ""
-        return f"{prefix}{unknown[1]}: {owner} has no such option{_did_you_mean(unknown[1], _parameters(owners[-1]))}"
+        hint = _did_you_mean(unknown[1], inspect.signature(_class_of(owners[-1])).parameters)
+        return f"{prefix}{unknown[1]}: {owner} has no such option{hint}"
     if match := re.search(r"Expected a dot import path string: (\S+)$", reason):
         reason = f"expected the name of a class, got {match[1]}{_did_you_mean(match[1], classes)}"
     elif match := re.search(r"(?:option '|arguments: --)([\w.]+)", reason):
@@ -53,11 +52,48 @@ def explain(message: str, options: Iterable[str], classes: Iterable[str]) -> str
     return f"{key}: {reason}" if key else reason
 
 
+def misplaced_nulls(config: dict[str, Any], trainer_class: type) -> Iterator[str]:
+    """Say where the configuration holds null although the parameter neither admits it nor has it as default.
+
+    jsonargparse lets a YAML null through for any type.
+    """
+    yield from _nulls_in(trainer_class, config.get("trainer", {}), "trainer")
+    for key in ("model", "data", "trainer"):
+        yield from _walk(config.get(key), key)
+
+
+def _walk(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{key}[{index}]")
+    elif isinstance(value, dict):
+        if "class_path" in value:
+            init_args = value.get("init_args") or {}
+            yield from _nulls_in(_class_of(value["class_path"]), init_args, f"{key}.init_args")
+        for name, item in value.items():
+            yield from _walk(item, f"{key}.{name}")
+
+
+def _nulls_in(owner: Any, arguments: dict[str, Any], key: str) -> Iterator[str]:
+    hints = typing.get_type_hints(owner.__init__)
+    parameters = inspect.signature(owner).parameters
+    for name, value in arguments.items():
+        if value is not None or name not in hints or parameters[name].default is None:
+            continue
+        if type(None) not in typing.get_args(hints[name]):
+            yield f"{key}.{name}: expected {_describe(hints[name])}, got null"
+
+
+def _describe(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
 def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _parameters(class_path: str) -> list[str]:
+def _class_of(class_path: str) -> Any:
+    """What a resolved ``class_path`` stands for."""
     module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    return getattr(importlib.import_module(module), name)

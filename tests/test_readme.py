@@ -1,0 +1,66 @@
+"""What the README tells people to type works, and what it lists exists."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+from helpers import ParseOnlyTrainer
+
+from tabom.lightning_cli import run
+
+
+@pytest.fixture(scope="module")
+def readme(repository):
+    return (repository / "README.md").read_text()
+
+
+def commands(readme, program):
+    blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
+    words = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line for line in words if line and line[0] == program]
+
+
+def test_tabom_commands_are_understood(readme, repository, monkeypatch, tmp_path, capsys):
+    found = commands(readme, "tabom")
+    assert len(found) >= 10
+    monkeypatch.chdir(repository)
+    for _, *words in found:
+        if "--print_config" in words:
+            with pytest.raises(SystemExit) as error:
+                run(words, trainer_class=ParseOnlyTrainer)
+            assert error.value.code == 0
+            assert "margin: 0.1" in capsys.readouterr().out
+        else:
+            run([*words, f"--trainer.default_root_dir={tmp_path}"], trainer_class=ParseOnlyTrainer)
+
+
+def test_make_targets_exist_and_ci_runs_the_test_command(readme, repository):
+    makefile = (repository / "Makefile").read_text()
+    targets = [words[1] for words in commands(readme, "make")]
+    assert {"demo", "test", "check", "test-slow"} <= set(targets)
+    assert all(re.search(rf"^{target}:.*## ", makefile, re.MULTILINE) for target in targets)
+    assert "make test" in (repository / ".ci" / "run").read_text()
+    listing = subprocess.run(["make"], cwd=repository, check=True, capture_output=True, text=True).stdout
+    assert all(f"  {target} " in listing for target in targets)
+
+
+def test_the_demos_commands_are_the_ones_listed(readme, repository):
+    listed = {word for words in commands(readme, "tabom") for word in words if word.startswith("configs/")}
+    assert listed == {str(path.relative_to(repository)) for path in (repository / "configs").rglob("*.yaml")}
+
+
+def test_tables_list_every_config_and_every_room(readme, repository):
+    rows = set(re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE))
+    configs = {str(path.relative_to(repository)) for path in (repository / "configs").rglob("*.yaml")}
+    assert {row for row in rows if row.startswith("configs/")} == configs
+    folders = {f"tabom/{path.name}/" for path in (repository / "tabom").iterdir() if (path / "__init__.py").is_file()}
+    assert {row for row in rows if row.startswith("tabom/") and row.endswith("/")} == folders
+    assert all((repository / row).exists() for row in rows if row.startswith("tabom/"))
+
+
+def test_links_lead_somewhere(readme, repository):
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (repository / link).is_file(), link
