@@ -1,5 +1,6 @@
 """What is wrong with a configuration, in one sentence that names the key and the nearest valid one."""
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -78,6 +79,8 @@ def _nulls_in(owner: Any, arguments: dict[str, Any], key: str) -> Iterator[str]:
     hints = typing.get_type_hints(owner.__init__)
     parameters = inspect.signature(owner).parameters
     for name, value in arguments.items():
+        if dataclasses.is_dataclass(hints.get(name)) and isinstance(value, dict):
+            yield from _nulls_in(hints[name], value, f"{key}.{name}")
         if value is not None or name not in hints or parameters[name].default is None:
             continue
         if type(None) not in typing.get_args(hints[name]):

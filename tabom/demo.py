@@ -60,7 +60,7 @@ class Demo:
     public_test: Path | None = None
     overrides: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    console: Console = field(default_factory=lambda: Console(width=max(Console().width, 120)))
+    console: Console = field(default_factory=lambda: Console(width=max(Console().width, 150)))
 
     def run(self) -> list[MethodResult]:
         """Train, test, and write ``results.json``, ``table.md`` and ``figure.png`` under ``runs/demo``."""
@@ -93,7 +93,7 @@ class Demo:
         metrics = dict(self._last_metrics)
         if self.public_test is not None:
             task = f"--data.init_args.task.init_args.test_file={self.public_test.resolve()}"
-            public = ("--data.init_args.num_test_prompts=500", task, "--trainer.logger=false")
+            public = ("--data.init_args.evaluation.num_test_prompts=500", task, "--trainer.logger=false")
             self._command(f"{method}, public test", "test", config, *public, *options)
             metrics |= {f"public_{name}": value for name, value in self._last_metrics.items()}
         return MethodResult(method, seed, metrics)

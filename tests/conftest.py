@@ -94,14 +94,14 @@ def stage(repository, tmp_path, monkeypatch, checkpoint, make_trajectories):
             "--trainer.logger=false",
             f"--trainer.default_root_dir=out{next(numbers)}",
             "--trainer.enable_model_summary=false",
-            "--data.init_args.eval_batch_size=8",
+            "--data.init_args.evaluation.batch_size=8",
         ]
         if verb != "predict":
             small += [
                 "--data.init_args.batch_size=4",
-                "--data.init_args.num_validation_prompts=4",
-                "--data.init_args.num_test_prompts=4",
-                "--data.init_args.num_base_examples=6",
+                "--data.init_args.evaluation.num_validation_prompts=4",
+                "--data.init_args.evaluation.num_test_prompts=4",
+                "--data.init_args.evaluation.num_base_examples=6",
                 "--trainer.max_steps=6",
                 "--trainer.val_check_interval=3",
                 "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",

@@ -85,6 +85,11 @@ def test_unknown_verb(capsys):
         ),
         ("batch_size: 48", "batch_size: many", "data.init_args.batch_size: Expected a <class 'int'>. Got value: many"),
         ("batch_size: 48", "batch_size: null", "data.init_args.batch_size: expected int, got null"),
+        (
+            "batch_size: 48",
+            "evaluation: {batch_size: null}",
+            "data.init_args.evaluation.batch_size: expected int, got null",
+        ),
         ("margin: 0.1", "margin: null", "model.init_args.objective.init_args.margin: expected float, got null"),
         ("margin: 0.1", "margin: -0.1", "margin: expected at least 0 nats, got -0.1"),
         ("rank_weight: 1.0", "rank_weight: -1.0", "rank_weight: expected at least 0, got -1.0"),

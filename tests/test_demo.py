@@ -16,8 +16,8 @@ SMALL = (
     "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
     "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
     "--data.init_args.batch_size=4",
-    "--data.init_args.num_validation_prompts=3",
-    "--data.init_args.num_base_examples=4",
+    "--data.init_args.evaluation.num_validation_prompts=3",
+    "--data.init_args.evaluation.num_base_examples=4",
 )
 
 
@@ -31,7 +31,7 @@ def small_demo(monkeypatch, tmp_path, repository):
     overrides = {
         "fit": list(SMALL),
         "predict": ["--data.init_args.num_queries=20"],
-        "test": ["--data.init_args.num_base_examples=4", "--data.init_args.num_test_prompts=3"],
+        "test": ["--data.init_args.evaluation.num_base_examples=4", "--data.init_args.evaluation.num_test_prompts=3"],
     }
     return Demo(repository / "configs" / "demo", seeds=[3], public_test=public, overrides=overrides)
 

@@ -1,7 +1,7 @@
 """LightningDataModules, and what turns text into tensors."""
 
 from tabom.data.pretraining import PretrainingDataModule
-from tabom.data.prompts import PromptDataModule
+from tabom.data.prompts import EvaluationSizes, PromptDataModule
 from tabom.data.trajectories import TrajectoryDataModule
 
-__all__ = ["PretrainingDataModule", "PromptDataModule", "TrajectoryDataModule"]
+__all__ = ["EvaluationSizes", "PretrainingDataModule", "PromptDataModule", "TrajectoryDataModule"]

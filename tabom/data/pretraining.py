@@ -5,7 +5,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from tabom.data.encoding import encode_examples
-from tabom.data.prompts import PromptDataModule
+from tabom.data.prompts import EvaluationSizes, PromptDataModule
 from tabom.errors import require
 from tabom.tasks import ExampleSource, Task
 
@@ -24,11 +24,7 @@ class PretrainingDataModule(PromptDataModule):
         num_base_rows: Pieces of text in an epoch.
         num_task_examples: Distinct problems in the pool.
         task_share: Share of the rows that come from the pool, in [0, 1).
-        num_validation_prompts: Prompts of the validation split.
-        num_test_prompts: Prompts of the test split.
-        num_base_examples: Pieces of held-out base-domain text.
-        eval_batch_size: Rows a batch outside training.
-        mask_seed: Of the masks on held-out text.
+        evaluation: Sizes of everything outside training.
 
     Raises:
         TabomError: If a value is out of range.
@@ -44,22 +40,14 @@ class PretrainingDataModule(PromptDataModule):
         num_base_rows: int = 20000,
         num_task_examples: int = 120,
         task_share: float = 0.5,
-        num_validation_prompts: int = 100,
-        num_test_prompts: int = 300,
-        num_base_examples: int = 512,
-        eval_batch_size: int = 128,
-        mask_seed: int = 0,
+        evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__(
             task=task,
             tokenizer=tokenizer,
             response_length=response_length,
             base_domain=base_domain,
-            num_validation_prompts=num_validation_prompts,
-            num_test_prompts=num_test_prompts,
-            num_base_examples=num_base_examples,
-            eval_batch_size=eval_batch_size,
-            mask_seed=mask_seed,
+            evaluation=evaluation,
         )
         require(0 <= task_share < 1, f"task_share: expected a share from 0 to below 1, got {task_share}")
         for name, number in {

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,32 @@ from tabom.tasks import ExampleSource, Split, Task
 from tabom.types import CorruptedBatch, Example, SpecialIds, TrajectoryBatch, Verdict
 
 
+@dataclass(frozen=True)
+class EvaluationSizes:
+    """How much every run is evaluated on; the same in all runs that are to be compared.
+
+    Attributes:
+        num_validation_prompts: Prompts of the validation split.
+        num_test_prompts: Prompts of the test split.
+        num_base_examples: Pieces of base-domain text.
+        batch_size: Rows a batch.
+        mask_seed: Of the masks on base-domain text.
+
+    Raises:
+        TabomError: If a number is below 1.
+    """
+
+    num_validation_prompts: int = 100
+    num_test_prompts: int = 300
+    num_base_examples: int = 512
+    batch_size: int = 128
+    mask_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_validation_prompts", "num_test_prompts", "num_base_examples", "batch_size"):
+            require(getattr(self, name) >= 1, f"evaluation.{name}: expected at least 1, got {getattr(self, name)}")
+
+
 class PromptDataModule(LightningDataModule):
     """Serves prompts of a task, and held-out base-domain text on which forgetting is measured.
 
@@ -33,11 +60,7 @@ class PromptDataModule(LightningDataModule):
         response_length: N, tokens a response is decoded into.
         base_domain: Held-out text, or None to leave forgetting out.
         num_queries: Prompts of the training split for ``predict``.
-        num_validation_prompts: Prompts of the validation split.
-        num_test_prompts: Prompts of the test split.
-        num_base_examples: Pieces of base-domain text.
-        eval_batch_size: Rows a batch outside training.
-        mask_seed: Of the masks on base-domain text; the same in every run that is to be compared.
+        evaluation: Sizes of everything outside training.
 
     Raises:
         TabomError: If a number is below 1.
@@ -50,31 +73,16 @@ class PromptDataModule(LightningDataModule):
         response_length: int,
         base_domain: ExampleSource | None = None,
         num_queries: int = 1000,
-        num_validation_prompts: int = 100,
-        num_test_prompts: int = 300,
-        num_base_examples: int = 512,
-        eval_batch_size: int = 128,
-        mask_seed: int = 0,
+        evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__()
-        for name, number in {
-            "response_length": response_length,
-            "num_queries": num_queries,
-            "num_validation_prompts": num_validation_prompts,
-            "num_test_prompts": num_test_prompts,
-            "num_base_examples": num_base_examples,
-            "eval_batch_size": eval_batch_size,
-        }.items():
-            require(number >= 1, f"{name}: expected at least 1, got {number}")
+        require(response_length >= 1, f"response_length: expected at least 1, got {response_length}")
+        require(num_queries >= 1, f"num_queries: expected at least 1, got {num_queries}")
         self.task = task
         self.response_length = response_length
         self.base_domain = base_domain
         self.num_queries = num_queries
-        self.num_validation_prompts = num_validation_prompts
-        self.num_test_prompts = num_test_prompts
-        self.num_base_examples = num_base_examples
-        self.eval_batch_size = eval_batch_size
-        self.mask_seed = mask_seed
+        self.evaluation = evaluation
         self._tokenizer_name = tokenizer
 
     @functools.cached_property
@@ -97,11 +105,11 @@ class PromptDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the validation split."""
-        return self._evaluation_loaders("validation", self.num_validation_prompts)
+        return self._evaluation_loaders("validation", self.evaluation.num_validation_prompts)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the test split."""
-        return self._evaluation_loaders("test", self.num_test_prompts)
+        return self._evaluation_loaders("test", self.evaluation.num_test_prompts)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Prompts of the training split."""
@@ -150,13 +158,13 @@ class PromptDataModule(LightningDataModule):
 
     def _base_domain_loader(self, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
         """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
-        rows = encode_examples(self.tokenizer, base_domain.examples(split, self.num_base_examples), None)
+        rows = encode_examples(self.tokenizer, base_domain.examples(split, self.evaluation.num_base_examples), None)
         clean = self.collate(rows)
-        corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.mask_seed))
+        corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.evaluation.mask_seed))
         return self._loader(range(len(rows)), functools.partial(_select, corrupted))
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:
-        return evaluation_loader(rows, batch_size=self.eval_batch_size, collate_fn=collate_fn, **self._ranks)
+        return evaluation_loader(rows, batch_size=self.evaluation.batch_size, collate_fn=collate_fn, **self._ranks)
 
 
 def _select(batch: CorruptedBatch, indices: list[int]) -> CorruptedBatch:

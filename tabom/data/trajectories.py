@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from tabom.data.encoding import Row, encode_text, fill_response
-from tabom.data.prompts import PromptDataModule
+from tabom.data.prompts import EvaluationSizes, PromptDataModule
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
 from tabom.seeding import share_of
@@ -30,11 +30,7 @@ class TrajectoryDataModule(PromptDataModule):
             the same queries, without an order (SFT-GT).
         only_verified: Leave out the queries whose decoded answer is wrong.
         held_out: Share of the queries kept for evaluation, by a hash of the query id, in [0, 1).
-        num_validation_prompts: Prompts of the validation split.
-        num_test_prompts: Prompts of the test split.
-        num_base_examples: Pieces of held-out base-domain text.
-        eval_batch_size: Rows a batch outside training.
-        mask_seed: Of the masks on held-out text.
+        evaluation: Sizes of everything outside training.
 
     Raises:
         TabomError: If a value is out of range.
@@ -51,22 +47,14 @@ class TrajectoryDataModule(PromptDataModule):
         answers: Literal["self_distilled", "ground_truth"] = "self_distilled",
         only_verified: bool = True,
         held_out: float = 0.1,
-        num_validation_prompts: int = 100,
-        num_test_prompts: int = 300,
-        num_base_examples: int = 512,
-        eval_batch_size: int = 128,
-        mask_seed: int = 0,
+        evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__(
             task=task,
             tokenizer=tokenizer,
             response_length=response_length,
             base_domain=base_domain,
-            num_validation_prompts=num_validation_prompts,
-            num_test_prompts=num_test_prompts,
-            num_base_examples=num_base_examples,
-            eval_batch_size=eval_batch_size,
-            mask_seed=mask_seed,
+            evaluation=evaluation,
         )
         require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
         require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")

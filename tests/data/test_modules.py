@@ -3,29 +3,35 @@ import dataclasses
 import pytest
 import torch
 
-from tabom.data import PretrainingDataModule, PromptDataModule, TrajectoryDataModule
+from tabom.data import EvaluationSizes, PretrainingDataModule, PromptDataModule, TrajectoryDataModule
 from tabom.errors import TabomError
 from tabom.tasks import PythonSource, Sudoku4x4
 from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch
 
-SIZES = {"num_validation_prompts": 6, "num_test_prompts": 7, "num_base_examples": 10, "eval_batch_size": 4}
+SIZES = EvaluationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_examples=10, batch_size=4)
 
 
 def common():
-    return {"task": Sudoku4x4(), "base_domain": PythonSource(), "tokenizer": "characters", "response_length": 19}
+    return {
+        "task": Sudoku4x4(),
+        "base_domain": PythonSource(),
+        "tokenizer": "characters",
+        "response_length": 19,
+        "evaluation": SIZES,
+    }
 
 
 @pytest.fixture
 def trajectories(make_trajectories):
     def make(**changes):
-        return TrajectoryDataModule(path=str(make_trajectories()), batch_size=4, **{**common(), **SIZES, **changes})
+        return TrajectoryDataModule(path=str(make_trajectories()), batch_size=4, **{**common(), **changes})
 
     return make
 
 
 class TestPrompts:
     def test_validation_and_test_hold_text_and_prompts(self):
-        data = PromptDataModule(**common(), **SIZES)
+        data = PromptDataModule(**common())
         for loaders, num_prompts in ((data.val_dataloader(), 6), (data.test_dataloader(), 7)):
             text, prompts = (list(loader) for loader in loaders)
             assert all(isinstance(batch, CorruptedBatch) for batch in text)
@@ -34,19 +40,18 @@ class TestPrompts:
             assert sum(len(batch.examples) for batch in prompts) == num_prompts
 
     def test_masks_are_the_same_at_every_check(self):
-        first, again, larger_batches, other = (
-            torch.cat(
-                [batch.noisy_ids for batch in PromptDataModule(**{**common(), **SIZES, **changes}).val_dataloader()[0]]
-            )
-            for changes in ({}, {}, {"eval_batch_size": 10}, {"mask_seed": 1})
-        )
+        def noisy(**changes):
+            data = PromptDataModule(**{**common(), "evaluation": dataclasses.replace(SIZES, **changes)})
+            return torch.cat([batch.noisy_ids for batch in data.val_dataloader()[0]])
+
+        first, again, larger_batches, other = noisy(), noisy(), noisy(batch_size=10), noisy(mask_seed=1)
         assert torch.equal(first, again)
         assert torch.equal(first, larger_batches)
         assert not torch.equal(first, other)
 
     def test_masks_do_not_follow_the_run_seed(self):
         def noisy():
-            return torch.cat([batch.noisy_ids for batch in PromptDataModule(**common(), **SIZES).val_dataloader()[0]])
+            return torch.cat([batch.noisy_ids for batch in PromptDataModule(**common()).val_dataloader()[0]])
 
         torch.manual_seed(1)
         first = noisy()
@@ -54,16 +59,16 @@ class TestPrompts:
         assert torch.equal(first, noisy())
 
     def test_predict_holds_training_queries(self):
-        data = PromptDataModule(**common(), **SIZES, num_queries=9)
+        data = PromptDataModule(**common(), num_queries=9)
         queries = [example for batch in data.predict_dataloader() for example in batch.examples]
         assert queries == Sudoku4x4().examples("train", 9)
 
     def test_without_a_base_domain(self):
-        (loader,) = PromptDataModule(**{**common(), "base_domain": None}, **SIZES).val_dataloader()
+        (loader,) = PromptDataModule(**{**common(), "base_domain": None}).val_dataloader()
         assert isinstance(next(iter(loader)), PromptBatch)
 
     def test_verdicts_read_up_to_the_first_end_of_sequence(self, tokenizer):
-        data = PromptDataModule(**common(), **SIZES)
+        data = PromptDataModule(**common())
         example = Example("q", "sudoku 1204341221434321=", "")
 
         def verdict(text, tail):
@@ -79,9 +84,7 @@ class TestPrompts:
 
 class TestPretraining:
     def test_the_mixture(self):
-        data = PretrainingDataModule(
-            **common(), **SIZES, batch_size=10, num_base_rows=40, num_task_examples=5, task_share=0.5
-        )
+        data = PretrainingDataModule(**common(), batch_size=10, num_base_rows=40, num_task_examples=5, task_share=0.5)
         loader = data.train_dataloader()
         assert len(loader) == 8
         query_ids = [query_id for batch in loader for query_id in batch.query_ids]
@@ -89,7 +92,7 @@ class TestPretraining:
         assert (len(query_ids), len(from_task), len(set(from_task))) == (80, 40, 5)
 
     def test_text_keeps_its_length_and_answers_are_filled(self):
-        data = PretrainingDataModule(**common(), **SIZES, batch_size=10, num_base_rows=40, task_share=0.5)
+        data = PretrainingDataModule(**common(), batch_size=10, num_base_rows=40, task_share=0.5)
         for batch in data.train_dataloader():
             for query_id, is_response, is_filler in zip(
                 batch.query_ids, batch.is_response, batch.is_filler, strict=True
@@ -181,3 +184,16 @@ class TestTrajectories:
         with pytest.raises(TabomError) as error:
             TrajectoryDataModule(path="x", **{**common(), **changes})
         assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["num_validation_prompts", "num_test_prompts", "num_base_examples", "batch_size"])
+def test_nothing_to_evaluate_on(name):
+    with pytest.raises(TabomError) as error:
+        EvaluationSizes(**{name: 0})
+    assert str(error.value) == f"evaluation.{name}: expected at least 1, got 0"
+
+
+def test_no_queries():
+    with pytest.raises(TabomError) as error:
+        PromptDataModule(**common(), num_queries=0)
+    assert str(error.value) == "num_queries: expected at least 1, got 0"

@@ -34,9 +34,9 @@ def test_metrics_of_two_processes_are_those_of_one(stage, tabom, tmp_path):
     stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05").trainer.save_checkpoint(checkpoint)
     options = (
         f"--ckpt_path={checkpoint}",
-        "--data.init_args.num_test_prompts=5",
-        "--data.init_args.num_base_examples=7",
-        "--data.init_args.eval_batch_size=2",
+        "--data.init_args.evaluation.num_test_prompts=5",
+        "--data.init_args.evaluation.num_base_examples=7",
+        "--data.init_args.evaluation.batch_size=2",
     )
     alone = stage("test", "tabom", *options).trainer.callback_metrics
     logger = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "two", "version": "0"}}'
@@ -53,7 +53,7 @@ def test_metrics_of_two_processes_are_those_of_one(stage, tabom, tmp_path):
 
 def test_two_processes_distil(tabom, tmp_path, tokenizer):
     callback = '[{"class_path": "TrajectoryWriter", "init_args": {"output_dir": "two"}}]'
-    options = ("--data.init_args.num_queries=11", "--data.init_args.eval_batch_size=3")
+    options = ("--data.init_args.num_queries=11", "--data.init_args.evaluation.batch_size=3")
     tabom("predict", "distill", f"--trainer.callbacks={callback}", *options, *TWO)
     table = read_trajectories(
         tmp_path / "two", tokenizer_fingerprint=tokenizer_fingerprint(tokenizer), response_length=19
