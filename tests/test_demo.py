@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tabom import demo
 from tabom.cli import main
@@ -79,3 +80,15 @@ def test_options(monkeypatch, tmp_path, repository):
     main(["demo"])
     main(["demo", "--seeds", "5", "6", "--public_test", "a.csv"])
     assert [(list(d.seeds), d.public_test) for d in seen] == [([1, 2], None), ([5, 6], Path("a.csv"))]
+
+
+@pytest.mark.slow
+def test_the_base_is_partly_competent(monkeypatch, tmp_path, repository):
+    """The demo's own pretraining, in full: what is left to learn decides whether the comparison says anything."""
+    from tabom.lightning_cli import run
+
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+    config = repository / "configs" / "demo" / "pretrain.yaml"
+    cli = run(["fit", "--config", str(config), "--data.init_args.evaluation.num_validation_prompts=300"])
+    assert 0.25 <= cli.trainer.callback_metrics["validate/accuracy_1_per_step"] <= 0.6

@@ -43,6 +43,13 @@ def test_a_restored_loader_goes_on(num_given):
     assert epoch(second, 2) == epoch(loader(), 2)
 
 
+def test_a_loader_can_be_restored_again_within_the_epoch():
+    first = loader()
+    first.load_state_dict({"epoch": 1, "num_given": 2})
+    next(iter(first))
+    assert first.state_dict() == {"epoch": 1, "num_given": 3}
+
+
 def test_evaluation_repeats_nothing():
     rows = [
         row
