@@ -100,6 +100,8 @@ class Demo:
 
     def _command(self, stage: str, verb: str, config: str, *options: str) -> str:
         """Run one command as the shell would; returns the best checkpoint's path, if it wrote one."""
+        from lightning.pytorch.callbacks import ModelCheckpoint
+
         from tabom.lightning_cli import run
 
         words = [verb, "--config", str(self.configs / f"{config}.yaml"), *options, *self.overrides.get(verb, [])]
@@ -112,8 +114,10 @@ class Demo:
             for name, value in trainer.callback_metrics.items()
             if name.startswith("test/")
         }
-        checkpoints = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
-        return next(filter(None, checkpoints), "")
+        chosen = [
+            c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor
+        ]
+        return next(filter(None, chosen), "")
 
     def _timings(self) -> Table:
         table = Table("stage", "seconds", title="Time, all seeds together")

@@ -13,7 +13,7 @@ SIBLINGS = {"backbones", "corruption", "metrics", "objectives", "samplers", "tas
 ALLOWED = {("objectives", "corruption")}
 GLUE = {"callbacks", "data", "modules", "reporting"}
 HOMES = {
-    "lightning": {"lightning_cli", "modules", "data", "callbacks"},
+    "lightning": {"lightning_cli", "demo", "modules", "data", "callbacks"},
     "transformers": {"backbones", "data"},
     "tokenizers": {"data"},
     "peft": {"backbones"},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.trajectories import read_trajectories
@@ -60,3 +61,20 @@ def test_two_processes_distil(tabom, tmp_path, tokenizer):
     )
     assert [shard.num_rows for shard in table.manifest.shards] == [6, 5]
     assert len(set(table.query_ids)) == 11
+
+
+def test_two_processes_train(tabom, tmp_path):
+    options = (
+        "--trainer.max_steps=4",
+        "--trainer.val_check_interval=2",
+        "--trainer.logger=false",
+        "--trainer.default_root_dir=two",
+        "--data.init_args.batch_size=2",
+        "--data.init_args.evaluation.num_validation_prompts=3",
+        "--data.init_args.evaluation.num_base_examples=5",
+        "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
+        "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
+    )
+    tabom("fit", "tabom", *options, *TWO)
+    checkpoint = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4

@@ -11,6 +11,10 @@ def weights(cli):
     return {name: value.clone() for name, value in cli.model.backbone.state_dict().items()}
 
 
+def last_checkpoint(cli):
+    return f"{cli.trainer.default_root_dir}/checkpoints/last.ckpt"
+
+
 def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -41,7 +45,7 @@ def test_the_base_is_neither_trained_nor_saved(stage, checkpoint):
     (base,) = cli.model._base
     before = weights(stage("validate", "tabom"))
     assert equal(dict(base.state_dict()), before)
-    saved = torch.load(cli.trainer.checkpoint_callback.last_model_path, weights_only=True)
+    saved = torch.load(last_checkpoint(cli), weights_only=True)
     assert set(saved["state_dict"]) == {f"backbone.{name}" for name in before}
 
 
@@ -74,13 +78,19 @@ def test_a_run_that_was_too_short_can_be_prolonged(stage):
     straight = weights(stage("fit", "tabom"))
     short = stage("fit", "tabom", "--trainer.max_steps=3")
     assert not equal(weights(short), straight)
-    assert equal(
-        weights(stage("fit", "tabom", "--ckpt_path", short.trainer.checkpoint_callback.last_model_path)), straight
-    )
+    assert equal(weights(stage("fit", "tabom", "--ckpt_path", last_checkpoint(short))), straight)
+
+
+def test_last_and_best_checkpoints(stage, tmp_path):
+    """Validation comes at steps 3 and 6; the best of two equal ones is the first, the last is the last."""
+    cli = stage("fit", "tabom")
+    last = torch.load(last_checkpoint(cli), weights_only=True)
+    best = torch.load(cli.trainer.checkpoint_callback.best_model_path, weights_only=True)
+    assert (last["global_step"], best["global_step"]) == (6, 3)
 
 
 def test_command_line_wins_over_what_a_checkpoint_was_made_with(stage):
-    path = stage("fit", "tabom").trainer.checkpoint_callback.last_model_path
+    path = last_checkpoint(stage("fit", "tabom"))
     resumed = stage("fit", "tabom", "--ckpt_path", path, "--model.init_args.objective.init_args.margin=0.7")
     assert resumed.model.objective.margin == 0.7
 
