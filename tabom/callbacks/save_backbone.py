@@ -4,7 +4,6 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
-from tabom.data.tokenizer import save_tokenizer
 from tabom.errors import require
 
 
@@ -32,4 +31,4 @@ class SaveBackbone(Callback):
         if trainer.is_global_zero:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             pl_module.backbone.save_pretrained(self.output_dir)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-            save_tokenizer(trainer.datamodule.tokenizer, self.output_dir)  # pyright: ignore[reportAttributeAccessIssue]
+            trainer.datamodule.tokenizer.save_pretrained(self.output_dir)  # pyright: ignore[reportAttributeAccessIssue]

@@ -95,7 +95,7 @@ def until_eos(ids: Tensor, eos_token_id: int) -> Tensor:
 
 def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -> TrajectoryBatch:
     """Pad prompts on the left and responses on the right, so that all responses start in one column."""
-    prompts = pad_left([row.prompt_ids for row in rows], pad_token_id)
+    prompts = _pad_left([row.prompt_ids for row in rows], pad_token_id)
     width = max(len(row.response_ids) for row in rows)
     responses = _pad_right([row.response_ids for row in rows], width, pad_token_id)
     lengths = torch.tensor([len(row.response_ids) for row in rows])
@@ -121,7 +121,7 @@ def collate_prompts(
     items: Sequence[tuple[Example, list[int]]], *, pad_token_id: int, mask_token_id: int, response_length: int
 ) -> PromptBatch:
     """Pad prompts on the left and append a masked response to each."""
-    prompts = pad_left([prompt_ids for _, prompt_ids in items], pad_token_id)
+    prompts = _pad_left([prompt_ids for _, prompt_ids in items], pad_token_id)
     lengths = torch.tensor([len(prompt_ids) for _, prompt_ids in items])
     is_prompt = torch.arange(prompts.shape[1]) >= prompts.shape[1] - lengths[:, None]
     response = torch.full((len(items), response_length), mask_token_id)
@@ -134,7 +134,7 @@ def collate_prompts(
     )
 
 
-def pad_left(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+def _pad_left(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
     """Stack sequences of token ids, filled on the left."""
     width = max(map(len, sequences))
     return torch.tensor([[value] * (width - len(ids)) + list(ids) for ids in sequences])

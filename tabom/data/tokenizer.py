@@ -1,7 +1,6 @@
 """Tokenizers: a checkpoint's own, or the demo's characters."""
 
 import hashlib
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -36,11 +35,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the vocabulary with its ids and of the special tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(repr((vocabulary, tuple(SpecialIds.of(tokenizer)))).encode()).hexdigest()
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write the tokenizer's files next to a checkpoint."""
-    tokenizer.save_pretrained(path)
 
 
 def _character_tokenizer() -> PreTrainedTokenizerFast:

@@ -76,7 +76,7 @@ class TrajectoryDataModule(PromptDataModule):
     def setup(self, stage: str) -> None:
         """Read the shards, so that bad ones end the run before anything else happens."""
         del stage
-        require(len(self.table.query_ids) > 0, f"{self.path}: expected trajectories, found none")
+        _ = self.table
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Trajectories that are not held out."""
