@@ -147,12 +147,16 @@ class DecodedBatch(_Movable):
 
     Attributes:
         response_ids: Decoded tokens.
-        unmask_step: Step that revealed each position, 0 first.
-        unmask_entropy: Predictive entropy in nats when it was revealed.
-        step_entropy: Entropy of every position before each step; NaN where it was already revealed.
+        unmask_step: The row's denoising step that revealed each position, 0 first; a step may reveal nothing.
+        unmask_entropy: Predictive entropy in nats when it was revealed, of the model's distribution at temperature 1.
+        unmask_score: What it was ranked by when it was revealed, larger is earlier: negative entropy in nats,
+            confidence, margin or the uniform draw; without the noise of a score temperature.
+        step_entropy: Entropy of every masked position before each step; NaN where it was already revealed or the row
+            was finished. None unless it was asked for.
     """
 
     response_ids: Int[Tensor, "B N"]
     unmask_step: Int[Tensor, "B N"]
     unmask_entropy: Float[Tensor, "B N"]
-    step_entropy: Float[Tensor, "B S N"]
+    unmask_score: Float[Tensor, "B N"]
+    step_entropy: Float[Tensor, "B S N"] | None = None

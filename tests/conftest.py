@@ -64,9 +64,19 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def shared_data(repository) -> Path:
     """Public benchmark files beside the checkout; they are read by path and never copied."""
-    path = repository.parent / "shared" / "data"
+    return beside(repository, "data")
+
+
+@pytest.fixture(scope="session")
+def golden(repository) -> Path:
+    """Numbers recorded from the official code, beside the checkout."""
+    return beside(repository, "golden")
+
+
+def beside(repository, name):
+    path = repository.parent / "shared" / name
     if not path.is_dir():
-        message = f"{path}: no public data beside this checkout"
+        message = f"{path}: not beside this checkout"
         pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
     return path
 

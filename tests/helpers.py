@@ -1,12 +1,14 @@
 """Things that several tests make."""
 
 import functools
+import json
 
 import torch
-from lightning import Trainer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tabom.backbones import NewTinyDLM
 from tabom.data.tokenizer import tokenizer_fingerprint
+from tabom.modules import TabomTrainer
 from tabom.tasks import Sudoku4x4
 from tabom.trajectories import Manifest, TrajectoryRow, write_shard
 from tabom.types import NEVER, TrajectoryBatch
@@ -20,6 +22,125 @@ def tiny_checkpoint(path, tokenizer, seed=0):
     backbone.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+def llada_config(**changes):
+    """``config.json`` of a LLaDA of two narrow layers, in the original fields."""
+    return {
+        "model_type": "llada",
+        "architectures": ["LLaDAModelLM"],
+        "auto_map": {"AutoModel": "modeling_llada.LLaDAModelLM"},
+        "activation_type": "silu",
+        "alibi": False,
+        "block_type": "llama",
+        "d_model": 32,
+        "embedding_size": 128,
+        "include_bias": False,
+        "layer_norm_type": "rms",
+        "mask_token_id": 127,
+        "max_sequence_length": 256,
+        "mlp_hidden_size": 64,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "n_layers": 2,
+        "eos_token_id": 125,
+        "pad_token_id": 125,
+        "rms_norm_eps": 1e-5,
+        "rope": True,
+        "rope_theta": 500000.0,
+        "torch_dtype": "float32",
+        "vocab_size": 128,
+        "weight_tying": False,
+        **changes,
+    }
+
+
+def dream_config(**changes):
+    """``config.json`` of a Dream of two narrow layers, in the original fields."""
+    return {
+        "model_type": "Dream",
+        "architectures": ["DreamModel"],
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "mask_token_id": 127,
+        "eos_token_id": 125,
+        "pad_token_id": 125,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "use_sliding_window": False,
+        "vocab_size": 128,
+        **changes,
+    }
+
+
+def family_checkpoint(path, family, config, seed=0):
+    """Random weights of a family in its original layout; large enough that rounding decides no argmax."""
+    torch.manual_seed(seed)
+    backbone = family.from_config(config)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.2 if parameter.dim() > 1 else 1.0)
+    backbone.save_pretrained(path)
+    return path
+
+
+LLADA_TEMPLATE = (
+    "{% for m in messages %}{{ bos_token if loop.first }}<|head|>{{ m.role }}<|/head|>{{ m.content | trim }}<|eot|>"
+    "{% endfor %}<|head|>assistant<|/head|>"
+)
+DREAM_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def llada_tokenizer_files(path):
+    """As in LLaDA's checkpoints: a tokenizer.json, no mask token in the settings, a template that always opens a turn.
+
+    Returns the special ids for ``llada_config``.
+    """
+    path.mkdir(exist_ok=True)
+    special = ["<|startoftext|>", "<|endoftext|>", "<|head|>", "<|/head|>", "<|eot|>", "<|mdm_mask|>"]
+    tokenizer = Tokenizer(models.BPE({byte: i for i, byte in enumerate(_BYTES)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizer", "trust_remote_code": True, "chat_template": LLADA_TEMPLATE}
+    tokens = {"bos_token": special[0], "eos_token": special[1], "pad_token": special[1]}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings | tokens))
+    ids = {token: tokenizer.token_to_id(token) for token in special}
+    size = {"vocab_size": len(ids) + 256, "embedding_size": len(ids) + 256 + 10}
+    return {"mask_token_id": ids["<|mdm_mask|>"], "eos_token_id": 257, "pad_token_id": 257, **size}
+
+
+def dream_tokenizer_files(path):
+    """As in Dream's checkpoints: vocab.json and merges.txt, and a class that only its own code has.
+
+    Returns the special ids for ``dream_config``.
+    """
+    path.mkdir(exist_ok=True)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>"]
+    (path / "vocab.json").write_text(json.dumps({byte: i for i, byte in enumerate(_BYTES)}))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    settings = {
+        "added_tokens_decoder": {str(256 + i): {"content": token, **flags} for i, token in enumerate(special)},
+        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+        "tokenizer_class": "DreamTokenizer",
+        "chat_template": DREAM_TEMPLATE,
+        **{"eos_token": special[0], "pad_token": special[0], "bos_token": special[3], "mask_token": special[4]},
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return {"mask_token_id": 260, "eos_token_id": 256, "pad_token_id": 256, "vocab_size": 270}
 
 
 def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length=2):
@@ -61,9 +182,8 @@ class ScriptedDLM:
         return hidden
 
 
-def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, unmask_step=None):
+def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, unmask_step=None, response_length=19):
     """Trajectories whose answers are the references, decoded in a random order."""
-    response_length = 19
     verified = [i % 3 != 2 for i in range(num_rows)] if is_verified is None else is_verified
     generator = torch.Generator().manual_seed(0)
     rows = []
@@ -100,17 +220,21 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
     return directory
 
 
-class ParseOnlyTrainer(Trainer):
+class ParseOnlyTrainer(TabomTrainer):
     """Runs nothing; the signatures, from which the command line is made, stay."""
 
-    @functools.wraps(Trainer.fit)
+    @functools.wraps(TabomTrainer.fit)
     def fit(self, *args, **kwargs):
         pass
 
-    @functools.wraps(Trainer.test)
+    @functools.wraps(TabomTrainer.test)
     def test(self, *args, **kwargs):
         pass
 
-    @functools.wraps(Trainer.predict)
+    @functools.wraps(TabomTrainer.predict)
     def predict(self, *args, **kwargs):
+        pass
+
+    @functools.wraps(TabomTrainer.export)
+    def export(self, *args, **kwargs):
         pass

@@ -3,6 +3,7 @@
 Axes: B rows, L positions, D hidden size, V vocabulary, K asked-for positions.
 """
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -14,15 +15,28 @@ from transformers import PreTrainedTokenizerBase
 
 from tabom.errors import require
 from tabom.functional.token_statistics import token_statistics
-from tabom.types import CorruptedBatch, TokenStatistics
+from tabom.types import CorruptedBatch, SpecialIds, TokenStatistics
 
 
-class Backbone(nn.Module, ABC):
-    """A bidirectional transformer with a language model head.
+class Denoiser(nn.Module, ABC):
+    """Hidden states, and a head for the asked-for positions.
 
     Subclasses own every quirk of a checkpoint family, such as logits that are shifted by one: entry ``i`` of the hidden
-    states always predicts token ``i``.
+    states always predicts token ``i``. What padding holds, and on which side it stands, never changes a real token's
+    hidden state.
     """
+
+    @abstractmethod
+    def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Hidden states; entry ``i`` predicts token ``i``."""
+
+    @abstractmethod
+    def logits(self, hidden: Float[Tensor, "*K D"]) -> Float[Tensor, "*K V"]:
+        """Apply the head to the hidden states of asked-for positions."""
+
+
+class Backbone(Denoiser):
+    """A bidirectional transformer with a language model head, as it is trained, saved and handed on."""
 
     @property
     @abstractmethod
@@ -34,17 +48,26 @@ class Backbone(nn.Module, ABC):
     def vocab_size(self) -> int:
         """Number of rows of the head, at least the size of the tokenizer."""
 
+    @property
     @abstractmethod
-    def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Hidden states; entry ``i`` predicts token ``i``."""
+    def special_ids(self) -> dict[str, int]:
+        """Ids of ``mask``, ``pad`` (padding) and ``eos`` (end of sequence), as far as the model's config has them."""
 
-    @abstractmethod
-    def logits(self, hidden: Float[Tensor, "*K D"]) -> Float[Tensor, "*K V"]:
-        """Apply the head to the hidden states of asked-for positions."""
+    @property
+    def has_adapter(self) -> bool:
+        """Whether only an adapter is trained."""
+        return False
 
     @abstractmethod
     def save_pretrained(self, path: Path) -> None:
-        """Write configuration and weights (safetensors), readable by ``PretrainedBackbone``."""
+        """Write configuration and weights in the layout they came in, readable by ``PretrainedBackbone``.
+
+        An adapter is added to the weights.
+        """
+
+    def reference(self) -> Denoiser:
+        """The frozen model that training started from: called at its start, a copy of the weights."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
 
     def fingerprint(self) -> str:
         """SHA-256 of names, shapes, dtypes and values of all weights."""
@@ -55,12 +78,10 @@ class Backbone(nn.Module, ABC):
         return digest.hexdigest()
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise ``TabomError`` if the tokenizer has another mask token or more tokens than the head."""
-        require(
-            tokenizer.mask_token_id == self.mask_token_id,
-            f"tokenizer: expected mask token id {self.mask_token_id}, which the model has, "
-            f"got {tokenizer.mask_token_id}",
-        )
+        """Raise ``TabomError`` if the tokenizer has other special tokens, or more tokens than the head."""
+        for kind, got in SpecialIds.of(tokenizer)._asdict().items():
+            expected = self.special_ids.get(kind, got)
+            require(got == expected, f"tokenizer: expected {kind} token id {expected}, which the model has, got {got}")
         require(
             len(tokenizer) <= self.vocab_size,
             f"tokenizer: expected at most {self.vocab_size} tokens, which the model has, got {len(tokenizer)}",
@@ -85,7 +106,7 @@ class BackboneSource(ABC):
         """
 
 
-def target_statistics(backbone: Backbone, corrupted: CorruptedBatch) -> TokenStatistics:
+def target_statistics(backbone: Denoiser, corrupted: CorruptedBatch) -> TokenStatistics:
     """Negative log-likelihood and entropy at the targets, (B, L); 0 elsewhere. Only targets meet the vocabulary."""
     hidden = backbone(corrupted.noisy_ids, corrupted.attention_mask)[corrupted.is_target]
     statistics = token_statistics(backbone.logits(hidden), corrupted.clean_ids[corrupted.is_target])

@@ -1,47 +1,113 @@
-"""Checkpoints on disk."""
+"""Checkpoints on disk and on the hub."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from tabom.backbones.base import Backbone, BackboneSource
-from tabom.backbones.tiny import TinyDLM, TinyDLMConfig
+from tabom.backbones.base import BackboneSource
+from tabom.backbones.checkpoint import checkpoint_dir, read_json
+from tabom.backbones.dream import DreamBackbone
+from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.lora import Lora
+from tabom.backbones.masked_lm import MaskedLMBackbone
+from tabom.backbones.tiny import MODEL_TYPE, TinyDLM
+from tabom.backbones.transformer import Attention, DecoderBackbone, DType, TransformersBackbone
 from tabom.errors import TabomError, require
 
-_FAMILIES = {TinyDLMConfig.model_type: TinyDLM}
+_FAMILIES: dict[str, type[DecoderBackbone]] = {"Dream": DreamBackbone, "llada": LladaBackbone, MODEL_TYPE: TinyDLM}
 
 
 class PretrainedBackbone(BackboneSource):
-    """A backbone that was saved with ``save_pretrained``.
+    """A saved model: LLaDA, Dream, any masked language model of transformers, or what ``SaveBackbone`` wrote.
+
+    No code from the checkpoint is run. Weights are safetensors, in one file or several.
 
     Args:
-        path: Directory with ``config.json`` and ``model.safetensors``.
+        path: Directory, or hub id such as ``Dream-org/Dream-v0-Instruct-7B``.
+        revision: Branch, tag or commit on the hub.
+        dtype: Of the weights; ``auto`` is as stored. An adapter is always float32.
+        attn_implementation: Of transformers; the flash ones need a GPU and their package.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        lora: Train a new adapter and keep the weights frozen; None trains everything.
+        adapter: Directory or hub id of a trained adapter to start from, by the original checkpoint's names.
+
+    Raises:
+        TabomError: If both ``lora`` and ``adapter`` are given.
     """
 
     is_pretrained = True
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        dtype: DType = "auto",
+        attn_implementation: Attention = "sdpa",
+        gradient_checkpointing: bool = False,
+        lora: Lora | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        require(lora is None or adapter is None, "lora: expected no settings of a new adapter beside adapter, got both")
+        self.path = path
+        self.revision = revision
+        self.dtype: DType = dtype
+        self.attn_implementation: Attention = attn_implementation
+        self.gradient_checkpointing = gradient_checkpointing
+        self.lora = lora
+        self.adapter = adapter
 
-    def load(self, tokenizer: PreTrainedTokenizerBase) -> Backbone:
+    def load(self, tokenizer: PreTrainedTokenizerBase) -> TransformersBackbone:
         """Read the weights.
 
         Raises:
-            TabomError: If the directory is no checkpoint, of an unknown family, incomplete, or of another tokenizer.
+            TabomError: If there is no such checkpoint, its family is unknown, it is incomplete, or of another
+                tokenizer; likewise for the adapter.
         """
-        config_file = self.path / "config.json"
-        require(
-            config_file.is_file(), f"{config_file}: expected the configuration of a saved model, found no such file"
-        )
+        directory = checkpoint_dir(self.path, self.revision)
+        family = self._family(directory)
         try:
-            model_type = json.loads(config_file.read_text())["model_type"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise TabomError(f"{config_file}: expected a JSON object with model_type ({error!r})") from error
+            backbone = family.from_pretrained(directory, dtype=self.dtype, attn_implementation=self.attn_implementation)
+        except ImportError as error:
+            raise TabomError(
+                f"attn_implementation: {self.attn_implementation} cannot be used here ({error})"
+            ) from error
+        backbone.check_tokenizer(tokenizer)
+        return self._prepared(backbone)
+
+    def untrained(self) -> TransformersBackbone:
+        """The same architecture and adapter with random weights, on torch's default device: sizes without weights.
+
+        Raises:
+            TabomError: If the checkpoint has no configuration, or is of a family that cannot be made anew.
+        """
+        directory = checkpoint_dir(self.path, self.revision, with_weights=False)
+        family = self._family(directory)
+        config = read_json(directory / "config.json", "the configuration of a saved model")
+        if not issubclass(family, DecoderBackbone):
+            raise TabomError(
+                f"{directory}: expected one of the families {sorted(_FAMILIES)}, got {config['model_type']}"
+            )
+        return self._prepared(family.from_config(config, attn_implementation=self.attn_implementation))
+
+    def _family(self, directory: Path) -> "type[DecoderBackbone | MaskedLMBackbone]":
+        file = directory / "config.json"
+        model_type: Any = read_json(file, "the configuration of a saved model").get("model_type")
+        if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            return MaskedLMBackbone
         require(
             model_type in _FAMILIES,
-            f"{config_file}: expected model_type to be one of {sorted(_FAMILIES)}, got {model_type!r}",
+            f"{file}: expected model_type to be one of {sorted(_FAMILIES)} or a masked language model of transformers, "
+            f"got {model_type!r}",
         )
-        backbone = _FAMILIES[model_type].from_pretrained(self.path)
-        backbone.check_tokenizer(tokenizer)
-        return backbone
+        return _FAMILIES[model_type]
+
+    def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
+        if self.gradient_checkpointing:
+            backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
+        if self.lora is not None:
+            backbone.add_adapter(self.lora)
+        if self.adapter is not None:
+            backbone.load_adapter(checkpoint_dir(self.adapter))
+        return backbone.train()

@@ -1,80 +1,27 @@
 """A small bidirectional transformer for laptops and tests, on transformers' own Llama modules."""
 
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from torch import Tensor
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tabom.backbones.base import Backbone, BackboneSource
-from tabom.errors import TabomError, require
+from tabom.backbones.base import BackboneSource
+from tabom.backbones.transformer import DecoderBackbone
+from tabom.errors import require
 from tabom.types import SpecialIds
 
-
-class TinyDLMConfig(LlamaConfig):
-    """Llama's configuration with bidirectional attention and a mask token."""
-
-    model_type = "tabom_tiny"
-
-    mask_token_id: int = 0
-    is_causal: bool = False
+MODEL_TYPE = "tabom_tiny"
 
 
-AutoConfig.register(TinyDLMConfig.model_type, TinyDLMConfig)
-
-
-class TinyDLMModel(LlamaForCausalLM):
-    """The transformers model inside a :class:`TinyDLM`."""
-
-    config_class = TinyDLMConfig
-
-
-class TinyDLM(Backbone):
+class TinyDLM(DecoderBackbone):
     """A Llama with full attention that predicts every masked token at once."""
 
-    def __init__(self, model: TinyDLMModel) -> None:
-        super().__init__()
-        self._model = model
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of the absorbing mask token."""
-        return self._model.config.mask_token_id
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of rows of the head."""
-        return self._model.config.vocab_size
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states; padding neither is seen nor moves positions, so it never changes a real token's result."""
-        position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-        output = self._model.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
-        return output.last_hidden_state
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head."""
-        return self._model.lm_head(hidden)
-
-    def save_pretrained(self, path: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        self._model.save_pretrained(path)
+    model_class = LlamaForCausalLM
 
     @classmethod
-    def from_pretrained(cls, path: Path) -> "TinyDLM":
-        """Read what :meth:`save_pretrained` wrote; a missing, surplus or misshapen tensor is an error."""
-        try:
-            config = TinyDLMConfig.from_pretrained(path)
-            loaded: Any = TinyDLMModel.from_pretrained(path, config=config, output_loading_info=True)
-        except (OSError, SafetensorError) as error:
-            raise TabomError(f"{path}: expected a complete model.safetensors ({error})") from error
-        model, report = loaded
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            require(not report[kind], f"{path}: {kind.replace('_', ' ')}: {sorted(map(str, report[kind]))}")
-        return cls(model.train())
+    def native_config(cls, config: dict[str, Any]) -> LlamaConfig:
+        """Llama's own fields, with full attention."""
+        fields = {key: value for key, value in config.items() if key not in ("model_type", "mask_token_id")}
+        return LlamaConfig(**fields)
 
 
 class NewTinyDLM(BackboneSource):
@@ -124,18 +71,20 @@ class NewTinyDLM(BackboneSource):
     def load(self, tokenizer: PreTrainedTokenizerBase) -> TinyDLM:
         """Make the model with weights drawn from torch's global generator."""
         ids = SpecialIds.of(tokenizer)
-        config = TinyDLMConfig(
-            vocab_size=len(tokenizer),
-            mask_token_id=ids.mask,
-            pad_token_id=ids.pad,
-            bos_token_id=None,
-            eos_token_id=ids.eos,
-            hidden_size=self._sizes["hidden_size"],
-            intermediate_size=self._sizes["intermediate_size"],
-            num_hidden_layers=self._sizes["num_layers"],
-            num_attention_heads=self._sizes["num_heads"],
-            num_key_value_heads=self._sizes["num_heads"],
-            rope_parameters={"rope_type": "default", "rope_theta": self._rope_theta},
-            initializer_range=self._initializer_range,
-        )
-        return TinyDLM(TinyDLMModel(config))
+        config = {
+            "model_type": MODEL_TYPE,
+            "vocab_size": len(tokenizer),
+            "mask_token_id": ids.mask,
+            "pad_token_id": ids.pad,
+            "bos_token_id": None,
+            "eos_token_id": ids.eos,
+            "hidden_size": self._sizes["hidden_size"],
+            "intermediate_size": self._sizes["intermediate_size"],
+            "num_hidden_layers": self._sizes["num_layers"],
+            "num_attention_heads": self._sizes["num_heads"],
+            "num_key_value_heads": self._sizes["num_heads"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": self._rope_theta},
+            "initializer_range": self._initializer_range,
+            "is_causal": False,
+        }
+        return TinyDLM.from_config(config)

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from lightning import LightningModule
 
 from tabom.backbones import Backbone, BackboneSource
 from tabom.errors import require
+from tabom.functional.unmasking import dense_steps
 from tabom.samplers import Sampler
 from tabom.trajectories import TrajectoryRow
 from tabom.types import PromptBatch
@@ -42,7 +44,7 @@ class DistillationModule(LightningModule):
         return cast("PromptDataModule", data)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[TrajectoryRow]:
-        """Decode, verify, and gather what a shard stores."""
+        """Decode, verify, and gather what a shard stores; steps that reveal nothing are not counted there."""
         del batch_idx
         decoded = self.sampler.decode(self.backbone, batch)
         verdicts = self.data.judge(batch.examples, decoded.response_ids)
@@ -51,7 +53,7 @@ class DistillationModule(LightningModule):
             batch.examples,
             verdicts,
             decoded.response_ids.tolist(),
-            decoded.unmask_step.tolist(),
+            dense_steps(decoded.unmask_step, where=torch.ones_like(decoded.unmask_step, dtype=torch.bool)).tolist(),
             decoded.unmask_entropy.tolist(),
             [ids[kept].tolist() for ids, kept in zip(batch.noisy_ids, is_prompt, strict=True)],
         )

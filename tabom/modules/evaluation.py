@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from tabom.backbones import Backbone
+from tabom.backbones import Backbone, Denoiser
 from tabom.backbones.base import target_statistics
 from tabom.errors import require
 from tabom.functional.token_statistics import kl_divergence, token_statistics
@@ -90,13 +90,13 @@ class Evaluation(nn.Module):
         """
         if self._probe is not None:
             self._probe.check_response_length(response_length)
-        num_steps = -(-response_length // self._samplers[0].tokens_per_step)
+        num_steps = self._samplers[0].num_steps(response_length)
         self.discrimination = TrajectoryDiscriminationScore(num_steps).to(device)
         self.samples = []
         for metric in (*self.accuracy.values(), *self.probe_terms.values(), self.forgetting, self.order_agreement):
             metric.reset()  # pyright: ignore[reportCallIssue]
 
-    def measure_text(self, backbone: Backbone, base: Backbone | None, batch: CorruptedBatch) -> None:
+    def measure_text(self, backbone: Backbone, base: Denoiser | None, batch: CorruptedBatch) -> None:
         """Add base-domain text; without a base only the NELBO is kept."""
         hidden = backbone(batch.noisy_ids, batch.attention_mask)[batch.is_target]
         logits, clean_ids = backbone.logits(hidden), batch.clean_ids[batch.is_target]
@@ -117,11 +117,12 @@ class Evaluation(nn.Module):
     def measure_decoding(self, backbone: Backbone, batch: PromptBatch, judge: Judge) -> None:
         """Decode prompts at every parallelism and verify."""
         for index, (sampler, accuracy) in enumerate(zip(self._samplers, self.accuracy.values(), strict=True)):
-            decoded = sampler.decode(backbone, batch)
+            decoded = sampler.decode(backbone, batch, record_steps=index == 0)
             verdicts = judge.judge(batch.examples, decoded.response_ids)
             accuracy.update(torch.tensor([float(verdict.is_correct) for verdict in verdicts]))  # pyright: ignore[reportCallIssue]
             if index == 0:
                 assert self.discrimination is not None
+                assert decoded.step_entropy is not None
                 self.discrimination.update(decoded.step_entropy, judge.is_before_end(decoded.response_ids))
                 self._keep_samples(batch, verdicts, decoded.unmask_step)
 

@@ -1,5 +1,23 @@
 """The reverse process: from a masked response to text, with a record of the order."""
 
 from tabom.samplers.sampler import Sampler
+from tabom.samplers.schedules import (
+    AncestralUnmasking,
+    ConfidenceThreshold,
+    EvenSplit,
+    FixedTokens,
+    LinearTimesteps,
+    Schedule,
+)
+from tabom.samplers.trace_credit import TraceCredit
 
-__all__ = ["Sampler"]
+__all__ = [
+    "AncestralUnmasking",
+    "ConfidenceThreshold",
+    "EvenSplit",
+    "FixedTokens",
+    "LinearTimesteps",
+    "Sampler",
+    "Schedule",
+    "TraceCredit",
+]

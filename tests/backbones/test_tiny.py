@@ -101,53 +101,6 @@ def test_bad_sizes(settings, message):
     assert str(error.value) == message
 
 
-def test_no_checkpoint(tmp_path, tokenizer):
-    with pytest.raises(TabomError) as error:
-        PretrainedBackbone(str(tmp_path)).load(tokenizer)
-    assert str(error.value) == (
-        f"{tmp_path}/config.json: expected the configuration of a saved model, found no such file"
-    )
-
-
-def test_unknown_family(tmp_path, tokenizer):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(TabomError) as error:
-        PretrainedBackbone(str(tmp_path)).load(tokenizer)
-    assert str(error.value) == (f"{tmp_path}/config.json: expected model_type to be one of ['tabom_tiny'], got 'gpt2'")
-
-
-def test_config_that_is_no_json(tmp_path, tokenizer):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(TabomError, match=r"config\.json: expected a JSON object with model_type \(JSONDecodeError"):
-        PretrainedBackbone(str(tmp_path)).load(tokenizer)
-
-
-def test_truncated_weights(backbone, tokenizer, tmp_path):
-    backbone.save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(TabomError, match=rf"^{tmp_path}: expected a complete model\.safetensors \("):
-        PretrainedBackbone(str(tmp_path)).load(tokenizer)
-
-
-def test_missing_and_surplus_tensors_are_named(backbone, tokenizer, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    backbone.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    norm = weights.pop("model.norm.weight")
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TabomError) as error:
-        PretrainedBackbone(str(tmp_path)).load(tokenizer)
-    assert str(error.value) == f"{tmp_path}: missing keys: ['model.norm.weight']"
-    save_file(
-        {**weights, "model.norm.weight": norm, "extra": norm.clone()}, tmp_path / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(TabomError) as error:
-        PretrainedBackbone(str(tmp_path)).load(tokenizer)
-    assert str(error.value) == f"{tmp_path}: unexpected keys: ['extra']"
-
-
 def test_tokenizer_of_another_model(backbone, checkpoint, tmp_path):
     tokenizer = load_tokenizer("characters")
     tokenizer.add_tokens(["<new>"])

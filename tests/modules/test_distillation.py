@@ -93,3 +93,13 @@ def test_trained_on_what_was_distilled(stage, monkeypatch):
     stage("predict", "distill", callbacks(), "--data.init_args.num_queries=30")
     cli = stage("fit", "tabom", "--data.init_args.path=new")
     assert cli.trainer.global_step == 6
+
+
+def test_steps_that_reveal_nothing_are_not_counted(stage, tmp_path, tokenizer):
+    """Dream's official schedule reveals nothing in its first step and two tokens in its last."""
+    schedule = {"class_path": "tabom.samplers.LinearTimesteps", "init_args": {"num_steps": 19}}
+    options = [f"--model.init_args.sampler.init_args.schedule={json.dumps(schedule)}", "--data.init_args.num_queries=3"]
+    stage("predict", "distill", callbacks(), *options)
+    table = read(tmp_path / "new", tokenizer)
+    assert sorted(table.unmask_step[0].tolist()) == [*range(18), 17]
+    assert table.manifest.sampler["schedule"]["init_args"]["num_steps"] == 19

@@ -1,13 +1,26 @@
 import dataclasses
+import itertools
+import json
+import math
 
 import pytest
 import torch
 from helpers import TINY, ScriptedDLM
+from jsonargparse import ArgumentParser
 
 from tabom.backbones import NewTinyDLM
 from tabom.data.encoding import collate_prompts
 from tabom.errors import TabomError
-from tabom.samplers import Sampler
+from tabom.samplers import (
+    AncestralUnmasking,
+    ConfidenceThreshold,
+    EvenSplit,
+    FixedTokens,
+    LinearTimesteps,
+    Sampler,
+    Schedule,
+    TraceCredit,
+)
 from tabom.types import Example
 
 N = 6
@@ -18,6 +31,17 @@ SETTINGS = [
     {"tokens_per_step": 4},
     {"temperature": 0.7},
     {"temperature": 0.7, "tokens_per_step": 2, "score": "confidence"},
+]
+OPTIONS = [
+    {"score": "margin", "tokens_per_step": 3, "block_length": 4},
+    {"score": "margin", "schedule": ConfidenceThreshold(0.3), "block_length": 3, "temperature": 0.7},
+    {"schedule": ConfidenceThreshold(0.25), "deferred_token_ids": tuple(range(10, 40))},
+    {"schedule": LinearTimesteps(6), "temperature": 0.7, "top_p": 0.9, "top_k": 5, "score_distribution": "sampling"},
+    {"schedule": LinearTimesteps(3), "score_temperature": 0.5},
+    {"schedule": AncestralUnmasking(4), "score": "confidence", "block_length": 3},
+    {"schedule": EvenSplit(4), "score": "random", "block_length": 3, "forbidden_token_ids": (7, 9)},
+    {"score": "confidence", "cfg_scale": 1.5, "temperature": 0.7},
+    {"score": "confidence", "block_length": 2, "trace_credit": TraceCredit()},
 ]
 
 
@@ -55,32 +79,86 @@ def test_every_token_is_revealed_once(backbone, tokenizer, settings):
     assert (decoded.response_ids != tokenizer.mask_token_id).all()
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("settings", OPTIONS)
+def test_blocks_are_revealed_from_left_to_right(backbone, tokenizer, settings):
+    sampler = Sampler(**settings)
+    decoded = sampler.decode(backbone, prompts(tokenizer, ["abc", "xyz", "1"]))
+    assert (decoded.response_ids != tokenizer.mask_token_id).all()
+    for steps in decoded.unmask_step.tolist():
+        length = sampler.block_length or N
+        blocks = [steps[start : start + length] for start in range(0, N, length)]
+        assert all(max(block) < min(after) for block, after in itertools.pairwise(blocks))
+        assert 0 <= min(steps) <= max(steps) < sampler.num_steps(N)
+
+
+def state_logits(backbone, sampler, batch, decoded, step):
+    """The model asked afresh at the state before ``step``: logits of the response."""
+    is_masked = decoded.unmask_step >= step
+    state = canvas_of(batch, decoded.response_ids.masked_fill(is_masked, backbone.mask_token_id))
+    with torch.no_grad():
+        logits = backbone.logits(backbone(state, batch.attention_mask)[:, -N:])
+        if sampler.cfg_scale > 0:
+            state = state.masked_fill(~batch.is_response, backbone.mask_token_id)
+            without = backbone.logits(backbone(state, batch.attention_mask)[:, -N:])
+            logits = (sampler.cfg_scale + 1) * logits - sampler.cfg_scale * without
+    logits[..., list(sampler.forbidden_token_ids)] = torch.finfo(logits.dtype).min
+    return is_masked, logits
+
+
+@pytest.mark.parametrize("settings", SETTINGS + OPTIONS)
 def test_replaying_unmask_step_reproduces_every_state(backbone, tokenizer, settings):
-    """At each state the model, asked afresh, gives the recorded entropies, and the revealed positions come first."""
+    """At each state the model, asked afresh, gives the recorded entropies, also of positions in later blocks."""
+    batch = prompts(tokenizer, ["abc", "hello"])
+    sampler = Sampler(**settings)
+    decoded = sampler.decode(backbone, batch, record_steps=True)
+    assert decoded.step_entropy.shape == (2, sampler.num_steps(N), N)
+    for step in range(sampler.num_steps(N)):
+        is_masked, logits = state_logits(backbone, sampler, batch, decoded, step)
+        log_probs = logits.log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        is_revealed = decoded.unmask_step == step
+        torch.testing.assert_close(decoded.step_entropy[:, step][is_masked], entropy[is_masked], rtol=1e-5, atol=1e-5)
+        assert decoded.step_entropy[:, step][~is_masked].isnan().all()
+        recorded = decoded.unmask_entropy[is_revealed]
+        torch.testing.assert_close(recorded, entropy[is_revealed], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, OPTIONS[0], OPTIONS[7]])
+def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, settings):
     batch = prompts(tokenizer, ["abc", "hello"])
     sampler = Sampler(**settings)
     decoded = sampler.decode(backbone, batch)
+    block = torch.arange(N) // (sampler.block_length or N)
     for step in range(int(decoded.unmask_step.max()) + 1):
-        is_masked = decoded.unmask_step >= step
-        state = canvas_of(batch, decoded.response_ids.masked_fill(is_masked, tokenizer.mask_token_id))
-        with torch.no_grad():
-            log_probs = backbone.logits(backbone(state, batch.attention_mask)[:, -N:]).log_softmax(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        torch.testing.assert_close(decoded.step_entropy[:, step][is_masked], entropy[is_masked])
-        assert decoded.step_entropy[:, step][~is_masked].isnan().all()
-
+        is_masked, logits = state_logits(backbone, sampler, batch, decoded, step)
+        probs = logits.softmax(-1)
         is_revealed = decoded.unmask_step == step
-        torch.testing.assert_close(decoded.unmask_entropy[is_revealed], entropy[is_revealed])
-        cost = entropy if sampler.score == "entropy" else -log_probs.amax(-1).exp()
-        for row in range(len(cost)):
-            kept = cost[row][is_masked[row] & ~is_revealed[row]]
-            assert not len(kept) or cost[row][is_revealed[row]].max() <= kept.min() + 2e-5
+        scores = {
+            "entropy": (probs * probs.log()).sum(-1),
+            "confidence": probs.gather(-1, decoded.response_ids[..., None])[..., 0],
+            "margin": -probs.topk(2).values.diff()[..., 0],
+        }
+        score = scores[sampler.score]
+        torch.testing.assert_close(decoded.unmask_score[is_revealed], score[is_revealed], rtol=1e-5, atol=1e-5)
         if sampler.temperature == 0:
-            assert (decoded.response_ids[is_revealed] == log_probs.argmax(-1)[is_revealed]).all()
+            assert (decoded.response_ids[is_revealed] == logits.argmax(-1)[is_revealed]).all()
+        elif sampler.score == "confidence":
+            continue  # ranked by tokens that were drawn and not kept
+        for row in range(2):
+            kept = is_masked[row] & ~is_revealed[row] & (block == block[is_revealed[row]].max())
+            assert not kept.any() or score[row][is_revealed[row]].min() >= score[row][kept].max() - 2e-5
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("settings", SETTINGS + OPTIONS)
+def test_recording_steps_changes_nothing(backbone, tokenizer, settings):
+    batch = prompts(tokenizer, ["abc", "hello"])
+    plain, recorded = (Sampler(**settings).decode(backbone, batch, record_steps=record) for record in (False, True))
+    assert plain.step_entropy is None
+    assert torch.equal(plain.response_ids, recorded.response_ids)
+    assert torch.equal(plain.unmask_step, recorded.unmask_step)
+
+
+@pytest.mark.parametrize("settings", SETTINGS + OPTIONS)
 def test_batch_of_one_and_batch_of_many_give_the_same_trajectory(backbone, tokenizer, settings):
     texts = ["abc", "a longer prompt with padding on the others", "1", "def f(x):", "zz"]
     together = Sampler(**settings).decode(backbone, prompts(tokenizer, texts))
@@ -89,6 +167,7 @@ def test_batch_of_one_and_batch_of_many_give_the_same_trajectory(backbone, token
         assert alone.response_ids[0].tolist() == together.response_ids[row].tolist()
         assert alone.unmask_step[0].tolist() == together.unmask_step[row].tolist()
         torch.testing.assert_close(alone.unmask_entropy[0], together.unmask_entropy[row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.unmask_score[0], together.unmask_score[row], rtol=1e-4, atol=1e-5)
 
 
 def test_the_prompt_and_the_batch_are_not_touched(backbone, tokenizer):
@@ -118,6 +197,182 @@ def test_entropy_and_confidence_differ_where_they_should(tokenizer):
     batch = prompts(tokenizer, ["a"], response_length=2)
     assert Sampler("confidence").decode(model, batch).unmask_step.tolist() == [[0, 1]]
     assert Sampler("entropy").decode(model, batch).unmask_step.tolist() == [[1, 0]]
+
+
+def scripted(tokenizer, probabilities, **settings):
+    """Decode one row by a table of probabilities (N, V); token 0 is the mask."""
+    table = torch.tensor(probabilities).clamp(min=1e-9).log()
+    return Sampler(**settings).decode(ScriptedDLM(table), prompts(tokenizer, ["a"], response_length=len(table)))
+
+
+def test_margin_and_confidence_differ_where_they_should(tokenizer):
+    """0.5 - 0.4 against 0.45 - 0.1; the mask token, with 0.3 in the second row, is no runner-up."""
+    table = [[0.0, 0.5, 0.4, 0.1, 0.0], [0.3, 0.45, 0.1, 0.1, 0.05]]
+    assert scripted(tokenizer, table, score="confidence").unmask_step.tolist() == [[0, 1]]
+    decoded = scripted(tokenizer, table, score="margin")
+    assert decoded.unmask_step.tolist() == [[1, 0]]
+    torch.testing.assert_close(decoded.unmask_score, torch.tensor([[0.1, 0.35]]))
+
+
+def test_confidence_is_that_of_the_drawn_token(tokenizer):
+    """Whatever is drawn at temperature 5, its probability at temperature 1 is the score."""
+    table = torch.tensor([[1e-9, 0.6, 0.3, 0.1]] * 40)
+    decoded = scripted(tokenizer, table.tolist(), score="confidence", temperature=5.0, tokens_per_step=40)
+    assert decoded.response_ids.unique().tolist() == [1, 2, 3]
+    torch.testing.assert_close(decoded.unmask_score, table[0, decoded.response_ids])
+
+
+def test_scores_of_the_sampling_distribution(tokenizer):
+    """Tempered at 0.5 the odds 0.6 : 0.3 : 0.1 are 36 : 9 : 1; the filter leaves the first two: 0.8 and 0.2."""
+    table = [[0.0, 0.6, 0.3, 0.1]]
+    filtered = {"score": "margin", "score_distribution": "sampling", "temperature": 0.5}
+    for options in ({"top_k": 2}, {"top_p": 0.9}, {"top_p": 1.0, "top_k": 2}):
+        decoded = scripted(tokenizer, table, **filtered, **options)
+        torch.testing.assert_close(decoded.unmask_score, torch.tensor([[0.6]]))
+        entropy = -sum(p * math.log(p) for p in (0.6, 0.3, 0.1))
+        torch.testing.assert_close(decoded.unmask_entropy, torch.tensor([[entropy]]))
+    model = scripted(tokenizer, table, **{**filtered, "score_distribution": "model"}, top_k=1)
+    torch.testing.assert_close(model.unmask_score, torch.tensor([[0.3]]))
+
+
+def test_filters_at_temperature_0_change_scores_alone(tokenizer):
+    """Filtered to one token each, every score is 1, and ties go to the lowest position."""
+    table = [[0.0, 0.5, 0.4, 0.1], [0.0, 0.1, 0.1, 0.8]]
+    filtered = scripted(tokenizer, table, score="confidence", score_distribution="sampling", top_k=1)
+    assert filtered.unmask_step.tolist() == [[0, 1]]
+    assert filtered.response_ids.tolist() == [[1, 3]]
+    assert scripted(tokenizer, table, score="confidence", top_k=1).unmask_step.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.6}])
+def test_filters_limit_what_is_drawn(tokenizer, options):
+    decoded = scripted(tokenizer, [[0.0, 0.2, 0.5, 0.3]] * 200, temperature=3.0, tokens_per_step=200, **options)
+    assert decoded.response_ids.unique().tolist() == [2, 3]
+
+
+def test_a_filter_that_keeps_the_mask_token_alone_leaves_the_likeliest_other(tokenizer):
+    decoded = scripted(tokenizer, [[0.9, 0.02, 0.05, 0.03]] * 50, temperature=3.0, tokens_per_step=50, top_k=1)
+    assert decoded.response_ids.unique().tolist() == [2]
+
+
+def test_positions_are_drawn_in_proportion_to_exp_of_the_score(tokenizer):
+    """Scores 0.8 and 0.5 at score_temperature 0.3: the first is first with probability e / (1 + e)."""
+    table = torch.tensor([[1e-9, 0.5, 0.5], [1e-9, 0.2, 0.8]]).log()
+    batch = prompts(tokenizer, [str(number) for number in range(2000)], response_length=2)
+    decoded = Sampler("confidence", score_temperature=0.3).decode(ScriptedDLM(table), batch)
+    share, expected = (decoded.unmask_step[:, 1] == 0).float().mean(), math.e / (1 + math.e)
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 2000) ** 0.5
+    torch.testing.assert_close(decoded.unmask_score[0], torch.tensor([0.5, 0.8]))
+
+
+def test_random_order_is_uniform_and_recorded(tokenizer):
+    batch = prompts(tokenizer, [str(number) for number in range(1000)], response_length=3)
+    decoded = Sampler("random").decode(ScriptedDLM(torch.eye(4)[1:]), batch)
+    first = (decoded.unmask_step == 0).float().mean(0)
+    assert (first - 1 / 3).abs().max() < 4 * (2 / 9 / 1000) ** 0.5
+    assert (decoded.unmask_score >= 0).all()
+    assert (decoded.unmask_score < 1).all()
+    together = Sampler("random", 3).decode(ScriptedDLM(torch.eye(4)[1:]), batch)
+    assert (together.unmask_score.argmax(1) == decoded.unmask_step.argmin(1)).all()
+
+
+def test_confidence_threshold_takes_all_that_reach_it_and_at_least_one(tokenizer):
+    table = [[0.0, 0.9, 0.1], [0.0, 0.4, 0.6], [0.0, 0.7, 0.3], [0.0, 0.3, 0.7]]
+    for score in ("confidence", "entropy"):
+        decoded = scripted(tokenizer, table, score=score, schedule=ConfidenceThreshold(0.7))
+        assert decoded.unmask_step.tolist() == [[0, 1, 0, 0]]
+    decoded = scripted(tokenizer, table, score="confidence", schedule=ConfidenceThreshold(1.0), block_length=2)
+    assert decoded.unmask_step.tolist() == [[0, 1, 2, 3]]
+
+
+def test_rows_go_from_block_to_block_on_their_own(tokenizer):
+    """The first row is sure of its first block and is in the second one a step later; the other takes a step more."""
+
+    class Rows(ScriptedDLM):
+        def __call__(self, input_ids, attention_mask):
+            hidden = super().__call__(input_ids, attention_mask)
+            is_unsure = input_ids[:, :1, None] == 5
+            return torch.where(is_unsure, hidden * 0.01, hidden)
+
+    batch = prompts(tokenizer, ["a", "b"], response_length=4)
+    prompt = torch.tensor([[4], [5]])
+    batch = dataclasses.replace(batch, noisy_ids=torch.cat([prompt, batch.noisy_ids[:, 1:]], 1))
+    model = Rows(torch.tensor([[1e-9, 0.99, 0.01]] * 4).log())
+    decoded = Sampler("confidence", schedule=ConfidenceThreshold(0.9), block_length=2).decode(model, batch)
+    assert decoded.unmask_step.tolist() == [[0, 0, 1, 1], [0, 1, 2, 3]]
+
+
+def test_ancestral_unmasking_reveals_each_position_with_the_steps_probability(tokenizer):
+    """Four steps from 1 to 0.001: the share revealed at step 0 is 0.24975, and what is left spreads evenly."""
+    batch = prompts(tokenizer, [str(number) for number in range(500)], response_length=8)
+    decoded = Sampler(schedule=AncestralUnmasking(4)).decode(ScriptedDLM(torch.eye(8)), batch)
+    shares = torch.bincount(decoded.unmask_step.flatten(), minlength=4) / (500 * 8)
+    expected = torch.tensor([0.24975, 0.24975, 0.24975, 0.25075])
+    assert (shares - expected).abs().max() < 4 * (0.25 * 0.75 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"tokens_per_step": 3}, [3, 3, 2]),
+        ({"tokens_per_step": 3, "block_length": 4}, [3, 1, 3, 1]),
+        ({"tokens_per_step": 1}, [1] * 8),
+        ({"schedule": FixedTokens(5)}, [5, 3]),
+        ({"schedule": EvenSplit(3)}, [3, 3, 2]),
+        ({"schedule": EvenSplit(6), "block_length": 4}, [2, 1, 1, 2, 1, 1]),
+        ({"schedule": EvenSplit(16)}, [1] * 8),
+        ({"schedule": LinearTimesteps(4)}, [1, 2, 2, 3]),
+        ({"schedule": LinearTimesteps(4), "block_length": 4}, [1, 3, 1, 3]),
+        ({"schedule": LinearTimesteps(4, max_tokens_per_step=2)}, [1, 2, 2, 2, 1]),
+        ({"schedule": LinearTimesteps(2, eps=0.5)}, [2, 6]),
+    ],
+)
+def test_tokens_revealed_in_each_step(tokenizer, schedule, expected):
+    sampler = Sampler(**schedule)
+    decoded = sampler.decode(ScriptedDLM(torch.eye(8)), prompts(tokenizer, ["a", "b"], response_length=8))
+    for row in decoded.unmask_step:
+        assert torch.bincount(row).tolist() == expected
+    assert sampler.num_steps(8) == len(expected)
+
+
+def test_deferred_tokens_come_last_in_their_block(tokenizer):
+    """Token 2 is what positions 0, 1 and 3 would reveal; among deferred positions the surest is first."""
+    table = [[0.0, 0.2, 0.8], [0.0, 0.1, 0.9], [0.0, 0.6, 0.4], [0.0, 0.3, 0.7], [0.0, 0.7, 0.3]]
+    options = {"score": "confidence", "deferred_token_ids": (2,)}
+    assert scripted(tokenizer, table, **options).unmask_step.tolist() == [[3, 2, 1, 4, 0]]
+    assert scripted(tokenizer, table, **options, block_length=2).unmask_step.tolist() == [[1, 0, 2, 3, 4]]
+    assert scripted(tokenizer, table, **options, tokens_per_step=3).unmask_step.tolist() == [[1, 0, 0, 1, 0]]
+    threshold = scripted(tokenizer, table, **options, schedule=ConfidenceThreshold(0.5))
+    assert threshold.unmask_step.tolist() == [[1, 1, 0, 1, 0]]
+    ancestral = scripted(tokenizer, table, **options, schedule=AncestralUnmasking(50))
+    assert ancestral.unmask_step[0, [2, 4]].max() <= ancestral.unmask_step[0, [0, 1, 3]].min()
+
+
+def test_forbidden_tokens_have_no_share(tokenizer):
+    """Without token 1, the rest of 0.5, 0.3, 0.2 is 0.6 and 0.4."""
+    for temperature in (0.0, 0.3):
+        decoded = scripted(tokenizer, [[0.0, 0.5, 0.3, 0.2]], forbidden_token_ids=(1,), temperature=temperature)
+        assert decoded.response_ids.item() in (2, 3)
+        expected = -(0.6 * math.log(0.6) + 0.4 * math.log(0.4))
+        assert decoded.unmask_entropy.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_guidance_moves_away_from_what_is_said_without_the_prompt(tokenizer):
+    """Logit gaps of 1 with and 3 without the prompt: 3 + 2 (1 - 3) = -1 at scale 1."""
+
+    class Guided(ScriptedDLM):
+        def __call__(self, input_ids, attention_mask):
+            is_masked = (input_ids[:, :1, None] == self.mask_token_id).float()
+            return super().__call__(input_ids, attention_mask) * (1 + 2 * is_masked)
+
+    model = Guided([[0.0, 1.0, 0.0]], tokenizer.mask_token_id - 1)
+    batch = prompts(tokenizer, ["a"], response_length=1)
+    assert Sampler().decode(model, batch).response_ids.tolist() == [[1]]
+    assert model.num_calls == 1
+    decoded = Sampler("confidence", cfg_scale=1.0).decode(model, batch)
+    assert decoded.response_ids.tolist() == [[2]]
+    assert model.num_calls == 3
+    assert decoded.unmask_score.item() == pytest.approx(1 / (2 + math.exp(-1)), abs=1e-6)
 
 
 def test_ties_go_to_the_lowest_position_even_with_noise_in_the_last_bits(tokenizer):
@@ -157,7 +412,16 @@ def test_noise_depends_on_seed_and_query(backbone, tokenizer):
     ("settings", "message"),
     [
         ({"tokens_per_step": 0}, "tokens_per_step: expected at least 1, got 0"),
+        (
+            {"tokens_per_step": 2, "schedule": FixedTokens(2)},
+            "tokens_per_step: expected 1 beside a schedule, which decides it, got 2",
+        ),
         ({"temperature": -0.1}, "temperature: expected at least 0, got -0.1"),
+        ({"score_temperature": -1.0}, "score_temperature: expected at least 0, got -1.0"),
+        ({"top_p": 0.0}, "top_p: expected above 0 and at most 1, or null, got 0.0"),
+        ({"top_k": 0}, "top_k: expected at least 1 or null, got 0"),
+        ({"block_length": 0}, "block_length: expected at least 1 or null, got 0"),
+        ({"cfg_scale": -1.0}, "cfg_scale: expected at least 0, got -1.0"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -166,7 +430,80 @@ def test_bad_settings(settings, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FixedTokens(0), "tokens_per_step: expected at least 1, got 0"),
+        (lambda: EvenSplit(0), "num_steps: expected at least 1, got 0"),
+        (lambda: LinearTimesteps(0), "num_steps: expected at least 1, got 0"),
+        (lambda: LinearTimesteps(4, eps=0.0), "eps: expected a time between 0 and 1, got 0.0"),
+        (lambda: LinearTimesteps(4, 0.1, 0), "max_tokens_per_step: expected at least 1 or null, got 0"),
+        (lambda: ConfidenceThreshold(0.0), "threshold: expected above 0 and at most 1, got 0.0"),
+        (lambda: AncestralUnmasking(4, 1.0), "eps: expected a time between 0 and 1, got 1.0"),
+        (lambda: TraceCredit(weight=-1.0), "weight: expected at least 0, got -1.0"),
+        (lambda: TraceCredit(exponent=-1.0), "exponent: expected at least 0, got -1.0"),
+        (lambda: TraceCredit(decay=1.1), "decay: expected 0 to 1, got 1.1"),
+    ],
+)
+def test_bad_arguments_of_schedules_and_credit(make, message):
+    with pytest.raises(TabomError) as error:
+        make()
+    assert str(error.value) == message
+
+
+class Idle(Schedule):
+    def select(self, block):
+        return torch.zeros_like(block.is_eligible)
+
+    def max_num_steps(self, length, num_blocks):
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"schedule": EvenSplit(4), "block_length": 1},
+            "num_steps: expected a multiple of 3, the number of blocks, got 4",
+        ),
+        ({"schedule": Idle()}, "schedule: expected every position revealed in 2 steps, got fewer"),
+        ({"forbidden_token_ids": (2, 3)}, "forbidden_token_ids: expected ids from 0 to 2, got [2, 3]"),
+        ({"deferred_token_ids": (-1,)}, "deferred_token_ids: expected ids from 0 to 2, got [-1]"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_or_the_response(tokenizer, settings, message):
+    with pytest.raises(TabomError) as error:
+        Sampler(**settings).decode(ScriptedDLM(torch.eye(3)), prompts(tokenizer, ["a"], response_length=3))
+    assert str(error.value) == message
+
+
 def test_settings_make_the_same_sampler():
-    sampler = Sampler("confidence", 3, 0.5, 7)
+    sampler = Sampler("confidence", 3, 0.5, 7, top_p=0.9, block_length=4, forbidden_token_ids=(2,))
     assert Sampler(**sampler.settings()).settings() == sampler.settings()
     assert sampler.with_tokens_per_step(2).settings() == {**sampler.settings(), "tokens_per_step": 2}
+
+
+def test_settings_name_everything_that_is_injected():
+    sampler = Sampler(schedule=LinearTimesteps(8, max_tokens_per_step=2), trace_credit=TraceCredit(decay=0.5))
+    settings = json.loads(json.dumps(sampler.settings()))
+    assert settings == sampler.settings()
+    assert settings["schedule"] == {
+        "class_path": "tabom.samplers.schedules.LinearTimesteps",
+        "init_args": {"num_steps": 8, "eps": 0.001, "max_tokens_per_step": 2},
+    }
+    assert settings["trace_credit"] == {
+        "class_path": "tabom.samplers.trace_credit.TraceCredit",
+        "init_args": {"weight": 0.7, "exponent": 0.2, "decay": 0.5},
+    }
+    with pytest.raises(TabomError) as error:
+        sampler.with_tokens_per_step(1)
+    assert str(error.value) == "schedule: expected null where tokens_per_step is varied, got LinearTimesteps"
+
+
+def test_sampler_is_made_from_a_configuration():
+    """What :meth:`Sampler.settings` records can be written into a configuration as it stands."""
+    sampler = Sampler("margin", schedule=EvenSplit(8), trace_credit=TraceCredit(), deferred_token_ids=(1, 2))
+    parser = ArgumentParser()
+    parser.add_class_arguments(Sampler, "sampler")
+    made = parser.instantiate(parser.parse_object({"sampler": sampler.settings()})).sampler
+    assert made.settings() == sampler.settings()

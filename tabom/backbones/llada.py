@@ -1,0 +1,86 @@
+"""LLaDA: GSAI-ML/LLaDA-8B-Base and -Instruct, LLaDA-1.5, and others of their layout."""
+
+from typing import Any
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tabom.backbones.checkpoint import Naming
+from tabom.backbones.transformer import DecoderBackbone
+from tabom.errors import require
+
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "ff_norm": "post_attention_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+_COMPUTED: dict[str, tuple[Any, ...]] = {
+    "activation_type": ("silu",),
+    "alibi": (False,),
+    "attention_dropout": (0.0,),
+    "attention_layer_norm": (False,),
+    "bias_for_layer_norm": (False, None),
+    "block_group_size": (1,),
+    "block_type": ("llama",),
+    "clip_qkv": (None,),
+    "embedding_dropout": (0.0,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "input_emb_norm": (False,),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "multi_query_attention": (None, False),
+    "residual_dropout": (0.0,),
+    "rope": (True,),
+    "scale_logits": (False,),
+    "weight_tying": (False,),
+}
+
+
+class LladaBackbone(DecoderBackbone):
+    """LLaDA on transformers' Llama modules: the same computation under other names.
+
+    One difference: the original rotates queries and keys in float32 also in half precision (``rope_full_precision``),
+    transformers in the model's dtype. In float32 both agree to the bit.
+    """
+
+    model_class = LlamaForCausalLM
+    naming = Naming(
+        {
+            "model.transformer.wte": "model.embed_tokens",
+            "model.transformer.ln_f": "model.norm",
+            "model.transformer.ff_out": "lm_head",
+            **{f"model.transformer.blocks.{{i}}.{old}": f"model.layers.{{i}}.{new}" for old, new in _BLOCK.items()},
+        }
+    )
+
+    @classmethod
+    def native_config(cls, config: dict[str, Any]) -> LlamaConfig:
+        """Translate the original fields; those that would change the computation have to be at LLaDA's values."""
+        for key, supported in _COMPUTED.items():
+            got = config.get(key, supported[0])
+            require(got in supported, f"config.json: {key}: expected {supported[0]!r}, as LLaDA has it, got {got!r}")
+        sizes = ("d_model", "n_heads", "n_layers", "mlp_hidden_size", "rms_norm_eps", "rope_theta", "mask_token_id")
+        missing = [key for key in (*sizes, "max_sequence_length") if config.get(key) is None]
+        require(not missing, f"config.json: expected the keys of a LLaDA model, found no {', '.join(missing)}")
+        return LlamaConfig(
+            vocab_size=config.get("embedding_size") or config["vocab_size"],
+            hidden_size=config["d_model"],
+            intermediate_size=config["mlp_hidden_size"],
+            num_hidden_layers=config["n_layers"],
+            num_attention_heads=config["n_heads"],
+            num_key_value_heads=config.get("n_kv_heads") or config["n_heads"],
+            max_position_embeddings=config["max_sequence_length"],
+            rms_norm_eps=config["rms_norm_eps"],
+            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+            pad_token_id=None,  # its embedding is learnt: padding and end of sequence are one token here
+            bos_token_id=None,
+            eos_token_id=None,
+            tie_word_embeddings=False,
+            is_causal=False,  # pyright: ignore[reportCallIssue]
+        )

@@ -1,0 +1,206 @@
+"""Backbones on transformers' own modules: weights, adapter, and the way back to the original layout."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from tabom.backbones.base import Backbone, Denoiser
+from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_checkpoint, weight_files
+from tabom.backbones.lora import Adapter, Lora, read_adapter_config
+from tabom.errors import TabomError, require
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
+class TransformersBackbone(Backbone):
+    """A transformers model with an optional adapter.
+
+    Args:
+        transformer: The model; everything is trained until an adapter is added.
+        config: ``config.json`` of the original checkpoint, written back unchanged but for the dtype.
+        directory: Where that checkpoint lies; its tokenizer and code files go along when the model is saved. None for
+            a new model.
+    """
+
+    naming: ClassVar[Naming] = Naming({})
+
+    def __init__(self, transformer: PreTrainedModel, config: dict[str, Any], directory: Path | None = None) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.config = config
+        self.directory = directory
+        self._adapter: Adapter | None = None
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of the absorbing mask token."""
+        return self.special_ids["mask"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of rows of the head."""
+        head: Any = self.transformer.get_output_embeddings()
+        return head.weight.shape[0]
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Those in ``config.json``."""
+        ids = {kind: self.config.get(f"{kind}_token_id") for kind in ("mask", "pad", "eos")}
+        return {kind: value for kind, value in ids.items() if isinstance(value, int)}
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether only an adapter is trained."""
+        return self._adapter is not None
+
+    def add_adapter(self, lora: Lora) -> None:
+        """Freeze everything and add a new adapter, which changes nothing before it is trained.
+
+        Raises:
+            TabomError: If a target module does not exist, or is the language model head.
+        """
+        self._adapter = Adapter(self.transformer, lora.peft_config(), self.naming, self._base_name)
+
+    def load_adapter(self, directory: Path) -> None:
+        """Freeze everything and add a trained adapter, by the original checkpoint's names.
+
+        Raises:
+            TabomError: If the adapter is missing, damaged, or of another model.
+        """
+        self._adapter = Adapter(self.transformer, read_adapter_config(directory), self.naming, self._base_name)
+        self._adapter.load(directory)
+
+    def save_adapter(self, path: Path) -> None:
+        """Write the adapter alone; plain peft reads it onto the original model.
+
+        Raises:
+            TabomError: If there is none.
+        """
+        if self._adapter is None:
+            raise TabomError("adapter: expected a model with an adapter, got one without")
+        self._adapter.save(path)
+
+    def save_pretrained(self, path: Path) -> None:
+        """Write the original layout: names, ``config.json``, and the files beside it."""
+        state = {self.naming.original(name): tensor for name, tensor in self._native_state().items()}
+        save_checkpoint(path, self._config_with_dtype(), state, self.directory)
+
+    def reference(self) -> Denoiser:
+        """With an adapter: the same weights with the adapter switched off, no copy."""
+        return super().reference() if self._adapter is None else AdapterOff(self)
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Switch the adapter off for a while."""
+        self.transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            self.transformer.enable_adapters()
+
+    @property
+    def _base_name(self) -> str:
+        return str(self.directory or "")
+
+    def _native_state(self) -> dict[str, Tensor]:
+        return self.transformer.state_dict() if self._adapter is None else self._adapter.merged_state()
+
+    def _config_with_dtype(self) -> dict[str, Any]:
+        key = "dtype" if "dtype" in self.config else "torch_dtype"
+        return {**self.config, key: str(self.transformer.dtype).removeprefix("torch.")}
+
+
+class AdapterOff(Denoiser):
+    """A backbone as it was before its adapter: shares all weights, and is never differentiated."""
+
+    def __init__(self, backbone: TransformersBackbone) -> None:
+        super().__init__()
+        self._backbone = [backbone]  # in a list: not a part of this module
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states without the adapter."""
+        (backbone,) = self._backbone
+        with backbone.adapter_off():
+            return backbone(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head, which has no adapter."""
+        (backbone,) = self._backbone
+        return backbone.logits(hidden)
+
+
+class DecoderBackbone(TransformersBackbone):
+    """A decoder of transformers with full instead of causal attention; a checkpoint family is a subclass."""
+
+    model_class: ClassVar[type[PreTrainedModel]]
+
+    @classmethod
+    @abstractmethod
+    def native_config(cls, config: dict[str, Any]) -> PreTrainedConfig:
+        """The transformers configuration that computes what the original one describes.
+
+        Raises:
+            TabomError: If the original one asks for something else.
+        """
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, attn_implementation: Attention = "sdpa") -> Self:
+        """A model with random weights, on torch's default device and in its default dtype."""
+        native = cls.native_config(config)
+        native._attn_implementation = attn_implementation
+        return cls(cls.model_class(native), config)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: Path, *, dtype: DType = "auto", attn_implementation: Attention = "sdpa"
+    ) -> Self:
+        """Read a checkpoint in the original layout, one file or several; every tensor has to be there and no other.
+
+        Raises:
+            TabomError: If the configuration is not supported, or a tensor is missing, surplus or misshapen.
+        """
+        config = read_json(directory / "config.json", "the configuration of a saved model")
+        with torch.device("meta"):
+            skeleton = cls.from_config(config)
+        shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.transformer.state_dict().items()}
+        check_tensors(weight_files(directory), {cls.naming.original(name): shape for name, shape in shapes.items()})
+        try:
+            loaded: Any = cls.model_class.from_pretrained(
+                directory,
+                config=cls.native_config(config),
+                key_mapping=cls.naming.key_mapping(),
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (SafetensorError, OSError) as error:
+            raise TabomError(f"{directory}: expected complete weights ({error})") from error
+        model, report = loaded
+        for kind, names in report.items():
+            require(not names, f"{directory}: {kind.replace('_', ' ')}: {sorted(map(str, names))}")
+        return cls(model, config, directory)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states; positions count real tokens, so padding moves nothing."""
+        position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        output = self.transformer.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head."""
+        head: Any = self.transformer.get_output_embeddings()
+        return head(hidden)

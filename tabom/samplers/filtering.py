@@ -1,0 +1,32 @@
+"""Which tokens a draw is limited to.
+
+Axes: K positions, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+
+def likely_tokens(logits: Tensor, *, top_p: float | None, top_k: int | None) -> Tensor:
+    """Tokens that both filters keep, bool (K, V); the likeliest always is.
+
+    Args:
+        logits: Of the distribution that is to be filtered (K, V).
+        top_p: Keep the likeliest tokens up to and with the first one at which their probabilities exceed ``top_p``.
+        top_k: Keep the ``top_k`` likeliest tokens, and those that tie with the last of them.
+
+    Example:
+        >>> likely_tokens(torch.tensor([[0.5, 0.1, 0.4]]).log(), top_p=0.6, top_k=None)
+        tensor([[ True, False,  True]])
+
+    References:
+        ``top_p_logits`` and ``top_k_logits`` of Dream ``generation_utils.py``.
+    """
+    is_kept = torch.ones_like(logits, dtype=torch.bool)
+    if top_p is not None and top_p < 1:
+        ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+        is_within = torch.nn.functional.pad(ordered.softmax(-1).cumsum(-1)[..., :-1] <= top_p, (1, 0), value=True)
+        is_kept = is_kept.scatter(-1, index, is_within)
+    if top_k is not None:
+        is_kept &= logits >= logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+    return is_kept

@@ -1,0 +1,244 @@
+"""How many masked positions of a block are revealed in each denoising step, or which.
+
+Axes: B rows, N response positions.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tabom.errors import require
+
+
+class BlockState(NamedTuple):
+    """What a schedule may know. Every row is at its own block and its own step; none knows of another.
+
+    Attributes:
+        rank: 0 for the position to be revealed first (B, N); those that do not compete come last.
+        confidence: Probability of the chosen token, rounded to 5 decimals (B, N).
+        is_eligible: Masked positions of the row's current block, without those whose chosen token is deferred (B, N).
+        num_masked: Masked positions of the row's current block (B,).
+        step: Steps that the row has spent in its current block (B,).
+        num_blocks: Blocks of the response; a schedule over a number of steps spends an equal share in each.
+        uniform: Uniform draw in [0, 1) for each position of the block (B, N); None unless the schedule is random.
+    """
+
+    rank: Tensor
+    confidence: Tensor
+    is_eligible: Tensor
+    num_masked: Tensor
+    step: Tensor
+    num_blocks: int
+    uniform: Tensor | None
+
+
+class Schedule(ABC):
+    """Chooses the positions that a step reveals.
+
+    A sampler asks it for one block at a time, never for positions outside, until nothing is masked in the block.
+    Subclasses keep their arguments, and nothing else, as attributes: they are recorded beside what was decoded.
+
+    Attributes:
+        is_random: Whether it needs a uniform draw per position.
+    """
+
+    is_random: bool = False
+
+    @abstractmethod
+    def select(self, block: BlockState) -> Tensor:
+        """Positions to reveal, bool (B, N); what it says of positions that do not compete is ignored."""
+
+    @abstractmethod
+    def max_num_steps(self, length: int, num_blocks: int) -> int:
+        """Most steps that a block of ``length`` positions can take, one of ``num_blocks``.
+
+        Raises:
+            TabomError: If the steps cannot be shared among the blocks.
+        """
+
+
+class CountSchedule(Schedule):
+    """Reveals the first positions by rank; how many depends on the step and on what is left in the block."""
+
+    @abstractmethod
+    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+        """Tokens to reveal (B,), from the row's masked positions in the block and its step there (B,)."""
+
+    def select(self, block: BlockState) -> Tensor:
+        """The first by rank."""
+        return block.rank < self.num_revealed(block.num_masked, block.step, block.num_blocks)[:, None]
+
+    def max_num_steps(self, length: int, num_blocks: int) -> int:
+        """Exactly the steps that it takes."""
+        num_masked, step = torch.tensor([length]), torch.zeros(1, dtype=torch.long)
+        while num_masked > 0:
+            num_masked = num_masked - self.num_revealed(num_masked, step, num_blocks)
+            step += 1
+        return int(step)
+
+
+class FixedTokens(CountSchedule):
+    """The same number of tokens in every step; the last step of a block takes what is left.
+
+    Args:
+        tokens_per_step: At least 1; 1 is full decoding.
+
+    Raises:
+        TabomError: If it is below 1.
+    """
+
+    def __init__(self, tokens_per_step: int) -> None:
+        require(tokens_per_step >= 1, f"tokens_per_step: expected at least 1, got {tokens_per_step}")
+        self.tokens_per_step = tokens_per_step
+
+    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+        """``tokens_per_step``."""
+        del step, num_blocks
+        return num_masked.clamp(max=self.tokens_per_step)
+
+
+class EvenSplit(CountSchedule):
+    """LLaDA's: ``num_steps`` shared evenly among the blocks, and a block's tokens among its steps.
+
+    What does not divide goes to the earliest steps of a block, one token each. A block of fewer tokens than steps is
+    done when its tokens are: no step is spent on nothing.
+
+    Args:
+        num_steps: Of the whole response; a multiple of the number of blocks.
+
+    Raises:
+        TabomError: If it is below 1.
+
+    References:
+        ML-GSAI/LLaDA ``generate.py``, ``get_num_transfer_tokens``.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        require(num_steps >= 1, f"num_steps: expected at least 1, got {num_steps}")
+        self.num_steps = num_steps
+
+    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+        """What is left, over the steps that are left, rounded up."""
+        num_left = _steps_per_block(self.num_steps, num_blocks) - step
+        return (num_masked + num_left - 1) // num_left.clamp(min=1)
+
+
+class LinearTimesteps(CountSchedule):
+    """Dream's: at a step from time t to s, the integer part of (masked tokens) * (1 - s/t); the last takes all.
+
+    Times fall linearly from 1 to ``eps``. Counts are computed in float32, as in the official code, from the row's own
+    masked tokens: with as many steps as tokens, the first reveals nothing and the last two.
+
+    Args:
+        num_steps: Of the whole response; a multiple of the number of blocks.
+        eps: Last time, in (0, 1).
+        max_tokens_per_step: Limit of every step; what the last one leaves is revealed in further steps. None: no limit.
+
+    Raises:
+        TabomError: If a value is out of range.
+
+    References:
+        Dream ``generation_utils.py``, ``_sample``; ``per_step_transfer_cap`` of the TABOM release, which leaves masks.
+    """
+
+    def __init__(self, num_steps: int, eps: float = 1.0e-3, max_tokens_per_step: int | None = None) -> None:
+        _check_timesteps(num_steps, eps)
+        require(
+            max_tokens_per_step is None or max_tokens_per_step >= 1,
+            f"max_tokens_per_step: expected at least 1 or null, got {max_tokens_per_step}",
+        )
+        self.num_steps = num_steps
+        self.eps = eps
+        self.max_tokens_per_step = max_tokens_per_step
+
+    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+        """Integer part of the step's share of what is left."""
+        share = _revealed_share(self.num_steps, self.eps, num_blocks, step)
+        count = (num_masked.float() * share).long()
+        return count if self.max_tokens_per_step is None else count.clamp(max=self.max_tokens_per_step)
+
+
+class ConfidenceThreshold(Schedule):
+    """All positions whose chosen token is at least so probable; the first by rank where none is.
+
+    Args:
+        threshold: Probability, in (0, 1].
+
+    Raises:
+        TabomError: If it is out of range.
+
+    References:
+        ``confidence_threshold`` of the TABOM release; Fast-dLLM, arXiv:2505.22618.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        require(0 < threshold <= 1, f"threshold: expected above 0 and at most 1, got {threshold}")
+        self.threshold = threshold
+
+    def select(self, block: BlockState) -> Tensor:
+        """Eligible positions that reach the threshold, and the first."""
+        is_confident = block.is_eligible & (block.confidence >= self.threshold)
+        return is_confident | ((block.rank == 0) & ~is_confident.any(1, keepdim=True))
+
+    def max_num_steps(self, length: int, num_blocks: int) -> int:
+        """One token a step."""
+        del num_blocks
+        return length
+
+
+class AncestralUnmasking(Schedule):
+    """Each masked position independently with probability 1 - s/t, whatever its score; the last step takes all.
+
+    Times as in :class:`LinearTimesteps`. A step may reveal nothing.
+
+    Args:
+        num_steps: Of the whole response; a multiple of the number of blocks.
+        eps: Last time, in (0, 1).
+
+    Raises:
+        TabomError: If a value is out of range.
+
+    References:
+        Algorithm ``origin`` of Dream ``generation_utils.py``; Sahoo et al. 2024, arXiv:2406.07524.
+    """
+
+    is_random = True
+
+    def __init__(self, num_steps: int, eps: float = 1.0e-3) -> None:
+        _check_timesteps(num_steps, eps)
+        self.num_steps = num_steps
+        self.eps = eps
+
+    def select(self, block: BlockState) -> Tensor:
+        """Eligible positions whose draw is below the step's probability."""
+        assert block.uniform is not None
+        share = _revealed_share(self.num_steps, self.eps, block.num_blocks, block.step)[:, None]
+        return (block.is_eligible & (block.uniform < share)) | (share == 1)
+
+    def max_num_steps(self, length: int, num_blocks: int) -> int:
+        """The block's share of the steps."""
+        del length
+        return _steps_per_block(self.num_steps, num_blocks)
+
+
+def _check_timesteps(num_steps: int, eps: float) -> None:
+    require(num_steps >= 1, f"num_steps: expected at least 1, got {num_steps}")
+    require(0 < eps < 1, f"eps: expected a time between 0 and 1, got {eps}")
+
+
+def _steps_per_block(num_steps: int, num_blocks: int) -> int:
+    require(
+        num_steps % num_blocks == 0,
+        f"num_steps: expected a multiple of {num_blocks}, the number of blocks, got {num_steps}",
+    )
+    return num_steps // num_blocks
+
+
+def _revealed_share(num_steps: int, eps: float, num_blocks: int, step: Tensor) -> Tensor:
+    """1 - s/t of each row's step in float32 (B,), and 1 from the last step on."""
+    timesteps = torch.linspace(1, eps, _steps_per_block(num_steps, num_blocks) + 1)
+    share = 1 - timesteps[1:] / timesteps[:-1]
+    share[-1] = 1
+    return share.to(step.device)[step.clamp(max=len(share) - 1)]

@@ -1,0 +1,74 @@
+"""Fusion of the logits with what earlier steps of a block predicted.
+
+Axes: B rows, N response positions, K candidates (masked positions of the rows' current blocks), V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tabom.errors import require
+
+
+class Credit(NamedTuple):
+    """What has been added up so far.
+
+    Attributes:
+        is_candidate: The positions it belongs to (B, N).
+        values: Credit of every token at each of them, in the order of the positions (K, V).
+    """
+
+    is_candidate: Tensor
+    values: Tensor
+
+
+class TraceCredit:
+    r"""Raises the logits of tokens that a position's earlier steps held likeliest.
+
+    In every step older credit decays and the likeliest token :math:`v` of a candidate gains some,
+    :math:`C \leftarrow \beta C + p_v^{\gamma} e_v`; the logits become :math:`z + \alpha \log(1 + C)`. A block starts
+    without credit. It takes one number per candidate and token.
+
+    Args:
+        weight: Alpha, at least 0.
+        exponent: Gamma, at least 0; below 1 it favours tokens of little probability.
+        decay: Beta, in [0, 1].
+
+    Raises:
+        TabomError: If a value is out of range.
+
+    References:
+        ``apply_credit_fusion`` in ``llada_block_generate.py`` of the TABOM release (``alg="credit"``).
+    """
+
+    def __init__(self, weight: float = 0.7, exponent: float = 0.2, decay: float = 0.8) -> None:
+        require(weight >= 0, f"weight: expected at least 0, got {weight}")
+        require(exponent >= 0, f"exponent: expected at least 0, got {exponent}")
+        require(0 <= decay <= 1, f"decay: expected 0 to 1, got {decay}")
+        self.weight = weight
+        self.exponent = exponent
+        self.decay = decay
+
+    def __call__(self, logits: Tensor, is_candidate: Tensor, earlier: Credit | None) -> tuple[Tensor, Credit]:
+        """Add this step's credit.
+
+        Args:
+            logits: Of the candidates, in the order of the positions (K, V).
+            is_candidate: Where they are (B, N).
+            earlier: What the step before returned; None in the first.
+
+        Returns:
+            The fused logits (K, V), and the credit for the next step.
+        """
+        values = torch.zeros_like(logits) if earlier is None else self.decay * _carried(earlier, is_candidate)
+        confidence, likeliest = logits.softmax(-1).max(-1, keepdim=True)
+        values = values.scatter_add(-1, likeliest, confidence.pow(self.exponent))
+        return logits + self.weight * values.log1p(), Credit(is_candidate, values)
+
+
+def _carried(earlier: Credit, is_candidate: Tensor) -> Tensor:
+    """Credit (K, V) of positions that were candidates before; none for those of a new block."""
+    index = earlier.is_candidate.flatten().cumsum(0).view_as(is_candidate) - 1
+    was_candidate = earlier.is_candidate[is_candidate]
+    return earlier.values[index[is_candidate].clamp(min=0)] * was_candidate[:, None]
