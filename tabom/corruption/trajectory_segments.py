@@ -5,12 +5,13 @@ from typing import Literal
 import torch
 
 from tabom.errors import TabomError, require
-from tabom.functional.masking import segment, segment_start
-from tabom.functional.unmasking import unmasking_order, unmasking_rank
+from tabom.functional.masking import segment, segment_start, segment_start_at
+from tabom.functional.unmasking import non_left_to_right, unmasking_order, unmasking_rank
 from tabom.types import NEVER, CorruptedBatch, TrajectoryBatch
 
 WindowUnit = Literal["tokens", "steps"]
 Ties = Literal["entropy", "positional", "unordered"]
+Starts = Literal["uniform", "non_left_to_right"]
 
 
 class TrajectorySegments:
@@ -25,6 +26,11 @@ class TrajectorySegments:
             late contexts are never trained; with ``window`` at the response length it gives the global window.
         ties: How tokens of one step are ordered. ``entropy``: by the entropy recorded when they were revealed, and not
             at all where none was (Definition 1). ``unordered``: not at all. ``positional``: left to right, as released.
+        starts: ``uniform``: over all valid starts. ``non_left_to_right``: over those at which a token is decoded next
+            that lies right of a position still masked after it; with ``window_unit: steps``, over the steps that decode
+            any such token. A row without one draws from all. The released Dream recipe for Ling-Coder draws its steps
+            so, from a list of positions in its data (``non_ltr_positions``) whose making is not public; here they
+            follow from the order.
 
     Raises:
         TabomError: If ``window`` is below 1.
@@ -37,20 +43,22 @@ class TrajectorySegments:
         window_unit: WindowUnit = "tokens",
         truncated_windows: bool = False,
         ties: Ties = "entropy",
+        starts: Starts = "uniform",
     ) -> None:
         require(window >= 1, f"window: expected at least 1, got {window}")
         self.window = window
         self.window_unit: WindowUnit = window_unit
         self.truncated_windows = truncated_windows
         self.ties: Ties = ties
+        self.starts: Starts = starts
 
     def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
-        """Draw one state per row, uniformly, and cut the segment that follows it.
+        """Draw one state per row and cut the segment that follows it.
 
         Raises:
             TabomError: If a row has no recorded order.
         """
-        num_revealed = (batch.unmask_step != NEVER).logical_and(batch.is_response).sum(1)
+        num_revealed = _is_revealed(batch).sum(1)
         if self.window_unit == "steps":
             num_units = batch.unmask_step.masked_fill(~batch.is_response, NEVER).amax(1) + 1
         else:
@@ -61,7 +69,13 @@ class TrajectorySegments:
                 f"query {batch.query_ids[row]}: expected an unmasking order, but no position has an unmask_step; "
                 "this objective needs self-distilled trajectories"
             )
-        start = segment_start(num_units, window=self.window, truncated=self.truncated_windows, generator=generator)
+        window, truncated = self.window, self.truncated_windows
+        if self.starts == "uniform":
+            start = segment_start(num_units, window=window, truncated=truncated, generator=generator)
+        else:
+            unit = self._unit(batch)
+            is_next = non_left_to_right(unit, is_revealed=_is_revealed(batch), where=batch.is_response)
+            start = segment_start_at(is_next, unit, num_units, window=window, truncated=truncated, generator=generator)
         return self.cut(batch, start, mask_token_id)
 
     def cut(self, batch: TrajectoryBatch, start: torch.Tensor, mask_token_id: int) -> CorruptedBatch:
@@ -69,19 +83,29 @@ class TrajectorySegments:
 
         Positions that decoding never revealed stay masked and are no targets.
         """
-        is_revealed = batch.is_response & (batch.unmask_step != NEVER)
-        no_entropy = torch.full_like(batch.unmask_entropy, torch.nan)
-        entropy = batch.unmask_entropy if self.ties == "entropy" else no_entropy
-        order = unmasking_order(batch.unmask_step, entropy, where=is_revealed)
-        unit = batch.unmask_step if self.window_unit == "steps" else order
-        is_masked, is_target = segment(unit, start, window=self.window, where=is_revealed)
+        is_revealed = _is_revealed(batch)
+        is_masked, is_target = segment(self._unit(batch), start, window=self.window, where=is_revealed)
         is_hidden = is_masked | (batch.is_response & ~is_revealed)
-        rank = order if self.ties == "positional" else unmasking_rank(batch.unmask_step, entropy, where=is_revealed)
+        number = unmasking_order if self.ties == "positional" else unmasking_rank
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
             noisy_ids=batch.clean_ids.masked_fill(is_hidden, mask_token_id),
             attention_mask=batch.attention_mask,
             is_target=is_target,
-            order=rank,
+            order=number(batch.unmask_step, self._tie_breaker(batch), where=is_revealed),
             query_ids=batch.query_ids,
         )
+
+    def _unit(self, batch: TrajectoryBatch) -> torch.Tensor:
+        """What ``window`` counts: the step of each position, or its place in the order."""
+        if self.window_unit == "steps":
+            return batch.unmask_step
+        return unmasking_order(batch.unmask_step, self._tie_breaker(batch), where=_is_revealed(batch))
+
+    def _tie_breaker(self, batch: TrajectoryBatch) -> torch.Tensor:
+        """Entropies that order the tokens of a step; NaN where nothing but their position may."""
+        return batch.unmask_entropy if self.ties == "entropy" else torch.full_like(batch.unmask_entropy, torch.nan)
+
+
+def _is_revealed(batch: TrajectoryBatch) -> torch.Tensor:
+    return batch.is_response & (batch.unmask_step != NEVER)

@@ -7,13 +7,17 @@ from tabom.types import CorruptedBatch, TrajectoryBatch
 
 
 class UniformMasking:
-    """Mask a uniformly random share of the response and ask for all of it (Eq. 1)."""
+    """Mask a uniformly random share of the response and ask for all of it (Eq. 1).
+
+    Positions that still hold the mask token, as decoding may have left them, are never asked for.
+    """
 
     def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
         """Corrupt one batch; the mask ratio is uniform on (0, 1], one draw per row."""
         num_rows = batch.clean_ids.shape[0]
         mask_ratio = 1 - torch.rand(num_rows, generator=generator, device=batch.clean_ids.device)
-        is_masked = uniform_mask(batch.is_response, mask_ratio, generator=generator)
+        is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
+        is_masked = uniform_mask(is_maskable, mask_ratio, generator=generator)
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
             noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),

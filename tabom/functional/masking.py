@@ -51,9 +51,49 @@ def segment_start(
         Chen et al. 2026, arXiv:2605.11854, section 4.2 (valid segments). The released code stops one step earlier, so
         that the last token is never learnt.
     """
-    num_starts = num_units - (1 if truncated else window) + 1
-    noise = torch.rand(num_units.shape, generator=generator, device=num_units.device, dtype=torch.float64)
-    return (noise * num_starts.clamp(min=1)).long()
+    return _draw_below(_num_starts(num_units, window=window, truncated=truncated), generator)
+
+
+def segment_start_at(
+    is_next: Bool[Tensor, "B L"],
+    order: Int[Tensor, "B L"],
+    num_units: Int[Tensor, " B"],
+    *,
+    window: int,
+    truncated: bool,
+    generator: torch.Generator,
+) -> Int[Tensor, " B"]:
+    """Draw where a segment starts, uniformly over the states in which a position of ``is_next`` is decoded next.
+
+    Args:
+        is_next: Positions of which one is to be decoded first in the segment. A row in which no valid start has that
+            draws from all of them, like :func:`segment_start`.
+        order: Decoding order of each position (or its step, if the window counts steps).
+        num_units: As in :func:`segment_start`.
+        window: As in :func:`segment_start`.
+        truncated: As in :func:`segment_start`.
+        generator: Source of randomness.
+
+    Returns:
+        Number of units that are already decoded.
+    """
+    num_starts = _num_starts(num_units, window=window, truncated=truncated)
+    width = int(num_starts.amax())
+    is_start = torch.arange(width, device=order.device) < num_starts[:, None]
+    column = order.masked_fill(~is_next, width).clamp(max=width).long()
+    is_wanted = is_start.new_zeros(len(order), width + 1).scatter_(1, column, True)[:, :width] & is_start
+    is_drawn_from = torch.where(is_wanted.any(1, keepdim=True), is_wanted, is_start)
+    number = _draw_below(is_drawn_from.sum(1), generator)
+    return (is_drawn_from.cumsum(1) > number[:, None]).long().argmax(1)
+
+
+def _num_starts(num_units: Tensor, *, window: int, truncated: bool) -> Tensor:
+    return (num_units - (1 if truncated else window) + 1).clamp(min=1)
+
+
+def _draw_below(count: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.rand(count.shape, generator=generator, device=count.device, dtype=torch.float64)
+    return (noise * count).long()
 
 
 def segment(

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tabom.types import NEVER
+
 
 def unmasking_order(
     unmask_step: Int[Tensor, "B L"],
@@ -64,6 +66,49 @@ def unmasking_rank(
     is_incomplete = torch.zeros_like(group).scatter_reduce(1, group, entropy.isnan().long(), "amax").bool()
     ranks = (is_later | (is_higher & ~is_incomplete.gather(1, group))).long().cumsum(1)
     return torch.empty_like(permutation).scatter_(1, permutation, ranks)
+
+
+def dense_steps(unmask_step: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Renumber steps 0, 1, 2 ... without gaps, in the same order; those of one step stay together.
+
+    Recorded steps may have gaps, and Dream's first one reveals nothing at full decoding, so that its recordings start
+    at 1.
+
+    Args:
+        unmask_step: Denoising step that revealed each position, or ``NEVER``.
+        where: Positions that take part.
+
+    Returns:
+        The step of each position; ``NEVER`` where it was, and outside ``where``.
+
+    Example:
+        >>> dense_steps(torch.tensor([[7, -1, 1, 7, 3]]), where=torch.tensor([[True, True, True, True, False]]))
+        tensor([[ 1, -1,  0,  1, -1]])
+    """
+    is_revealed = where & (unmask_step != NEVER)
+    no_entropy = torch.full(unmask_step.shape, torch.nan, device=unmask_step.device)
+    return unmasking_rank(unmask_step, no_entropy, where=is_revealed).masked_fill(~is_revealed, NEVER)
+
+
+def non_left_to_right(
+    order: Int[Tensor, "B L"], *, is_revealed: Bool[Tensor, "B L"], where: Bool[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """Positions that were revealed while one further left was left masked.
+
+    Args:
+        order: Decoding order of each position; or its step, and then those of the same step do not count as left
+            masked.
+        is_revealed: Positions that decoding revealed, a subset of ``where``; the others stay masked to the end.
+        where: Response positions.
+
+    Example:
+        >>> everywhere = torch.ones(1, 5).bool()
+        >>> non_left_to_right(torch.tensor([[0, 3, 1, 1, 4]]), is_revealed=everywhere, where=everywhere)
+        tensor([[False, False,  True,  True, False]])
+    """
+    first, last = torch.iinfo(order.dtype).min, torch.iinfo(order.dtype).max
+    masked_until = order.masked_fill(~is_revealed, last).masked_fill(~where, first)
+    return is_revealed & (order < masked_until.cummax(1).values)
 
 
 def _revealed_positions(unmask_step: Tensor, unmask_entropy: Tensor, where: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tabom.corruption import TrajectorySegments
-from tabom.corruption.trajectory_segments import Ties, WindowUnit
+from tabom.corruption.trajectory_segments import Starts, Ties, WindowUnit
 from tabom.errors import require
 from tabom.functional.ranking import order_agreement_counts, ordered_pairs, pairwise_ranking_loss
 from tabom.functional.reduction import masked_mean
@@ -27,6 +27,8 @@ class TabomObjective(Objective):
         window_unit: ``tokens`` (paper) or ``steps`` (released code).
         ties: Order within a step: by recorded ``entropy`` (paper), ``positional`` (released code) or ``unordered``.
         supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt and ranked.
+        starts: Where segments start: ``uniform`` over all states, or only where decoding was about to leave the order
+            from left to right (``non_left_to_right``; see :class:`tabom.corruption.TrajectorySegments`).
 
     Raises:
         TabomError: If a value is out of range.
@@ -45,8 +47,11 @@ class TabomObjective(Objective):
         window_unit: WindowUnit = "tokens",
         ties: Ties = "entropy",
         supervise_padding: bool = True,
+        starts: Starts = "uniform",
     ) -> None:
-        corruption = TrajectorySegments(window, window_unit=window_unit, truncated_windows=truncated_windows, ties=ties)
+        corruption = TrajectorySegments(
+            window, window_unit=window_unit, truncated_windows=truncated_windows, ties=ties, starts=starts
+        )
         super().__init__(corruption, supervise_padding=supervise_padding)
         require(margin >= 0, f"margin: expected at least 0 nats, got {margin}")
         require(rank_weight >= 0, f"rank_weight: expected at least 0, got {rank_weight}")

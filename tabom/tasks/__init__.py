@@ -3,6 +3,7 @@
 from tabom.tasks.base import ExampleSource, Split, Task
 from tabom.tasks.countdown import Countdown
 from tabom.tasks.python_source import PythonSource
+from tabom.tasks.question_file import QuestionFile
 from tabom.tasks.sudoku import Sudoku4x4
 
-__all__ = ["Countdown", "ExampleSource", "PythonSource", "Split", "Sudoku4x4", "Task"]
+__all__ = ["Countdown", "ExampleSource", "PythonSource", "QuestionFile", "Split", "Sudoku4x4", "Task"]

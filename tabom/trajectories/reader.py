@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tabom.errors import TabomError, require
 from tabom.trajectories.manifest import Manifest, ShardInfo, file_sha256
 from tabom.trajectories.schema import features
+from tabom.types import NEVER
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TrajectoryTable:
         is_verified: (rows,) bool.
         prompt_ids: One list of tokens per row.
         response_ids: (rows, N) int32.
-        unmask_step: (rows, N) int16, 0 first.
+        unmask_step: (rows, N) int16, 0 first; ``NEVER`` where decoding revealed nothing.
         unmask_entropy: (rows, N) float32, nats.
         references: The task's own answers.
     """
@@ -95,14 +96,15 @@ def _read_shard(path: Path, info: ShardInfo, response_length: int) -> pa.Table:
 
 
 def _check_order(path: Path, unmask_step: npt.NDArray[np.int16]) -> None:
-    """Every position is revealed once: steps start at 0 and none up to the last is empty."""
+    """Steps start at 0 and none up to the last is empty; positions that were never revealed have none."""
     ordered = np.sort(unmask_step, axis=1)
-    is_valid = (ordered[:, 0] == 0) & (np.diff(ordered, axis=1) <= 1).all(axis=1)
+    starts_well = (ordered[:, 0] == NEVER) | (ordered[:, 0] == 0)
+    is_valid = starts_well & (ordered[:, -1] >= 0) & (np.diff(ordered, axis=1) <= 1).all(axis=1)
     if not is_valid.all():
         row = int(np.flatnonzero(~is_valid)[0])
         raise TabomError(
             f"{path}: row {row}: column unmask_step: expected every step from 0 to the last to reveal a position, "
-            f"got {unmask_step[row].tolist()}"
+            f"and {NEVER} where none did, got {unmask_step[row].tolist()}"
         )
 
 

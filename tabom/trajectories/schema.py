@@ -8,8 +8,9 @@ SCHEMA_VERSION = 1
 def features(response_length: int) -> Features:
     """One row is one trajectory; lists of the response hold ``response_length`` entries each.
 
-    ``unmask_step`` counts from 0; ``unmask_entropy`` is in nats; ``response`` is the text up to the first
-    end-of-sequence token; ``reference`` is the task's own answer.
+    ``unmask_step`` counts from 0 and is -1 where decoding revealed nothing; ``unmask_entropy`` is in nats, NaN where
+    none was recorded; ``response`` is the text up to the first end-of-sequence token; ``reference`` is the task's own
+    answer.
     """
     return Features(
         {

@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tabom.errors import TabomError
 from tabom.trajectories.manifest import MANIFEST_NAME, ShardInfo, file_sha256
@@ -41,6 +42,6 @@ def write_shard(rows: list[TrajectoryRow], path: Path, response_length: int) -> 
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in dataclasses.fields(TrajectoryRow)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".parquet.partial")
-    Dataset.from_dict(columns, features=features(response_length)).to_parquet(partial)
+    pq.write_table(pa.table(columns, schema=features(response_length).arrow_schema), partial)
     partial.replace(path)
     return ShardInfo(path.name, len(rows), sum(row.is_verified for row in rows), file_sha256(path))

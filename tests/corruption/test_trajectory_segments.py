@@ -17,6 +17,7 @@ MASK = 99
 NAN = float("nan")
 PROMPT = 2
 UNITS = ("tokens", "steps")
+RECORDED_STARTS = [16, 12, 7, 15, 10, 13, 3, 5]  # from 0 ... 16, seed 0
 TIES = ("entropy", "positional", "unordered")
 quick = settings(deadline=None, max_examples=60)
 
@@ -195,6 +196,49 @@ def test_states_are_drawn_uniformly_and_every_position_is_asked_for(options, exp
     shares, was_asked = states([1, 0, 2, 0, 1, 2], **options)
     torch.testing.assert_close(shares, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0.04)
     assert was_asked.all()
+
+
+@quick
+@given(recordings(), st.integers(1, 5), st.sampled_from(UNITS), st.sampled_from(TIES), st.booleans())
+def test_starts_where_decoding_leaves_the_order_from_left_to_right(recording, window, unit, ties, truncated):
+    """Against a replay of every state: what is decoded next, and what stays masked after it."""
+    options = {"window_unit": unit, "truncated_windows": truncated, "ties": ties}
+    num_rows, num_draws = len(recording[0]), 200
+    segments = TrajectorySegments(window, starts="non_left_to_right", **options)
+    drawn = segments(batch_of([rows * num_draws for rows in recording]), MASK, seeded())
+    states = [cut(batch_of(recording), [start] * num_rows, 1, **options) for start in range(9)]
+    for row, steps in enumerate(recording[0]):
+        length = sum(step != NEVER for step in steps) if unit == "tokens" else max(steps) + 1
+        valid = range(max(1, length - (1 if truncated else window) + 1))
+        wanted = []
+        for start in valid:
+            left = set(range(len(steps))) - set(shown(states[start + 1], row))
+            if any(position > min(left, default=position) for position in asked(states[start], row)):
+                wanted.append(start)
+        expected = {tuple(shown(states[start], row)) for start in wanted or valid}
+        assert {tuple(shown(drawn, i)) for i in range(row, num_rows * num_draws, num_rows)} == expected
+
+
+def test_starts_by_hand():
+    """Two tokens of a step stand in order from left to right; only the third step skips a position."""
+    batch = trajectory_batch([[0, 0, 3, 2, 1]] * 400)
+    segments = TrajectorySegments(1, window_unit="steps", starts="non_left_to_right")
+    num_shown = (response(segments(batch, MASK, seeded()).noisy_ids) != MASK).sum(1)
+    assert set(num_shown.tolist()) == {2, 3}
+    torch.testing.assert_close((num_shown == 2).double().mean().item(), 0.5, rtol=0, atol=0.08)
+
+
+def test_a_position_that_is_never_revealed_leaves_everything_right_of_it_out_of_order():
+    batch = trajectory_batch([[0, NEVER, 1, 2]] * 200)
+    corrupted = TrajectorySegments(1, starts="non_left_to_right")(batch, MASK, seeded())
+    assert {tuple(asked(corrupted, row)) for row in range(200)} == {(2,), (3,)}
+
+
+def test_uniform_starts_are_the_default_and_their_draws_are_recorded():
+    batch = trajectory_batch([list(range(20))] * 8)
+    expected = TrajectorySegments(4, starts="uniform")(batch, MASK, seeded()).is_target
+    assert torch.equal(TrajectorySegments(4)(batch, MASK, seeded()).is_target, expected)
+    assert expected.long().argmax(1).sub(PROMPT).tolist() == RECORDED_STARTS
 
 
 def test_never_revealed_positions_do_not_lengthen_the_trajectory():

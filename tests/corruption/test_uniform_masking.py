@@ -80,3 +80,11 @@ def test_the_batch_is_not_changed(name):
     before = getattr(batch, name).clone()
     UniformMasking()(batch, MASK, seeded())
     assert torch.equal(getattr(batch, name), before)
+
+
+def test_a_position_that_decoding_left_masked_is_not_asked_for():
+    batch = trajectory_batch([[0, 1, -1, 2]] * 40, clean_ids=[[11, 12, MASK, 13]] * 40)
+    corrupted = UniformMasking()(batch, MASK, torch.Generator().manual_seed(0))
+    assert not corrupted.is_target[:, 4].any()
+    assert (corrupted.noisy_ids[:, 4] == MASK).all()
+    assert corrupted.is_target[:, [2, 3, 5]].any(0).all()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.functional.masking import segment, segment_start, uniform_mask
+from tabom.functional.masking import segment, segment_start, segment_start_at, uniform_mask
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -112,6 +112,52 @@ def test_every_position_becomes_a_target(truncated):
     assert is_target.any(0).all()
 
 
+@st.composite
+def starting_points(draw):
+    """Units of a trajectory with gaps and repeats, and positions that may be decoded next."""
+    order = draw(st.lists(st.integers(-1, 6), min_size=1, max_size=7))
+    order[0] = max(order[0], 0)
+    is_next = [draw(st.booleans()) and unit >= 0 for unit in order]
+    return order, is_next, draw(st.integers(1, 5)), draw(st.booleans())
+
+
+@quick
+@given(st.lists(starting_points(), min_size=1, max_size=3))
+def test_starts_at_chosen_positions_are_uniform_over_the_distinct_ones(points):
+    """Rows of several lengths in one batch; window and truncation are those of the first."""
+    _, _, window, truncated = points[0]
+    width, num_draws = max(len(order) for order, *_ in points), 600
+    order = torch.tensor([units + [-1] * (width - len(units)) for units, *_ in points])
+    is_next = torch.tensor([flags + [False] * (width - len(flags)) for _, flags, *_ in points])
+    num_units = order.amax(1) + 1
+    drawn = segment_start_at(
+        is_next.repeat(num_draws, 1),
+        order.repeat(num_draws, 1),
+        num_units.repeat(num_draws),
+        window=window,
+        truncated=truncated,
+        generator=seeded(),
+    ).view(num_draws, -1)
+    for row, (units, flags, *_) in enumerate(points):
+        num_starts = max(1, int(num_units[row]) - (1 if truncated else window) + 1)
+        wanted = {unit for unit, flag in zip(units, flags, strict=True) if flag and unit < num_starts}
+        expected = wanted or set(range(num_starts))
+        shares = drawn[:, row].bincount(minlength=max(expected) + 1).double() / num_draws
+        assert set(drawn[:, row].tolist()) == expected
+        assert shares[list(expected)].tolist() == pytest.approx([1 / len(expected)] * len(expected), abs=0.11)
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_without_a_chosen_position_the_draws_are_those_of_a_uniform_start(truncated):
+    order = torch.tensor([[4, 0, 5, 2, 1, 3]]).expand(300, 6)
+    options = {"window": 2, "truncated": truncated}
+    nothing, num_units = torch.zeros(300, 6, dtype=torch.bool), torch.full((300,), 6)
+    assert torch.equal(
+        segment_start_at(nothing, order, num_units, **options, generator=seeded()),
+        segment_start(num_units, **options, generator=seeded()),
+    )
+
+
 def test_segment_by_hand():
     order = torch.tensor([[9, 3, 0, 2, 1, 4], [9, 0, 1, 2, 3, 4]])
     where = torch.tensor([[False, True, True, True, True, True]]).expand(2, 6)
@@ -157,4 +203,5 @@ def test_arguments_are_not_changed():
     segment(order, start, window=1, where=where)
     uniform_mask(where, ratio, generator=seeded())
     segment_start(num_units, window=1, truncated=False, generator=seeded())
+    segment_start_at(where, order, num_units, window=1, truncated=False, generator=seeded())
     torch.testing.assert_close([order, start, where, ratio, num_units], before, rtol=0, atol=0)

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.functional.unmasking import unmasking_order, unmasking_rank
+from tabom.functional.unmasking import dense_steps, non_left_to_right, unmasking_order, unmasking_rank
+from tabom.types import NEVER
 
 NAN = float("nan")
 quick = settings(deadline=None, max_examples=60)
@@ -107,10 +108,48 @@ def test_positions_left_out_come_last():
     assert unmasking_order(step, torch.zeros(1, 3), where=where).tolist() == [[2, 1, 0]]
 
 
+@quick
+@given(trajectories(st.just(NAN)))
+def test_dense_steps_number_the_distinct_steps(trajectory):
+    step, _, where = trajectory
+    dense = dense_steps(torch.where(step == NEVER, NEVER, 10 * step + 3), where=where)
+    for row in range(len(step)):
+        kept = [where[row, position] and step[row, position] != NEVER for position in range(step.shape[1])]
+        distinct = sorted({int(value) for value, is_kept in zip(step[row], kept, strict=True) if is_kept})
+        expected = [
+            distinct.index(int(value)) if is_kept else NEVER for value, is_kept in zip(step[row], kept, strict=True)
+        ]
+        assert dense[row].tolist() == expected
+
+
+def test_dense_steps_of_dream_start_at_0():
+    """At as many steps as tokens Dream's first step reveals nothing, and its last one two tokens."""
+    step = torch.tensor([[2, 1, 3, 3], [NEVER, 5, NEVER, 0]])
+    dense = dense_steps(step, where=everywhere(step))
+    assert dense.tolist() == [[1, 0, 2, 2], [NEVER, 1, NEVER, 0]]
+    assert torch.equal(dense_steps(dense, where=everywhere(step)), dense)
+
+
+@quick
+@given(trajectories(st.just(NAN)), st.data())
+def test_non_left_to_right_is_a_masked_position_further_left(trajectory, data):
+    order, _, where = trajectory
+    flags = st.lists(st.booleans(), min_size=order.shape[1], max_size=order.shape[1])
+    is_revealed = where & torch.tensor([data.draw(flags) for _ in order])
+    found = non_left_to_right(order, is_revealed=is_revealed, where=where)
+    for row in range(len(order)):
+        for r in range(order.shape[1]):
+            left = [q for q in range(r) if where[row, q]]
+            masked = [q for q in left if not is_revealed[row, q] or order[row, q] > order[row, r]]
+            assert found[row, r] == (bool(is_revealed[row, r]) and len(masked) > 0)
+
+
 def test_arguments_are_not_changed():
     step, entropy = torch.tensor([[1, 0, 0]]), torch.tensor([[NAN, 0.7, 0.2]])
     where = torch.tensor([[True, False, True]])
     before = step.clone(), entropy.clone(), where.clone()
     unmasking_order(step, entropy, where=where)
     unmasking_rank(step, entropy, where=where)
+    dense_steps(step, where=where)
+    non_left_to_right(step, is_revealed=where, where=where)
     torch.testing.assert_close((step, entropy, where), before, rtol=0, atol=0, equal_nan=True)

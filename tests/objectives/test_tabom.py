@@ -199,6 +199,8 @@ def test_the_settings_reach_the_segments():
     assert num_targets(window=3) == {3}
     assert num_targets(window=3, truncated_windows=True) == {1, 2, 3}
     assert num_targets(window=1, window_unit="steps") == {2}
+    jumps = drawn(window=1, starts="non_left_to_right").is_target
+    assert jumps.any(0).tolist() == [False, False, False, True, False, False]
     orders = {ties: drawn(window=3, ties=ties).order[0, 2:].tolist() for ties in ("entropy", "positional", "unordered")}
     assert orders == {"entropy": [1, 0, 2, 3], "positional": [0, 1, 2, 3], "unordered": [0, 0, 1, 1]}
 
@@ -213,6 +215,7 @@ def test_the_defaults_are_the_paper_s():
         "window_unit": "tokens",
         "ties": "entropy",
         "supervise_padding": True,
+        "starts": "uniform",
     }
 
 

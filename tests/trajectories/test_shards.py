@@ -137,8 +137,8 @@ def test_row_count(make_trajectories, tokenizer):
 
 @pytest.mark.parametrize(
     "steps",
-    [[-1, *range(18)], [1, *range(1, 19)], [*range(18), 19], [5] * 19],
-    ids=["never revealed", "no first step", "a gap", "one late step"],
+    [[-1] * 19, [1, *range(1, 19)], [-1, *range(1, 19)], [*range(18), 19], [5] * 19, [-2, *range(18)]],
+    ids=["nothing", "no first step", "no first step and a hole", "a gap", "one late step", "no step"],
 )
 def test_steps_that_are_no_order(make_trajectories, tokenizer, steps):
     order = [list(range(19))] * 24
@@ -146,8 +146,14 @@ def test_steps_that_are_no_order(make_trajectories, tokenizer, steps):
     path = make_trajectories(unmask_step=order)
     assert failure(path, tokenizer) == (
         f"{path}/shard-10.parquet: row 3: column unmask_step: "
-        f"expected every step from 0 to the last to reveal a position, got {steps}"
+        f"expected every step from 0 to the last to reveal a position, and -1 where none did, got {steps}"
     )
+
+
+@pytest.mark.parametrize("steps", [[-1, *range(18)], [-1] * 18 + [0], [0, 0, *[-1] * 17]], ids=str)
+def test_positions_that_were_never_revealed(make_trajectories, tokenizer, steps):
+    path = make_trajectories(unmask_step=[steps] * 24)
+    assert read(path, tokenizer).unmask_step.tolist() == [steps] * 24
 
 
 def test_several_positions_a_step_are_an_order(make_trajectories, tokenizer):

@@ -1,0 +1,207 @@
+"""The trajectories that the authors of TABOM released: JSON Lines, one decoded response a line."""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from tabom.errors import TabomError
+from tabom.types import NEVER
+
+_REFERENCE_KEYS = {
+    "prompt": ("response", "output"),
+    "instruction": ("output", "response"),
+    "messages": (),
+    "question": ("answer", "output", "response"),
+}
+"""Where a prompt may stand, in order of precedence, and the reference answer beside it."""
+
+_VERDICT_KEYS = ("is_correct", "correct", "verified")
+_ID_KEYS = ("id", "query_id")
+_MAX_STEP = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ReleasedRow:
+    """One trajectory that can be used.
+
+    Attributes:
+        line: In the file, from 1.
+        query_id: The row's own, or a hash of the prompt and the line; unique in the file.
+        is_verified: The row's own verdict; True where it has none, as only verified trajectories were released.
+        prompt: Text of the prompt.
+        prompt_ids: Its tokens.
+        reference: Reference answer, or "".
+        response_ids: N tokens, filled up to the response budget.
+        decoding_order: Step that revealed each of them, with gaps; ``NEVER`` where none did.
+        non_ltr_positions: Response positions that the row lists as decoded out of order; None if it lists none.
+    """
+
+    line: int
+    query_id: str
+    is_verified: bool
+    prompt: str
+    prompt_ids: list[int]
+    reference: str
+    response_ids: list[int]
+    decoding_order: list[int]
+    non_ltr_positions: list[int] | None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One line that cannot be used.
+
+    Attributes:
+        line: In the file, from 1.
+        reason: The same words for all lines with this fault.
+        detail: What was found in this one.
+    """
+
+    line: int
+    reason: str
+    detail: str
+
+
+class _UnusableError(Exception):
+    """Reason and detail of a rejection."""
+
+
+def read_released(
+    lines: Iterable[bytes],
+    *,
+    vocabulary_size: int,
+    methods: Sequence[str],
+    encode_prompt: Callable[[str, str], list[int]],
+) -> Iterator[ReleasedRow | Rejection]:
+    """Judge line after line; blank ones are passed over. No line stops the reading.
+
+    Args:
+        lines: Of the file.
+        vocabulary_size: Token ids must lie below.
+        methods: Values of ``method`` that are wanted; empty if all are.
+        encode_prompt: Turns prompt and query id into tokens; a ``TabomError`` from it rejects the line.
+
+    Yields:
+        What each line holds. Usable rows are distinct, and as long as the first of them.
+    """
+    response_length: int | None = None
+    query_ids: set[str] = set()
+    digests: set[bytes] = set()
+    for line, text in enumerate(lines, 1):
+        if text.isspace():
+            continue
+        try:
+            content = _parse(text, methods)
+            prompt, reference = _prompt_and_reference(content)
+            response_ids, order = _response(content, vocabulary_size, response_length)
+            digest = hashlib.sha256(json.dumps([prompt, response_ids, order]).encode()).digest()
+            _check(digest not in digests, "duplicate", "prompt, response and order of an earlier line")
+            query_id = _query_id(content, prompt, line, query_ids)
+            prompt_ids = encode_prompt(prompt, query_id)
+        except _UnusableError as error:
+            yield Rejection(line, *error.args)
+        except TabomError as error:
+            yield Rejection(line, "prompt cannot be encoded", str(error))
+        else:
+            response_length = len(response_ids)
+            query_ids.add(query_id)
+            digests.add(digest)
+            verdicts = [content[key] for key in _VERDICT_KEYS if isinstance(content.get(key), bool)]
+            positions = content.get("non_ltr_positions")
+            yield ReleasedRow(
+                line=line,
+                query_id=query_id,
+                is_verified=verdicts[0] if verdicts else True,
+                prompt=prompt,
+                prompt_ids=prompt_ids,
+                reference=reference,
+                response_ids=response_ids,
+                decoding_order=order,
+                non_ltr_positions=positions if _are_integers(positions) else None,
+            )
+
+
+def _check(condition: bool, reason: str, detail: str) -> None:
+    if not condition:
+        raise _UnusableError(reason, detail)
+
+
+def _parse(text: bytes, methods: Sequence[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _UnusableError("no JSON object", str(error)) from error
+    _check(isinstance(content, dict), "no JSON object", f"got {type(content).__name__}")
+    method = content.get("method")
+    _check(not methods or method in methods, "method not asked for", f"got {method!r}")
+    return content
+
+
+def _prompt_and_reference(content: Mapping[str, Any]) -> tuple[str, str]:
+    for key, reference_keys in _REFERENCE_KEYS.items():
+        if key == "messages":
+            prompt, reference = (_first_message(content.get(key), role) for role in ("user", "assistant"))
+        else:
+            prompt = content.get(key)
+            reference = next((content[name] for name in reference_keys if _is_text(content.get(name))), "")
+        if _is_text(prompt):
+            return prompt, reference
+    raise _UnusableError("no prompt", f"expected text in one of {', '.join(_REFERENCE_KEYS)}")
+
+
+def _first_message(messages: object, role: str) -> str:
+    for message in messages if isinstance(messages, list) else []:
+        if isinstance(message, dict) and message.get("role") == role and _is_text(message.get("content")):
+            return message["content"]
+    return ""
+
+
+def _response(
+    content: Mapping[str, Any], vocabulary_size: int, response_length: int | None
+) -> tuple[list[int], list[int]]:
+    ids, order = _integers(content, "response_token_ids"), _integers(content, "decoding_order")
+    _check(
+        len(ids) == len(order),
+        "response_token_ids and decoding_order differ in length",
+        f"got {len(ids)} and {len(order)}",
+    )
+    _check(
+        response_length in (None, len(ids)),
+        "response of another length than the first",
+        f"expected {response_length} tokens, got {len(ids)}",
+    )
+    foreign = [i for i in ids if not 0 <= i < vocabulary_size]
+    _check(
+        not foreign, "token outside the tokenizer", f"expected ids from 0 to {vocabulary_size - 1}, got {foreign[:1]}"
+    )
+    wrong = [step for step in order if not NEVER <= step <= _MAX_STEP]
+    _check(not wrong, "decoding_order holds no step", f"expected {NEVER} or a step from 0, got {wrong[:1]}")
+    _check(any(step != NEVER for step in order), "no position decoded", f"every step is {NEVER}")
+    return ids, order
+
+
+def _query_id(content: Mapping[str, Any], prompt: str, line: int, taken: Collection[str]) -> str:
+    own = [str(content[key]) for key in _ID_KEYS if type(content.get(key)) is int or _is_text(content.get(key))]
+    query_id = own[0] if own else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}/{line}"
+    while query_id in taken:
+        query_id += f"/{line}"
+    return query_id
+
+
+def _integers(content: Mapping[str, Any], key: str) -> list[int]:
+    values = content.get(key)
+    if not _are_integers(values):
+        found = "nothing" if values is None else type(values).__name__
+        raise _UnusableError(f"{key} is no list of integers", f"got {found}")
+    return values
+
+
+def _are_integers(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """JSON can hold half a surrogate pair, which no file or tokenizer takes."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -1,0 +1,207 @@
+"""What becomes of each line of a released file."""
+
+import json
+
+import pytest
+
+from tabom.errors import TabomError
+from tabom.trajectories.released import Rejection, ReleasedRow, read_released
+
+GOOD = {"prompt": "ask", "response_token_ids": [5, 6, 7], "decoding_order": [1, 4, -1]}
+
+
+def encode(prompt, query_id):
+    if "unknown" in prompt:
+        raise TabomError(f"{query_id}: expected text that the tokenizer knows")
+    return [ord(character) for character in prompt]
+
+
+def read(*rows, methods=()):
+    """Rows are objects, or lines as they stand."""
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows]
+    return list(read_released(lines, vocabulary_size=10, methods=methods, encode_prompt=encode))
+
+
+def one(**changes):
+    (row,) = read({**GOOD, **changes})
+    return row
+
+
+def test_a_row_as_it_was_released():
+    assert one(id="q7", response="told", is_correct=False, non_ltr_positions=[2, 1], method="entropy") == ReleasedRow(
+        line=1,
+        query_id="q7",
+        is_verified=False,
+        prompt="ask",
+        prompt_ids=[97, 115, 107],
+        reference="told",
+        response_ids=[5, 6, 7],
+        decoding_order=[1, 4, -1],
+        non_ltr_positions=[2, 1],
+    )
+
+
+TEXTS = {
+    "prompt": "p",
+    "instruction": "i",
+    "messages": [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u1"},
+        {"role": "assistant", "content": "a1"},
+        {"role": "user", "content": "u2"},
+        {"role": "assistant", "content": "a2"},
+    ],
+    "question": "q",
+    "response": "response",
+    "output": "output",
+    "gen_text": "gen_text",
+    "answer": "answer",
+}
+
+
+@pytest.mark.parametrize(
+    ("without", "prompt", "reference"),
+    [
+        ("", "p", "response"),
+        ("response", "p", "output"),
+        ("response output", "p", ""),
+        ("prompt", "i", "output"),
+        ("prompt output", "i", "response"),
+        ("prompt instruction", "u1", "a1"),
+        ("prompt instruction messages", "q", "answer"),
+        ("prompt instruction messages answer", "q", "output"),
+        ("prompt instruction messages answer output", "q", "response"),
+        ("prompt instruction messages answer output response", "q", ""),
+    ],
+)
+@pytest.mark.parametrize("empty", ["absent", None, "", " \n", 3, "\ud800"])
+def test_where_prompt_and_reference_stand(without, prompt, reference, empty):
+    texts = {key: value for key, value in TEXTS.items() if key not in without.split()}
+    if empty != "absent":
+        texts |= dict.fromkeys(without.split(), empty)
+    (row,) = read({**texts, "response_token_ids": [1], "decoding_order": [0]})
+    assert (row.prompt, row.reference) == (prompt, reference)
+
+
+@pytest.mark.parametrize(
+    "messages", [[{"role": "user", "content": "u"}], ["x", {"role": "user"}, TEXTS["messages"][1]]]
+)
+def test_messages_without_an_answer(messages):
+    row = one(prompt=None, messages=messages)
+    assert row.prompt in ("u", "u1")
+    assert row.reference == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "is_verified"),
+    [
+        ({}, True),
+        ({"is_correct": True, "correct": False}, True),
+        ({"correct": False, "verified": True}, False),
+        ({"verified": False}, False),
+        ({"is_correct": "no", "verified": False}, False),
+        ({"is_correct": None}, True),
+    ],
+)
+def test_verdicts(verdicts, is_verified):
+    assert one(**verdicts).is_verified is is_verified
+
+
+@pytest.mark.parametrize("positions", [None, "1", [1.0], [True], {"1": 2}])
+def test_positions_that_are_none(positions):
+    assert one(non_ltr_positions=positions).non_ltr_positions is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "detail"),
+    [
+        ({"prompt": ""}, "no prompt", "expected text in one of prompt, instruction, messages, question"),
+        ({"prompt": None, "messages": {"role": "user"}}, "no prompt", None),
+        ({"response_token_ids": None}, "response_token_ids is no list of integers", "got nothing"),
+        ({"response_token_ids": "5 6 7"}, "response_token_ids is no list of integers", "got str"),
+        ({"response_token_ids": [5, 6, 7.0]}, "response_token_ids is no list of integers", "got list"),
+        ({"decoding_order": [0, 1, True]}, "decoding_order is no list of integers", "got list"),
+        ({"decoding_order": [0, 1, None]}, "decoding_order is no list of integers", "got list"),
+        ({"decoding_order": [0, 1]}, "response_token_ids and decoding_order differ in length", "got 3 and 2"),
+        ({"response_token_ids": [5, 6, 10]}, "token outside the tokenizer", "expected ids from 0 to 9, got [10]"),
+        ({"response_token_ids": [5, -1, 9]}, "token outside the tokenizer", "expected ids from 0 to 9, got [-1]"),
+        ({"decoding_order": [0, -2, 1]}, "decoding_order holds no step", "expected -1 or a step from 0, got [-2]"),
+        ({"decoding_order": [0, 2**31, 1]}, "decoding_order holds no step", None),
+        ({"decoding_order": [-1, -1, -1]}, "no position decoded", "every step is -1"),
+        ({"response_token_ids": [], "decoding_order": []}, "no position decoded", "every step is -1"),
+        (
+            {"prompt": "unknown", "id": 4},
+            "prompt cannot be encoded",
+            "4: expected text that the tokenizer knows",
+        ),
+    ],
+    ids=str,
+)
+def test_a_row_that_is_left_out(changes, reason, detail):
+    rejection = one(**changes)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.line, rejection.reason) == (1, reason)
+    assert detail in (None, rejection.detail)
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[1]\n", b"null\n", b'"\xff"\n', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"], ids=range(6)
+)
+def test_a_line_that_is_no_object_stops_nothing(line):
+    rejection, row = read(line, GOOD)
+    assert (rejection.line, rejection.reason) == (1, "no JSON object")
+    assert (row.line, row.prompt) == (2, "ask")
+
+
+def test_blank_lines_are_no_rows():
+    rows = read(b"\n", GOOD, b"  \r\n", {**GOOD, "prompt": "other"}, b"\n")
+    assert [row.line for row in rows] == [2, 4]
+
+
+def test_methods():
+    rows = [{**GOOD, "prompt": name, "method": name} for name in ("entropy", "default", "credit")]
+    rows.append({**GOOD, "prompt": "none"})
+    assert [row.prompt for row in read(*rows)] == ["entropy", "default", "credit", "none"]
+    found = read(*rows, methods=("credit", "entropy"))
+    assert [type(row) for row in found] == [ReleasedRow, Rejection, ReleasedRow, Rejection]
+    assert found[1] == Rejection(2, "method not asked for", "got 'default'")
+    assert found[3] == Rejection(4, "method not asked for", "got None")
+
+
+def test_the_first_usable_row_sets_the_length():
+    shorter = {**GOOD, "response_token_ids": [5], "decoding_order": [0]}
+    found = read({**shorter, "prompt": "unknown"}, GOOD, shorter, {**GOOD, "prompt": "other"})
+    assert found[0].reason == "prompt cannot be encoded"
+    assert found[2] == Rejection(3, "response of another length than the first", "expected 3 tokens, got 1")
+    assert isinstance(found[3], ReleasedRow)
+
+
+def test_duplicates():
+    others = [
+        {**GOOD, "prompt": "other"},
+        {**GOOD, "response_token_ids": [5, 6, 8]},
+        {**GOOD, "decoding_order": [1, 4, 5]},
+    ]
+    found = read(GOOD, *others, {**GOOD, "response": "another reference", "method": "credit"})
+    assert [type(row) for row in found] == [*[ReleasedRow] * 4, Rejection]
+    assert found[4] == Rejection(5, "duplicate", "prompt, response and order of an earlier line")
+
+
+def test_query_ids_are_stable_and_unique():
+    def row(token, **changes):
+        return {**GOOD, "response_token_ids": [token, 0, 0], **changes}
+
+    found = read(
+        row(0, id="a"),
+        row(1, query_id=3),
+        row(2, id="", query_id="b"),
+        row(3),
+        row(4),
+        row(5, id="a/7"),
+        row(6, id="a"),
+        row(7, id=True),
+    )
+    hashed = "2f2fc7f2e9ce13b0"  # SHA-256 of "ask"
+    assert [row.query_id for row in found] == [
+        "a", "3", "b", f"{hashed}/4", f"{hashed}/5", "a/7", "a/7/7", f"{hashed}/8"
+    ]  # fmt: skip
