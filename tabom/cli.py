@@ -10,6 +10,8 @@ _VERBS = {
     "validate": ("tabom.lightning_cli", "measure on the validation split"),
     "test": ("tabom.lightning_cli", "measure on the test split"),
     "predict": ("tabom.lightning_cli", "decode queries and write trajectory shards"),
+    "export": ("tabom.lightning_cli", "write a trained model or adapter for other tools"),
+    "trajectories": ("tabom.commands.trajectories", "import released trajectories into shards"),
     "demo": ("tabom.demo", "run everything from a tiny base model to a table and a figure"),
 }
 
@@ -54,7 +56,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in _VERBS.items())
+    verbs = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in _VERBS.items())
     return (
         "usage: tabom VERB --config FILE [--key value ...]\n\n"
         "Post-train diffusion language models on the decoding trajectories they produce themselves.\n\n"

@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with short errors and a recorded configuration."""
+"""The verbs that need a model: LightningCLI with short errors and a recorded configuration."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import wandb
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -22,6 +22,7 @@ import tabom.tasks
 from tabom.callbacks import ConfigRecorder
 from tabom.config_errors import explain, misplaced_nulls
 from tabom.errors import TabomError
+from tabom.modules import TabomTrainer
 
 
 class Parser(LightningArgumentParser):
@@ -40,10 +41,15 @@ class Parser(LightningArgumentParser):
 class TabomCLI(LightningCLI):
     """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and ``export``, with the arguments that are no options."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
     def before_instantiate_classes(self) -> None:
         """Check the parsed configuration."""
         config = self.config.get(str(self.subcommand), self.config)
-        for message in misplaced_nulls(config.as_dict(), Trainer):
+        for message in misplaced_nulls(config.as_dict(), TabomTrainer):
             raise TabomError(message)
 
     def instantiate_classes(self) -> None:
@@ -59,7 +65,7 @@ class TabomCLI(LightningCLI):
         """Keep what the user configured: upstream lets a checkpoint's hyperparameters override the command line."""
 
 
-def run(words: Sequence[str], trainer_class: type[Trainer] = Trainer) -> TabomCLI:
+def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) -> TabomCLI:
     """Parse, instantiate and run one verb.
 
     Args:

@@ -11,7 +11,7 @@ import tabom
 
 SIBLINGS = {"backbones", "corruption", "metrics", "objectives", "samplers", "tasks", "trajectories"}
 ALLOWED = {("objectives", "corruption")}
-GLUE = {"callbacks", "data", "modules", "reporting"}
+GLUE = {"callbacks", "commands", "data", "modules", "reporting"}
 HOMES = {
     "lightning": {"lightning_cli", "demo", "modules", "data", "callbacks"},
     "transformers": {"backbones", "data"},
@@ -22,7 +22,8 @@ HOMES = {
     "datasets": {"trajectories"},
     "pyarrow": {"trajectories"},
     "torchmetrics": {"metrics", "modules"},
-    "rich": {"reporting", "demo"},
+    "math_verify": {"tasks"},
+    "rich": {"commands", "demo", "reporting"},
 }
 
 

@@ -32,7 +32,7 @@ def changed(repository, tmp_path):
 def test_help_lists_every_verb(capsys):
     main(["--help"])
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "demo"))
+    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "trajectories", "demo"))
     main([])
     assert capsys.readouterr().out == text
 
@@ -55,7 +55,8 @@ def test_version_is_that_of_the_package(capsys, repository):
 
 def test_unknown_verb(capsys):
     assert fails(capsys, "fti") == (
-        "fti: expected one of fit, validate, test, predict, demo, --help or --version; did you mean fit?"
+        "fti: expected one of fit, validate, test, predict, export, trajectories, demo, --help or --version; "
+        "did you mean fit?"
     )
 
 

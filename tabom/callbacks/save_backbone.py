@@ -1,14 +1,18 @@
 """Hands a trained model on to the next stage."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from tabom.errors import require
+from tabom.backbones.checkpoint import check_no_model
 
 
 class SaveBackbone(Callback):
     """Writes the backbone and its tokenizer when training ends, readable by ``PretrainedBackbone``.
+
+    Of a backbone with an adapter the adapter alone is written, by the names of the original checkpoint, so that plain
+    peft reads it as well; ``tabom export`` adds it to the weights.
 
     Args:
         output_dir: Directory; must not hold a model yet, which is checked before training starts.
@@ -20,15 +24,13 @@ class SaveBackbone(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise ``TabomError`` before training rather than overwrite a model after it."""
         del trainer, pl_module
-        existing = self.output_dir / "model.safetensors"
-        require(
-            stage != "fit" or not existing.exists(),
-            f"{existing}: expected no model yet; give another output_dir or move it away",
-        )
+        if stage == "fit":
+            check_no_model(self.output_dir)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write configuration, weights and tokenizer."""
         if trainer.is_global_zero:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            pl_module.backbone.save_pretrained(self.output_dir)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            backbone: Any = pl_module.backbone
+            save = backbone.save_adapter if backbone.has_adapter else backbone.save_pretrained
+            save(self.output_dir)
             trainer.datamodule.tokenizer.save_pretrained(self.output_dir)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,5 +1,6 @@
 """A progress bar for trainings that are measured in steps."""
 
+import math
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -7,7 +8,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Counts optimizer steps towards ``max_steps``, so that rate and time left are those of the whole training.
+    """Counts optimizer steps of the whole training, so that rate and time left are those of the whole training.
 
     The stock bars start over at every epoch.
     """
@@ -16,7 +17,8 @@ class StepProgressBar(TQDMProgressBar):
         """Open the bar where training starts, which is in the middle when it resumes."""
         super().on_train_start(trainer, pl_module)
         bar = self.train_progress_bar
-        bar.total = trainer.max_steps if trainer.max_steps > 0 else None
+        num_steps = trainer.estimated_stepping_batches
+        bar.total = num_steps if math.isfinite(num_steps) else None
         bar.initial = bar.n = trainer.global_step
         bar.set_description("Training")
 

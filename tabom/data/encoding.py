@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +50,47 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], query_
         raise
 
 
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], query_ids: Sequence[str], *, chat: bool
+) -> list[list[int]]:
+    """Token ids of each prompt.
+
+    Args:
+        tokenizer: Gives ids and the chat template.
+        prompts: Texts.
+        query_ids: Named in error messages.
+        chat: Whether each prompt is a user's turn, followed by the template's generation prompt.
+
+    Raises:
+        TabomError: If a prompt has no token, or holds the mask token, which decoding would fill in.
+    """
+    texts = [_render(tokenizer, _turns(prompt), opened=True) for prompt in prompts] if chat else prompts
+    encoded = encode_text(tokenizer, texts, query_ids)
+    mask = SpecialIds.of(tokenizer).mask
+    for query_id, ids in zip(query_ids, encoded, strict=True):
+        require(len(ids) > 0, f"{query_id}: expected a prompt of at least one token, got none")
+        require(
+            mask not in ids, f"{query_id}: expected a prompt without the mask token {tokenizer.mask_token}, got one"
+        )
+    return encoded
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], query_ids: Sequence[str], *, chat: bool
+) -> list[list[int]]:
+    """Token ids of each answer; in a chat they end as the template ends an assistant's turn.
+
+    Raises:
+        TabomError: If an answer is empty.
+    """
+    for query_id, answer in zip(query_ids, answers, strict=True):
+        require(len(answer) > 0, f"{query_id}: expected a reference answer of at least one token, got none")
+    texts = [_assistant_turn(tokenizer, answer) for answer in answers] if chat else answers
+    return encode_text(tokenizer, texts, query_ids)
+
+
 def encode_examples(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], response_length: int | None
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], response_length: int | None, *, chat: bool
 ) -> list[Row]:
     """Tokenise prompts and references.
 
@@ -59,32 +99,67 @@ def encode_examples(
         examples: Texts.
         response_length: Budget that references are filled up to, or None to keep them as long as they are (running
             text has no end).
+        chat: Whether prompt and reference are turns of a chat.
 
     Raises:
         TabomError: If a reference does not fit the budget, or is empty.
     """
     query_ids = [example.query_id for example in examples]
-    prompts = encode_text(tokenizer, [example.prompt for example in examples], query_ids)
-    responses = encode_text(tokenizer, [example.reference for example in examples], query_ids)
-    rows = []
-    for query_id, prompt_ids, response_ids in zip(query_ids, prompts, responses, strict=True):
-        if response_length is not None:
-            response_ids = fill_response(tokenizer, response_ids, response_length, query_id)
-        require(len(response_ids) > 0, f"{query_id}: expected a reference answer of at least one token, got none")
-        rows.append(Row(query_id, prompt_ids, response_ids))
-    return rows
+    prompts = encode_prompts(tokenizer, [example.prompt for example in examples], query_ids, chat=chat)
+    responses = encode_answers(tokenizer, [example.reference for example in examples], query_ids, chat=chat)
+    if response_length is not None:
+        responses = [
+            fill_response(tokenizer, response_ids, response_length, query_id)
+            for query_id, response_ids in zip(query_ids, responses, strict=True)
+        ]
+    return [Row(*row) for row in zip(query_ids, prompts, responses, strict=True)]
 
 
 def fill_response(
-    tokenizer: PreTrainedTokenizerBase, response_ids: list[int], response_length: int, query_id: str
+    tokenizer: PreTrainedTokenizerBase,
+    response_ids: list[int],
+    response_length: int,
+    query_id: str,
+    *,
+    truncate: bool = False,
 ) -> list[int]:
-    """Append end-of-sequence tokens up to ``response_length``."""
+    """Append end-of-sequence tokens up to ``response_length``; ``truncate`` cuts what is longer."""
     require(
-        len(response_ids) <= response_length,
+        truncate or len(response_ids) <= response_length,
         f"{query_id}: expected a reference answer of at most response_length = {response_length} tokens, "
         f"got {len(response_ids)}",
     )
-    return response_ids + [SpecialIds.of(tokenizer).eos] * (response_length - len(response_ids))
+    num_missing = response_length - len(response_ids)
+    return response_ids[:response_length] + [SpecialIds.of(tokenizer).eos] * num_missing
+
+
+def _turns(user: str, assistant: str | None = None) -> list[dict[str, str]]:
+    turns = [{"role": "user", "content": user}]
+    return turns if assistant is None else [*turns, {"role": "assistant", "content": assistant}]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, opened: bool) -> str:
+    """Text of a conversation; ``opened`` asks for the generation prompt at its end."""
+    require(tokenizer.chat_template is not None, "chat_template: expected a tokenizer that has one, got one without")
+    batch: Any = [turns]  # of one, since an empty conversation is refused otherwise
+    return str(tokenizer.apply_chat_template(batch, tokenize=False, add_generation_prompt=opened)[0])
+
+
+def _assistant_turn(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
+    """What follows the generation prompt when ``answer`` is the assistant's turn."""
+    opened, whole = (
+        _render(tokenizer, _turns("-"), opened=True),
+        _render(tokenizer, _turns("-", answer), opened=False),
+    )
+    require(
+        whole.startswith(opened),
+        "chat_template: expected one whose assistant's turn begins with the generation prompt, got "
+        f"{whole!r} after {opened!r}",
+    )
+    turn = whole[len(opened) :]
+    if opened == _render(tokenizer, _turns("-"), opened=False):  # LLaDA's template opens a turn unasked, here as well
+        turn = turn.removesuffix(_render(tokenizer, [], opened=False))
+    return turn
 
 
 def until_eos(ids: Tensor, eos_token_id: int) -> Tensor:

@@ -64,10 +64,10 @@ class PretrainingDataModule(PromptDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Both domains, shuffled together."""
-        text = encode_examples(self.tokenizer, self._text.examples("pretrain", self.num_base_rows), None)
+        text = encode_examples(self.tokenizer, self._text.examples("pretrain", self.num_base_rows), None, chat=False)
         num_task_rows = round(self.num_base_rows * self.task_share / (1 - self.task_share))
         pool = encode_examples(
-            self.tokenizer, self.task.examples("pretrain", self.num_task_examples), self.response_length
+            self.tokenizer, self.task.examples("pretrain", self.num_task_examples), self.response_length, chat=False
         )
         repeated = [pool[i % len(pool)] for i in range(num_task_rows)]
         return self.training_loader(text + repeated, self.batch_size)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from tabom.corruption import UniformMasking
-from tabom.data.encoding import Row, collate_prompts, collate_rows, encode_examples, encode_text, until_eos
+from tabom.data.encoding import Row, collate_prompts, collate_rows, encode_examples, encode_prompts, until_eos
 from tabom.data.loading import ResumableLoader, evaluation_loader
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
@@ -27,14 +27,14 @@ class EvaluationSizes:
     """How much every run is evaluated on; the same in all runs that are to be compared.
 
     Attributes:
-        num_validation_prompts: Prompts of the validation split.
-        num_test_prompts: Prompts of the test split.
+        num_validation_prompts: Prompts of the validation split; 0 leaves decoding out.
+        num_test_prompts: Prompts of the test split; 0 leaves decoding out.
         num_base_examples: Pieces of base-domain text.
         batch_size: Rows a batch.
         mask_seed: Of the masks on base-domain text.
 
     Raises:
-        TabomError: If a number is below 1.
+        TabomError: If a number of prompts is below 0, or another number below 1.
     """
 
     num_validation_prompts: int = 100
@@ -44,8 +44,10 @@ class EvaluationSizes:
     mask_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_validation_prompts", "num_test_prompts", "num_base_examples", "batch_size"):
-            require(getattr(self, name) >= 1, f"evaluation.{name}: expected at least 1, got {getattr(self, name)}")
+        least = {"num_validation_prompts": 0, "num_test_prompts": 0, "num_base_examples": 1, "batch_size": 1}
+        for name, smallest in least.items():
+            number = getattr(self, name)
+            require(number >= smallest, f"evaluation.{name}: expected at least {smallest}, got {number}")
 
 
 class PromptDataModule(LightningDataModule):
@@ -60,6 +62,7 @@ class PromptDataModule(LightningDataModule):
         response_length: N, tokens a response is decoded into.
         base_domain: Held-out text, or None to leave forgetting out.
         num_queries: Prompts of the training split for ``predict``.
+        chat_template: Whether prompts are a user's turns and answers an assistant's, in the task and the base domain.
         evaluation: Sizes of everything outside training.
 
     Raises:
@@ -73,6 +76,7 @@ class PromptDataModule(LightningDataModule):
         response_length: int,
         base_domain: ExampleSource | None = None,
         num_queries: int = 1000,
+        chat_template: bool = False,
         evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__()
@@ -82,6 +86,7 @@ class PromptDataModule(LightningDataModule):
         self.response_length = response_length
         self.base_domain = base_domain
         self.num_queries = num_queries
+        self.chat_template = chat_template
         self.evaluation = evaluation
         self._tokenizer_name = tokenizer
 
@@ -95,7 +100,7 @@ class PromptDataModule(LightningDataModule):
         is_kept = until_eos(response_ids, self._ids.eos) & (response_ids != self._ids.eos)
         verdicts = []
         for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
-            text = str(self.tokenizer.decode(ids[kept].tolist()))
+            text = str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
             verdicts.append(Verdict(text, self.task.is_correct(example, text)))
         return verdicts
 
@@ -140,13 +145,16 @@ class PromptDataModule(LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _evaluation_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
-        prompts = self._prompt_loader(split, num_prompts)
-        return [prompts] if self.base_domain is None else [self._base_domain_loader(self.base_domain, split), prompts]
+        text = [] if self.base_domain is None else [self._base_domain_loader(self.base_domain, split)]
+        return [*text, self._prompt_loader(split, num_prompts)] if num_prompts else text
 
     def _prompt_loader(self, split: Split, num_prompts: int) -> DataLoader[Any]:
         examples = self.task.examples(split, num_prompts)
-        prompt_ids = encode_text(
-            self.tokenizer, [example.prompt for example in examples], [example.query_id for example in examples]
+        prompt_ids = encode_prompts(
+            self.tokenizer,
+            [example.prompt for example in examples],
+            [example.query_id for example in examples],
+            chat=self.chat_template,
         )
         collate = functools.partial(
             collate_prompts,
@@ -158,7 +166,8 @@ class PromptDataModule(LightningDataModule):
 
     def _base_domain_loader(self, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
         """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
-        rows = encode_examples(self.tokenizer, base_domain.examples(split, self.evaluation.num_base_examples), None)
+        examples = base_domain.examples(split, self.evaluation.num_base_examples)
+        rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         clean = self.collate(rows)
         corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.evaluation.mask_seed))
         return self._loader(range(len(rows)), functools.partial(_select, corrupted))

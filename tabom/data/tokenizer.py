@@ -1,10 +1,13 @@
-"""Tokenizers: a checkpoint's own, or the demo's characters."""
+"""Tokenizers: a checkpoint's own, without running its code, or the demo's characters."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
+from tabom.backbones.checkpoint import checkpoint_dir, read_json
 from tabom.errors import TabomError, require
 from tabom.types import SpecialIds
 
@@ -12,7 +15,10 @@ CHARACTERS = "characters"
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
+    """Load a tokenizer; code in the checkpoint is never run.
+
+    LLaDA's tokenizer does not name its mask token: where one is missing, ``mask_token_id`` in ``config.json`` beside it
+    says which it is. Tokenizers without an end of sequence (BERT) end with their separator.
 
     Args:
         name: ``characters``, a directory, or a hub id.
@@ -22,10 +28,18 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name == CHARACTERS:
         return _character_tokenizer()
+    directory = checkpoint_dir(name, with_weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise TabomError(f"{name}: expected a directory or hub id with a tokenizer ({error})") from error
+        tokenizer: Any = _class_for(directory).from_pretrained(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise TabomError(f"{name}: expected the files of a tokenizer ({error})") from error
+    config_file = directory / "config.json"
+    config = read_json(config_file, "the configuration of a saved model") if config_file.is_file() else {}
+    mask_token_id = config.get("mask_token_id")
+    if tokenizer.mask_token_id is None and isinstance(mask_token_id, int) and mask_token_id < len(tokenizer):
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token
     for kind in ("mask_token_id", "pad_token_id", "eos_token_id"):
         require(getattr(tokenizer, kind) is not None, f"{name}: expected a tokenizer with a {kind}, found none")
     return tokenizer
@@ -35,6 +49,15 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the vocabulary with its ids and of the special tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(repr((vocabulary, tuple(SpecialIds.of(tokenizer)))).encode()).hexdigest()
+
+
+def _class_for(directory: Path) -> Any:
+    """Dream's own class is Qwen2's under another name; a tokenizer.json says all that a fast tokenizer needs."""
+    settings_file = directory / "tokenizer_config.json"
+    settings = read_json(settings_file, "a tokenizer's settings") if settings_file.is_file() else {}
+    if settings.get("tokenizer_class") == "DreamTokenizer":
+        return Qwen2Tokenizer
+    return PreTrainedTokenizerFast if (directory / "tokenizer.json").is_file() else AutoTokenizer
 
 
 def _character_tokenizer() -> PreTrainedTokenizerFast:

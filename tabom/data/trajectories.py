@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader
 
-from tabom.data.encoding import Row, encode_text, fill_response
+from tabom.data.encoding import Row, encode_answers, fill_response
 from tabom.data.prompts import EvaluationSizes, PromptDataModule
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
@@ -22,14 +22,17 @@ class TrajectoryDataModule(PromptDataModule):
     Args:
         path: Directory that ``tabom predict`` wrote.
         task: New domain.
-        base_domain: Text on which forgetting is measured.
         tokenizer: The one the trajectories were made with: ``characters``, a directory or a hub id.
         response_length: N of the trajectories.
+        base_domain: Text on which forgetting is measured, or None to leave it out.
         batch_size: Rows a step and device.
         answers: ``self_distilled``: what the model decoded, with the order. ``ground_truth``: the task's own answers to
             the same queries, without an order (SFT-GT).
+        truncate_answers: Cut ground-truth answers that are longer than the response, as the released code does; False
+            refuses them.
         only_verified: Leave out the queries whose decoded answer is wrong.
         held_out: Share of the queries kept for evaluation, by a hash of the query id, in [0, 1).
+        chat_template: Whether prompts are a user's turns and answers an assistant's; recorded ones are as they are.
         evaluation: Sizes of everything outside training.
 
     Raises:
@@ -40,13 +43,15 @@ class TrajectoryDataModule(PromptDataModule):
         self,
         path: str,
         task: Task,
-        base_domain: ExampleSource,
         tokenizer: str,
         response_length: int,
+        base_domain: ExampleSource | None = None,
         batch_size: int = 48,
         answers: Literal["self_distilled", "ground_truth"] = "self_distilled",
+        truncate_answers: bool = False,
         only_verified: bool = True,
         held_out: float = 0.1,
+        chat_template: bool = False,
         evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__(
@@ -54,6 +59,7 @@ class TrajectoryDataModule(PromptDataModule):
             tokenizer=tokenizer,
             response_length=response_length,
             base_domain=base_domain,
+            chat_template=chat_template,
             evaluation=evaluation,
         )
         require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
@@ -61,6 +67,7 @@ class TrajectoryDataModule(PromptDataModule):
         self.path = Path(path)
         self.batch_size = batch_size
         self.answers: Literal["self_distilled", "ground_truth"] = answers
+        self.truncate_answers = truncate_answers
         self.only_verified = only_verified
         self.held_out = held_out
 
@@ -85,12 +92,15 @@ class TrajectoryDataModule(PromptDataModule):
             rows = self._trajectory_rows(indices)
         else:
             query_ids = [self.table.query_ids[i] for i in indices]
-            references = encode_text(self.tokenizer, [self.table.references[i] for i in indices], query_ids)
+            answers = [self.table.references[i] for i in indices]
+            references = encode_answers(self.tokenizer, answers, query_ids, chat=self.chat_template)
             rows = [
                 Row(
                     query_id,
                     self.table.prompt_ids[i],
-                    fill_response(self.tokenizer, reference, self.response_length, query_id),
+                    fill_response(
+                        self.tokenizer, reference, self.response_length, query_id, truncate=self.truncate_answers
+                    ),
                 )
                 for i, query_id, reference in zip(indices, query_ids, references, strict=True)
             ]

@@ -1,18 +1,19 @@
 """Training of a backbone with an injected objective: pretraining and post-training alike."""
 
-import copy
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from tabom.backbones import Backbone, BackboneSource
+from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.base import target_statistics
 from tabom.errors import TabomError, require
 from tabom.modules.evaluation import Evaluation
+from tabom.modules.schedules import CosineWithWarmup
 from tabom.objectives import Objective
 from tabom.seeding import run_seed, seeded_generator
 from tabom.types import CorruptedBatch, PromptBatch, TrajectoryBatch
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class TrainingModule(LightningModule):
     """Corrupts, runs the backbone, minimises the objective.
 
-    A pretrained backbone keeps a frozen copy of what it started from, against which forgetting is measured. The random
-    masks of a step depend on seed, epoch, batch and rank alone, so a resumed run draws the same ones.
+    Forgetting is measured against what a pretrained backbone started from: a frozen copy, or the same weights with the
+    adapter switched off. With an adapter, checkpoints hold the adapter alone. The random masks of a step depend on
+    seed, epoch, batch and rank alone, so a resumed run draws the same ones.
 
     Args:
         backbone: Where the weights come from; read in ``configure_model``.
@@ -51,7 +53,7 @@ class TrainingModule(LightningModule):
         self._source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
-        self._base: list[Backbone] = []  # in a list: neither trained, nor saved, nor wrapped
+        self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
         self._seed = 0
 
     def setup(self, stage: str) -> None:
@@ -66,16 +68,42 @@ class TrainingModule(LightningModule):
             return
         self.backbone = self._source.load(self._data.tokenizer)
         if self._source.is_pretrained:
-            self._base = [copy.deepcopy(self.backbone).requires_grad_(False).eval()]
+            self._base = [self.backbone.reference()]
+        self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
+
+    def on_fit_start(self) -> None:
+        """Say how much is trained."""
+        num_all, num_trained = (
+            sum(p.numel() for p in self.backbone.parameters() if p.requires_grad or count_frozen)
+            for count_frozen in (True, False)
+        )
+        rank_zero_info(f"training {num_trained:,} of {num_all:,} parameters ({num_trained / num_all:.2%})")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out weights that do not change."""
+        if self.backbone.has_adapter:
+            checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._trained_names()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
+        if self.backbone.has_adapter:
+            differing = sorted(checkpoint["state_dict"].keys() ^ self._trained_names())
+            require(
+                not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}"
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the trainable parameters, scheduler by step."""
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
         if self._lr_scheduler is None:
             return optimizer
+        scheduler = self._lr_scheduler(optimizer)
+        if isinstance(scheduler, CosineWithWarmup) and scheduler.num_training_steps is None:
+            num_trial_steps = scheduler.num_warmup_steps if self.trainer.fast_dev_run else 0  # pyright: ignore[reportAttributeAccessIssue]
+            scheduler.end_after(int(self.trainer.estimated_stepping_batches) + num_trial_steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},  # pyright: ignore[reportReturnType]
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},  # pyright: ignore[reportReturnType]
         }
 
     def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:
@@ -120,6 +148,9 @@ class TrainingModule(LightningModule):
         data = cast("PromptDataModule | None", self.trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
         require(data is not None, "data: expected one of the data modules of tabom.data, got none")
         return cast("PromptDataModule", data)
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def _generator(self, *parts: int | str) -> torch.Generator:
         return seeded_generator(self._seed, self.global_rank, *parts, device=self.device)

@@ -24,7 +24,7 @@ def test_a_model_is_not_overwritten_and_training_does_not_start(stage, tmp_path)
     with pytest.raises(TabomError) as error:
         stage("fit", "sft_sd", callbacks("SaveBackbone", output_dir="runs/demo/base"))
     assert str(error.value) == (
-        "runs/demo/base/model.safetensors: expected no model yet; give another output_dir or move it away"
+        "runs/demo/base: expected no model yet, found model.safetensors; give another output_dir or move it away"
     )
     assert weights.read_bytes() == before
 

@@ -9,9 +9,9 @@ PAD, MASK, EOS = 0, 1, 2
 
 
 def test_references_are_filled_with_eos(tokenizer):
-    (row,) = encode_examples(tokenizer, [Example("q", "ab", "xyz")], 5)
+    (row,) = encode_examples(tokenizer, [Example("q", "ab", "xyz")], 5, chat=False)
     assert row.response_ids == [*tokenizer("xyz")["input_ids"], EOS, EOS]
-    (row,) = encode_examples(tokenizer, [Example("q", "ab", "xyz")], None)
+    (row,) = encode_examples(tokenizer, [Example("q", "ab", "xyz")], None, chat=False)
     assert row.response_ids == tokenizer("xyz")["input_ids"]
 
 
@@ -28,13 +28,13 @@ def test_references_are_filled_with_eos(tokenizer):
 )
 def test_references_that_do_not_fit(tokenizer, example, length, message):
     with pytest.raises(TabomError) as error:
-        encode_examples(tokenizer, [Example("q1", "a", "b"), example], length)
+        encode_examples(tokenizer, [Example("q1", "a", "b"), example], length, chat=False)
     assert str(error.value) == message
 
 
 def test_unknown_character_is_named(tokenizer):
     with pytest.raises(TabomError, match=r"^q2: expected text that the tokenizer knows, got 'né' \("):
-        encode_examples(tokenizer, [Example("q1", "a", "b"), Example("q2", "né", "b")], None)
+        encode_examples(tokenizer, [Example("q1", "a", "b"), Example("q2", "né", "b")], None, chat=False)
 
 
 def test_until_eos():

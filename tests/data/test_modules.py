@@ -67,6 +67,13 @@ class TestPrompts:
         (loader,) = PromptDataModule(**{**common(), "base_domain": None}).val_dataloader()
         assert isinstance(next(iter(loader)), PromptBatch)
 
+    def test_without_prompts(self):
+        sizes = dataclasses.replace(SIZES, num_validation_prompts=0)
+        data = PromptDataModule(**{**common(), "evaluation": sizes})
+        (loader,) = data.val_dataloader()
+        assert isinstance(next(iter(loader)), CorruptedBatch)
+        assert len(data.test_dataloader()) == 2
+
     def test_verdicts_read_up_to_the_first_end_of_sequence(self, tokenizer):
         data = PromptDataModule(**common())
         example = Example("q", "sudoku 1204341221434321=", "")
@@ -145,6 +152,19 @@ class TestTrajectories:
         (batch, *_) = trajectories(answers="ground_truth").train_dataloader()
         assert (batch.unmask_step == NEVER).all()
 
+    def test_ground_truth_that_is_too_long(self, make_trajectories):
+        path = str(make_trajectories("short", response_length=17))
+
+        def data(**changes):
+            settings = {**common(), "response_length": 17, "answers": "ground_truth", "batch_size": 4, **changes}
+            return TrajectoryDataModule(path=path, **settings)
+
+        with pytest.raises(TabomError, match=r"of at most response_length = 17 tokens, got 19$"):
+            data().train_dataloader()
+        cut = data(truncate_answers=True).train_dataloader().dataset
+        references = {e.query_id: e.reference for e in Sudoku4x4(answer_layout="rows").examples("train", 24)}
+        assert [data().tokenizer.decode(row.response_ids) for row in cut] == [references[r.query_id][:17] for r in cut]
+
     def test_held_out_trajectories_are_not_trained_on(self, trajectories):
         data = trajectories(held_out=0.4)
         trained = {row.query_id for row in data.train_dataloader().dataset}
@@ -186,11 +206,15 @@ class TestTrajectories:
         assert str(error.value) == message
 
 
-@pytest.mark.parametrize("name", ["num_validation_prompts", "num_test_prompts", "num_base_examples", "batch_size"])
-def test_nothing_to_evaluate_on(name):
+@pytest.mark.parametrize(
+    ("name", "smallest"),
+    [("num_validation_prompts", 0), ("num_test_prompts", 0), ("num_base_examples", 1), ("batch_size", 1)],
+)
+def test_nothing_to_evaluate_on(name, smallest):
+    EvaluationSizes(**{name: smallest})
     with pytest.raises(TabomError) as error:
-        EvaluationSizes(**{name: 0})
-    assert str(error.value) == f"evaluation.{name}: expected at least 1, got 0"
+        EvaluationSizes(**{name: smallest - 1})
+    assert str(error.value) == f"evaluation.{name}: expected at least {smallest}, got {smallest - 1}"
 
 
 def test_no_queries():

@@ -1,0 +1,112 @@
+"""Prompts and answers as turns of a chat."""
+
+import json
+
+import pytest
+import torch
+from helpers import dream_tokenizer_files, llada_config, llada_tokenizer_files
+
+from tabom.data import PromptDataModule
+from tabom.data.encoding import encode_answers, encode_prompts
+from tabom.data.tokenizer import load_tokenizer
+from tabom.errors import TabomError
+from tabom.tasks import QuestionFile
+from tabom.types import Example
+
+OPENINGS = {"llada": "<|head|>assistant<|/head|>", "dream": "<|im_start|>assistant\n"}
+PROMPTS = {
+    "llada": "<|startoftext|><|head|>user<|/head|>What is 2 + 2?<|eot|><|head|>assistant<|/head|>",
+    "dream": "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n",
+}
+TURNS = {"llada": "four<|eot|>", "dream": "four<|im_end|>\n"}
+
+
+@pytest.fixture(params=PROMPTS)
+def chat(request, tmp_path):
+    """(tokenizer, family): one template opens the assistant's turn unasked, the other when it is asked to."""
+    if request.param == "llada":
+        ids = llada_tokenizer_files(tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps(llada_config(**ids)))
+    else:
+        dream_tokenizer_files(tmp_path)
+    return load_tokenizer(str(tmp_path)), request.param
+
+
+def prompt_text(tokenizer, **settings):
+    (ids,) = encode_prompts(tokenizer, ["What is 2 + 2?"], ["q"], **settings)
+    return tokenizer.decode(ids)
+
+
+def test_the_generation_prompt_stands_at_the_end_once(chat):
+    tokenizer, family = chat
+    text = prompt_text(tokenizer, chat=True)
+    assert text == PROMPTS[family]
+    assert text.count(OPENINGS[family]) == 1
+    assert prompt_text(tokenizer, chat=False) == "What is 2 + 2?"
+
+
+def test_special_tokens_of_the_template_are_single_tokens(chat):
+    tokenizer, family = chat
+    (ids,) = encode_prompts(tokenizer, ["x"], ["q"], chat=True)
+    special = {"llada": ["<|startoftext|>", "<|head|>", "<|eot|>"], "dream": ["<|im_start|>", "<|im_end|>"]}[family]
+    assert set(tokenizer.convert_tokens_to_ids(special)) <= set(ids)
+
+
+def test_an_answer_ends_as_the_template_ends_a_turn(chat):
+    tokenizer, family = chat
+    (ids,) = encode_answers(tokenizer, ["four"], ["q"], chat=True)
+    assert tokenizer.decode(ids) == TURNS[family]
+    (ids,) = encode_answers(tokenizer, ["four"], ["q"], chat=False)
+    assert tokenizer.decode(ids) == "four"
+
+
+def test_the_real_templates(shared_data, chat):
+    tokenizer, _ = chat
+    openings = {"llada": "<|start_header_id|>assistant<|end_header_id|>\n\n", "dream": OPENINGS["dream"]}
+    for family, opening in openings.items():
+        settings = json.loads((shared_data / f"tokenizers/{family}/tokenizer_config.json").read_text())
+        tokenizer.chat_template = settings["chat_template"]
+        text = prompt_text(tokenizer, chat=True)
+        assert text.endswith(opening)
+        assert text.count(opening) == 1
+        (ids,) = encode_answers(tokenizer, ["four"], ["q"], chat=True)
+        assert tokenizer.decode(ids) == {"llada": "four<|eot_id|>", "dream": "four<|im_end|>\n"}[family]
+
+
+def test_templates_that_cannot_be_used(chat):
+    tokenizer, _ = chat
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ '>' }}"
+    with pytest.raises(TabomError) as error:
+        encode_answers(tokenizer, ["four"], ["q"], chat=True)
+    assert str(error.value) == (
+        "chat_template: expected one whose assistant's turn begins with the generation prompt, "
+        "got '[user]-[assistant]four>' after '[user]->'"
+    )
+    tokenizer.chat_template = None
+    with pytest.raises(TabomError) as error:
+        prompt_text(tokenizer, chat=True)
+    assert str(error.value) == "chat_template: expected a tokenizer that has one, got one without"
+
+
+def test_prompts_that_cannot_be_decoded(chat):
+    tokenizer, _ = chat
+    mask = tokenizer.mask_token
+    with pytest.raises(TabomError) as error:
+        encode_prompts(tokenizer, ["fine", f"fill {mask} in"], ["q1", "q2"], chat=True)
+    assert str(error.value) == f"q2: expected a prompt without the mask token {mask}, got one"
+    with pytest.raises(TabomError) as error:
+        encode_prompts(tokenizer, ["fine", ""], ["q1", "q2"], chat=False)
+    assert str(error.value) == "q2: expected a prompt of at least one token, got none"
+
+
+def test_a_decoded_turn_is_judged_without_its_special_tokens(chat, tmp_path):
+    tokenizer, _ = chat
+    (tmp_path / "q.jsonl").write_text('{"question": "2 + 2?", "answer": "four"}')
+    data = PromptDataModule(
+        task=QuestionFile("q.jsonl"), tokenizer=str(tmp_path), response_length=20, chat_template=True
+    )
+    (ids,) = encode_answers(tokenizer, ["four"], ["q"], chat=True)
+    filled = ids + [tokenizer.eos_token_id] * (20 - len(ids))
+    (verdict,) = data.judge([Example("q", "2 + 2?", "four")], torch.tensor([filled]))
+    assert verdict.is_correct
+    assert verdict.text.strip() == "four"
