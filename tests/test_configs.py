@@ -9,7 +9,10 @@ from helpers import ParseOnlyTrainer
 from tabom.lightning_cli import run
 
 ROOT = Path(__file__).parents[1] / "configs"
-CONFIGS = sorted(ROOT.rglob("*.yaml"))
+PARTS = sorted((ROOT / "parts").glob("*.yaml"))
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS))
+RECIPES = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "dream_ling_coder_paper")
+METHODS = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
 
 
 def verb_of(path):
@@ -17,7 +20,15 @@ def verb_of(path):
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 6
+    names = {str(path.relative_to(ROOT).with_suffix("")) for path in CONFIGS}
+    assert {f"{recipe}/{method}" for recipe in ("demo", *RECIPES) for method in METHODS} <= names
+    assert {f"{recipe}/distill" for recipe in ("demo", *RECIPES[:4])} <= names
+
+
+def test_every_part_is_used():
+    text = "".join(path.read_text() for path in CONFIGS + PARTS)
+    assert PARTS
+    assert all(f"/{path.name}" in text or f" {path.name}" in text for path in PARTS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -32,7 +43,7 @@ def test_config(path, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", CONFIGS + PARTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_says_what_it_is_for_and_knows_no_foreign_path(path):
     text = path.read_text()
     assert text.startswith("# ")
@@ -44,19 +55,50 @@ def test_schedules_end_with_the_training():
     for path in CONFIGS:
         config = yaml.safe_load(path.read_text())
         scheduler = config["model"]["init_args"].get("lr_scheduler")
-        if scheduler is not None:
+        if isinstance(scheduler, dict):
             assert scheduler["init_args"]["num_training_steps"] == config["trainer"]["max_steps"]
 
 
-def test_methods_differ_in_objective_and_answers_alone():
-    """What the demo compares is trained and evaluated alike."""
+RELEASED = {
+    "llada_prm12k": {"rank_weight": 1.0, "margin": 0.2, "lr": 2e-5, "devices": 4},
+    "llada_ling_coder": {"rank_weight": 1.0, "margin": 0.3, "lr": 2e-5, "devices": 4},
+    "dream_prm12k": {"rank_weight": 1.0, "margin": 0.1, "lr": 2e-5, "devices": 4},
+    "dream_ling_coder": {"rank_weight": 2.0, "margin": 0.1, "lr": 1e-4, "devices": 8},
+}
+
+
+@pytest.mark.parametrize("recipe", RELEASED)
+def test_released_recipes(recipe, tmp_path, monkeypatch):
+    """What the released scripts set for each data set."""
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / recipe / "tabom.yaml"
+    cli = run(["fit", "--config", str(path), "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+    objective, source = cli.model.objective, cli.model._source
+    optimizer = cli.config["fit"]["model"]["init_args"]["optimizer"]["init_args"]
+    assert {
+        "rank_weight": objective.rank_weight,
+        "margin": objective.margin,
+        "lr": optimizer["lr"],
+        "devices": RELEASED[recipe]["devices"],
+    } == RELEASED[recipe]
+    assert f"made for {RELEASED[recipe]['devices']} devices" in path.read_text()
+    assert (objective.window, optimizer["weight_decay"], cli.trainer.max_epochs) == (32, 0.01, 5)
+    assert (cli.trainer.gradient_clip_val, cli.datamodule.batch_size, cli.datamodule.response_length) == (1.0, 8, 256)
+    lora = source.lora
+    assert (lora.r, lora.alpha, set(lora.target_modules), lora.dropout) == (16, 16, {"q_proj", "v_proj"}, 0.0)
+    assert source.path == {"l": "GSAI-ML/LLaDA-8B-Instruct", "d": "Dream-org/Dream-v0-Instruct-7B"}[recipe[0]]
+
+
+@pytest.mark.parametrize("recipe", ["demo", *RECIPES])
+def test_methods_differ_in_objective_and_answers_alone(recipe):
+    """What is compared is trained and evaluated alike."""
 
     def common(name):
-        config = yaml.safe_load((ROOT / "demo" / f"{name}.yaml").read_text())
+        config = yaml.safe_load((ROOT / recipe / f"{name}.yaml").read_text())
         config["model"]["init_args"].pop("objective")
-        config["data"]["init_args"].pop("answers", None)
+        for key in ("answers", "truncate_answers"):
+            config["data"]["init_args"].pop(key, None)
         config["trainer"]["logger"]["init_args"].pop("name")
-        return yaml.safe_dump(config).replace(f"runs/demo/{name}", "runs/demo/NAME")
+        return yaml.safe_dump(config).replace(f"runs/{recipe}/{name}", f"runs/{recipe}/NAME")
 
-    names = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
-    assert len({common(name) for name in names}) == 1
+    assert len({common(name) for name in METHODS}) == 1

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from helpers import ParseOnlyTrainer
 
+from tabom.commands import trajectories
 from tabom.lightning_cli import run
 
 
@@ -15,17 +16,26 @@ def readme(repository):
     return (repository / "README.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def documents(repository, readme):
+    """The README and all pages under docs."""
+    return {"README.md": readme, **{f"docs/{p.name}": p.read_text() for p in (repository / "docs").glob("*.md")}}
+
+
 def commands(readme, program):
     blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
     words = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line for line in words if line and line[0] == program]
 
 
-def test_tabom_commands_are_understood(readme, repository, monkeypatch, tmp_path, capsys):
-    found = commands(readme, "tabom")
-    assert len(found) >= 10
+def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_path, capsys):
+    found = [words for text in documents.values() for words in commands(text, "tabom")]
+    assert len(found) >= 15
     monkeypatch.chdir(repository)
     for _, *words in found:
+        if words[0] == "trajectories":
+            assert trajectories.parser().parse_args(words).file.suffix == ".jsonl"
+            continue
         if "--print_config" in words:
             with pytest.raises(SystemExit) as error:
                 run(words, trainer_class=ParseOnlyTrainer)
@@ -47,20 +57,23 @@ def test_make_targets_exist_and_ci_runs_the_test_command(readme, repository):
 
 def test_the_demos_commands_are_the_ones_listed(readme, repository):
     listed = {word for words in commands(readme, "tabom") for word in words if word.startswith("configs/")}
-    assert listed == {str(path.relative_to(repository)) for path in (repository / "configs").rglob("*.yaml")}
+    demo = {str(path.relative_to(repository)) for path in (repository / "configs/demo").rglob("*.yaml")}
+    assert demo == {path for path in listed if path.startswith("configs/demo/")}
+    assert all((repository / path).is_file() for path in listed)
 
 
 def test_tables_list_every_config_and_every_room(readme, repository):
     rows = set(re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE))
-    configs = {str(path.relative_to(repository)) for path in (repository / "configs").rglob("*.yaml")}
-    assert {row for row in rows if row.startswith("configs/")} == configs
+    demo = {str(path.relative_to(repository)) for path in (repository / "configs/demo").glob("*.yaml")}
+    others = {f"configs/{path.name}/" for path in (repository / "configs").iterdir() if path.name != "demo"}
+    assert {row for row in rows if row.startswith("configs/")} == demo | others
     folders = {f"tabom/{path.name}/" for path in (repository / "tabom").iterdir() if (path / "__init__.py").is_file()}
     assert {row for row in rows if row.startswith("tabom/") and row.endswith("/")} == folders
     assert all((repository / row).exists() for row in rows if row.startswith("tabom/"))
 
 
-def test_links_lead_somewhere(readme, repository):
-    links = re.findall(r"\]\(([^)]+)\)", readme)
+def test_links_lead_somewhere(documents, repository):
+    links = [(name, link) for name, text in documents.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
     assert links
-    for link in links:
-        assert link.startswith("https://") or (repository / link).is_file(), link
+    for name, link in links:
+        assert link.startswith("https://") or ((repository / name).parent / link).is_file(), (name, link)

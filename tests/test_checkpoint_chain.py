@@ -1,0 +1,174 @@
+"""LLaDA and Dream from a directory in their original layout, through the shipped configurations, and back."""
+
+import json
+
+import pytest
+import torch
+from helpers import dream_config, dream_tokenizer_files, family_checkpoint, llada_config, llada_tokenizer_files
+from safetensors.torch import load_file
+
+from tabom.backbones import PretrainedBackbone
+from tabom.backbones.dream import DreamBackbone
+from tabom.backbones.llada import LladaBackbone
+from tabom.data.tokenizer import load_tokenizer
+from tabom.errors import TabomError
+from tabom.lightning_cli import run
+
+FAMILIES = {
+    "llada": (LladaBackbone, llada_config, llada_tokenizer_files),
+    "dream": (DreamBackbone, dream_config, dream_tokenizer_files),
+}
+RESPONSE_LENGTH = 34  # a little more than the window of the recipes
+
+
+@pytest.fixture
+def recipe(request, repository, tmp_path, monkeypatch):
+    """Run a shipped config on a tiny checkpoint; only paths and sizes are overridden."""
+    name = request.param
+    family, config, tokenizer_files = FAMILIES[name.partition("_")[0]]
+    monkeypatch.chdir(tmp_path)
+    ids = tokenizer_files(tmp_path / "model")
+    family_checkpoint(tmp_path / "model", family, config(**ids))
+    questions = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(60)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+
+    def call(verb, method, *options):
+        small = [
+            "--model.init_args.backbone.init_args.path=model",
+            "--data.init_args.tokenizer=model",
+            f"--data.init_args.response_length={RESPONSE_LENGTH}",
+            "--data.init_args.task.init_args.train_file=questions.jsonl",
+            "--data.init_args.task.init_args.held_out=0.3",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_model_summary=false",
+            "--trainer.logger=false",
+        ]
+        if verb == "predict":
+            small.append("--data.init_args.num_queries=14")
+        else:
+            small += [
+                "--data.init_args.base_domain.init_args.train_file=questions.jsonl",
+                "--data.init_args.base_domain.init_args.held_out=0.3",
+                "--data.init_args.batch_size=4",
+                "--data.init_args.evaluation.num_base_examples=3",
+                "--data.init_args.only_verified=false",
+                "--model.init_args.lr_scheduler.init_args.num_warmup_steps=0",
+            ]
+            if "prm12k" in name:
+                small.append("--data.init_args.evaluation.num_validation_prompts=2")
+        return run([verb, "--config", str(repository / "configs" / name / f"{method}.yaml"), *small, *options])
+
+    call.name = name
+    return call
+
+
+@pytest.fixture
+def trajectories(recipe):
+    recipe("predict", "distill")
+    return recipe
+
+
+def logits_of(backbone):
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 250, (2, 12), generator=generator)
+    with torch.no_grad():
+        return backbone.eval().logits(backbone(ids, torch.ones_like(ids, dtype=torch.bool))).float()
+
+
+@pytest.mark.parametrize("recipe", ["llada_prm12k", "dream_ling_coder"], indirect=True)
+def test_one_step_of_every_method(trajectories):
+    """In bfloat16 with a float32 adapter, as shipped."""
+    for method in ("sft_gt", "sft_sd", "trajectory_masking", "tabom"):
+        one_step = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.check_val_every_n_epoch=null"]
+        cli = trajectories("fit", method, "--trainer.max_epochs=-1", *one_step)
+        assert cli.trainer.global_step == 1
+        backbone = cli.model.backbone
+        assert backbone.transformer.dtype == torch.bfloat16
+        changed = [p for name, p in backbone.named_parameters() if "lora_B" in name and bool(p.any())]
+        assert len(changed) == 4
+        assert all(p.dtype == torch.float32 for p in changed)
+        saved = torch.load(cli.trainer.checkpoint_callbacks[1].best_model_path, weights_only=True)
+        assert len(saved["state_dict"]) == 8
+        assert all(".lora_" in name for name in saved["state_dict"])
+
+
+@pytest.mark.parametrize("recipe", ["llada_ling_coder", "dream_prm12k"], indirect=True)
+def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
+    in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
+    cli = trajectories("fit", "tabom", in_float32, "--trainer.max_epochs=1")
+    num_trained, num_all = (sum(p.numel() for p in group) for group in groups(cli.model.backbone))
+    assert f"training {num_trained:,} of {num_all:,} parameters" in caplog.text
+    checkpoint = f"runs/{trajectories.name}/tabom/checkpoints/last.ckpt"
+    for kind in ("adapter", "merged"):
+        trajectories(
+            "export", "tabom", in_float32, f"--ckpt_path={checkpoint}", f"--output_dir={kind}", f"--kind={kind}"
+        )
+        assert f"{kind}: {kind} model written" in capsys.readouterr().out
+
+    tokenizer = load_tokenizer("model")
+    trained = logits_of(cli.model.backbone)
+    base = logits_of(PretrainedBackbone("model").load(tokenizer))
+    adapted = logits_of(PretrainedBackbone("model", adapter="adapter").load(tokenizer))
+    merged = logits_of(PretrainedBackbone("merged").load(load_tokenizer("merged")))
+    assert not torch.equal(trained, base)
+    assert torch.equal(adapted, trained)
+    torch.testing.assert_close(merged, trained, rtol=1e-4, atol=1e-4)
+
+    assert load_file("merged/model.safetensors").keys() == load_file("model/model.safetensors").keys()
+    assert json.loads((tmp_path / "merged/config.json").read_text()) == json.loads(
+        (tmp_path / "model/config.json").read_text()
+    )
+    beside = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == beside
+
+    with pytest.raises(TabomError, match=r"^merged: expected no model yet, found model\.safetensors"):
+        trajectories("export", "tabom", in_float32, "--output_dir=merged")
+    with pytest.raises(TabomError, match=r"^none\.ckpt: expected a checkpoint, found no such file$"):
+        trajectories("export", "tabom", in_float32, "--output_dir=new", "--ckpt_path=none.ckpt")
+
+
+@pytest.mark.parametrize("recipe", ["llada_ling_coder"], indirect=True)
+def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(trajectories):
+    in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
+    steps = [
+        *("--trainer.max_epochs=-1", "--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null"),
+        "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
+    ]
+
+    def fit(directory, num_steps, *options):
+        where = f"--trainer.default_root_dir={directory}"
+        return trajectories("fit", "tabom", in_float32, *steps, f"--trainer.max_steps={num_steps}", where, *options)
+
+    straight = fit("straight", 4)
+    fit("short", 2)
+    last = "short/checkpoints/last.ckpt"
+    resumed = fit("resumed", 4, f"--ckpt_path={last}")
+    assert resumed.trainer.global_step == 4
+    assert resumed.model.backbone.fingerprint() == straight.model.backbone.fingerprint()
+
+    other = "--model.init_args.backbone.init_args.lora.target_modules=[q_proj]"
+    with pytest.raises(TabomError, match=r"^ckpt_path: expected the weights of the configured adapter, differing: \["):
+        fit("other", 4, f"--ckpt_path={last}", other)
+
+
+@pytest.mark.parametrize("recipe", ["dream_ling_coder"], indirect=True)
+def test_without_a_checkpoint_a_released_adapter_is_exported(trajectories, tmp_path):
+    """A released adapter becomes a model that other tools serve, and the untouched base has forgotten nothing."""
+    cli = trajectories("validate", "tabom", "--model.init_args.backbone.init_args.dtype=float32")
+    metrics = cli.trainer.callback_metrics
+    assert metrics["validate/kl"] == metrics["validate/nelbo_change"] == 0
+    assert not any("accuracy" in name for name in metrics)
+    for parameter in cli.model.backbone.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    cli.model.backbone.save_adapter(tmp_path / "released")
+    overlay = {"backbone": {"class_path": "PretrainedBackbone", "init_args": {"lora": None, "adapter": "released"}}}
+    (tmp_path / "overlay.yaml").write_text(json.dumps({"model": {"init_args": overlay}}))
+    in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
+    trajectories("export", "tabom", in_float32, "--config=overlay.yaml", "--output_dir=served")
+    served = logits_of(PretrainedBackbone("served").load(load_tokenizer("served")))
+    torch.testing.assert_close(served, logits_of(cli.model.backbone), rtol=1e-4, atol=1e-4)
+
+
+def groups(backbone):
+    return [p for p in backbone.parameters() if p.requires_grad], list(backbone.parameters())
