@@ -82,6 +82,8 @@ class Adapter:
         self._naming = naming
         self._config = copy.copy(config)
         self._config.base_model_name_or_path = base_name
+        if not isinstance(config.target_modules, str):  # peft keeps a set, whose order changes from run to run
+            self._config.target_modules = sorted(config.target_modules or ())
         head = model.get_output_embeddings()
         layers = {
             naming.original(name): module for name, module in model.named_modules() if isinstance(module, nn.Linear)

@@ -107,7 +107,7 @@ class PretrainedBackbone(BackboneSource):
         if self.gradient_checkpointing:
             backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:
-            backbone.add_adapter(self.lora)
+            backbone.add_adapter(self.lora, self.path)
         if self.adapter is not None:
-            backbone.load_adapter(checkpoint_dir(self.adapter))
+            backbone.load_adapter(checkpoint_dir(self.adapter), self.path)
         return backbone.train()

@@ -61,21 +61,29 @@ class TransformersBackbone(Backbone):
         """Whether only an adapter is trained."""
         return self._adapter is not None
 
-    def add_adapter(self, lora: Lora) -> None:
+    def add_adapter(self, lora: Lora, base_name: str) -> None:
         """Freeze everything and add a new adapter, which changes nothing before it is trained.
+
+        Args:
+            lora: Its settings.
+            base_name: What the adapter's files call this model: a hub id or directory.
 
         Raises:
             TabomError: If a target module does not exist, or is the language model head.
         """
-        self._adapter = Adapter(self.transformer, lora.peft_config(), self.naming, self._base_name)
+        self._adapter = Adapter(self.transformer, lora.peft_config(), self.naming, base_name)
 
-    def load_adapter(self, directory: Path) -> None:
+    def load_adapter(self, directory: Path, base_name: str) -> None:
         """Freeze everything and add a trained adapter, by the original checkpoint's names.
+
+        Args:
+            directory: Where it lies.
+            base_name: As for :meth:`add_adapter`.
 
         Raises:
             TabomError: If the adapter is missing, damaged, or of another model.
         """
-        self._adapter = Adapter(self.transformer, read_adapter_config(directory), self.naming, self._base_name)
+        self._adapter = Adapter(self.transformer, read_adapter_config(directory), self.naming, base_name)
         self._adapter.load(directory)
 
     def save_adapter(self, path: Path) -> None:
@@ -105,10 +113,6 @@ class TransformersBackbone(Backbone):
             yield
         finally:
             self.transformer.enable_adapters()
-
-    @property
-    def _base_name(self) -> str:
-        return str(self.directory or "")
 
     def _native_state(self) -> dict[str, Tensor]:
         return self.transformer.state_dict() if self._adapter is None else self._adapter.merged_state()

@@ -180,6 +180,8 @@ class TestFiles:
     def test_round_trip(self, saved, tmp_path):
         backbone = stirred(load(saved[0], lora=LORA))
         backbone.save_adapter(tmp_path / "adapter")
+        config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["target_modules"]) == (str(saved[0]), ["q_proj", "v_proj"])
         again = load(saved[0], adapter=str(tmp_path / "adapter"))
         assert again.fingerprint() == backbone.fingerprint()
         assert trained_names(again) == trained_names(backbone)

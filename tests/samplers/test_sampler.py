@@ -40,7 +40,7 @@ OPTIONS = [
     {"schedule": LinearTimesteps(3), "score_temperature": 0.5},
     {"schedule": AncestralUnmasking(4), "score": "confidence", "block_length": 3},
     {"schedule": EvenSplit(4), "score": "random", "block_length": 3, "forbidden_token_ids": (7, 9)},
-    {"score": "confidence", "cfg_scale": 1.5, "temperature": 0.7},
+    {"score": "confidence", "cfg_scale": 0.5, "temperature": 0.7},
     {"score": "confidence", "block_length": 2, "trace_credit": TraceCredit()},
 ]
 
@@ -117,10 +117,10 @@ def test_replaying_unmask_step_reproduces_every_state(backbone, tokenizer, setti
         log_probs = logits.log_softmax(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         is_revealed = decoded.unmask_step == step
-        torch.testing.assert_close(decoded.step_entropy[:, step][is_masked], entropy[is_masked], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decoded.step_entropy[:, step][is_masked], entropy[is_masked], rtol=1e-4, atol=1e-4)
         assert decoded.step_entropy[:, step][~is_masked].isnan().all()
         recorded = decoded.unmask_entropy[is_revealed]
-        torch.testing.assert_close(recorded, entropy[is_revealed], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(recorded, entropy[is_revealed], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [*SETTINGS, OPTIONS[0], OPTIONS[7]])
@@ -139,7 +139,7 @@ def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, setti
             "margin": -probs.topk(2).values.diff()[..., 0],
         }
         score = scores[sampler.score]
-        torch.testing.assert_close(decoded.unmask_score[is_revealed], score[is_revealed], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decoded.unmask_score[is_revealed], score[is_revealed], rtol=1e-4, atol=1e-4)
         if sampler.temperature == 0:
             assert (decoded.response_ids[is_revealed] == logits.argmax(-1)[is_revealed]).all()
         elif sampler.score == "confidence":
@@ -166,8 +166,8 @@ def test_batch_of_one_and_batch_of_many_give_the_same_trajectory(backbone, token
         alone = Sampler(**settings).decode(backbone, prompts(tokenizer, [text]))
         assert alone.response_ids[0].tolist() == together.response_ids[row].tolist()
         assert alone.unmask_step[0].tolist() == together.unmask_step[row].tolist()
-        torch.testing.assert_close(alone.unmask_entropy[0], together.unmask_entropy[row], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(alone.unmask_score[0], together.unmask_score[row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.unmask_entropy[0], together.unmask_entropy[row], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone.unmask_score[0], together.unmask_score[row], rtol=1e-4, atol=1e-4)
 
 
 def test_the_prompt_and_the_batch_are_not_touched(backbone, tokenizer):
@@ -344,6 +344,7 @@ def test_deferred_tokens_come_last_in_their_block(tokenizer):
     assert scripted(tokenizer, table, **options, tokens_per_step=3).unmask_step.tolist() == [[1, 0, 0, 1, 0]]
     threshold = scripted(tokenizer, table, **options, schedule=ConfidenceThreshold(0.5))
     assert threshold.unmask_step.tolist() == [[1, 1, 0, 1, 0]]
+    assert scripted(tokenizer, table, **options, schedule=AncestralUnmasking(1)).unmask_step.tolist() == [[0] * 5]
     ancestral = scripted(tokenizer, table, **options, schedule=AncestralUnmasking(50))
     assert ancestral.unmask_step[0, [2, 4]].max() <= ancestral.unmask_step[0, [0, 1, 3]].min()
 
