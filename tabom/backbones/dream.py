@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from tabom.backbones.transformer import DecoderBackbone
+from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
 from tabom.errors import require
 
 _COMPUTED = {"rope_scaling": None, "tie_word_embeddings": False, "use_mrope": False, "use_sliding_window": False}
@@ -36,11 +36,7 @@ class DreamBackbone(DecoderBackbone):
         return Qwen2Config(
             **{key: config[key] for key in _TAKEN_OVER},
             rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-            pad_token_id=None,  # its embedding is learnt: padding and end of sequence are one token here
-            bos_token_id=None,
-            eos_token_id=None,
-            tie_word_embeddings=False,
-            is_causal=False,  # pyright: ignore[reportCallIssue]
+            **FULL_ATTENTION,
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

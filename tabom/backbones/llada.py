@@ -5,7 +5,7 @@ from typing import Any
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tabom.backbones.checkpoint import Naming
-from tabom.backbones.transformer import DecoderBackbone
+from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
 from tabom.errors import require
 
 _BLOCK = {
@@ -78,9 +78,5 @@ class LladaBackbone(DecoderBackbone):
             max_position_embeddings=config["max_sequence_length"],
             rms_norm_eps=config["rms_norm_eps"],
             rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-            pad_token_id=None,  # its embedding is learnt: padding and end of sequence are one token here
-            bos_token_id=None,
-            eos_token_id=None,
-            tie_word_embeddings=False,
-            is_causal=False,  # pyright: ignore[reportCallIssue]
+            **FULL_ATTENTION,
         )

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from tabom.backbones.checkpoint import read_json
-from tabom.backbones.transformer import Attention, DType, TransformersBackbone
-from tabom.errors import TabomError, require
+from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
 
 
 class MaskedLMBackbone(TransformersBackbone):
@@ -32,21 +30,7 @@ class MaskedLMBackbone(TransformersBackbone):
             TabomError: If a tensor is missing or misshapen, or the weights are no safetensors.
         """
         config = read_json(directory / "config.json", "the configuration of a saved model")
-        try:
-            loaded: Any = AutoModelForMaskedLM.from_pretrained(
-                directory,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        except (SafetensorError, OSError) as error:
-            raise TabomError(f"{directory}: expected a complete model.safetensors ({error})") from error
-        model, report = loaded
-        for kind in ("missing_keys", "mismatched_keys"):
-            require(not report[kind], f"{directory}: {kind.replace('_', ' ')}: {sorted(map(str, report[kind]))}")
+        model = read_weights(AutoModelForMaskedLM, directory, dtype=dtype, attn_implementation=attn_implementation)
         return cls(model, config, directory)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,11 +49,6 @@ class MaskedLMBackbone(TransformersBackbone):
                 input_ids=input_ids.gather(1, there), attention_mask=attention_mask.gather(1, there)
             )
         return output.logits.gather(1, back[..., None].expand_as(output.logits))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the last matrix."""
-        head: Any = self.transformer.get_output_embeddings()
-        return head(hidden)
 
     def save_pretrained(self, path: Path) -> None:
         """Write transformers' own layout."""

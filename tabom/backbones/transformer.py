@@ -20,6 +20,15 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
+FULL_ATTENTION: dict[str, Any] = {
+    "is_causal": False,
+    "tie_word_embeddings": False,
+    # the embedding of padding is learnt, as it is the end of sequence too; generation is ours
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
+}
+"""What makes a causal decoder's configuration that of LLaDA and Dream."""
+
+
 class TransformersBackbone(Backbone):
     """A transformers model with an optional adapter.
 
@@ -60,6 +69,11 @@ class TransformersBackbone(Backbone):
     def has_adapter(self) -> bool:
         """Whether only an adapter is trained."""
         return self._adapter is not None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head."""
+        head: Any = self.transformer.get_output_embeddings()
+        return head(hidden)
 
     def add_adapter(self, lora: Lora, base_name: str) -> None:
         """Freeze everything and add a new adapter, which changes nothing before it is trained.
@@ -178,22 +192,14 @@ class DecoderBackbone(TransformersBackbone):
             skeleton = cls.from_config(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.transformer.state_dict().items()}
         check_tensors(weight_files(directory), {cls.naming.original(name): shape for name, shape in shapes.items()})
-        try:
-            loaded: Any = cls.model_class.from_pretrained(
-                directory,
-                config=cls.native_config(config),
-                key_mapping=cls.naming.key_mapping(),
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (SafetensorError, OSError) as error:
-            raise TabomError(f"{directory}: expected complete weights ({error})") from error
-        model, report = loaded
-        for kind, names in report.items():
-            require(not names, f"{directory}: {kind.replace('_', ' ')}: {sorted(map(str, names))}")
+        model = read_weights(
+            cls.model_class,
+            directory,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            config=cls.native_config(config),
+            key_mapping=cls.naming.key_mapping(),
+        )
         return cls(model, config, directory)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -204,7 +210,28 @@ class DecoderBackbone(TransformersBackbone):
         )
         return output.last_hidden_state
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head."""
-        head: Any = self.transformer.get_output_embeddings()
-        return head(hidden)
+
+def read_weights(
+    model_class: Any, directory: Path, *, dtype: DType, attn_implementation: Attention, **options: Any
+) -> PreTrainedModel:
+    """``from_pretrained`` of a transformers class; a missing or misshapen tensor is an error that names it.
+
+    Raises:
+        TabomError: If a file is damaged or no safetensors, or a tensor is missing or misshapen.
+    """
+    try:
+        model, report = model_class.from_pretrained(
+            directory,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # reported below
+            output_loading_info=True,
+            **options,
+        )
+    except (SafetensorError, OSError) as error:
+        raise TabomError(f"{directory}: expected a complete model.safetensors ({error})") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        require(not report[kind], f"{directory}: {kind.replace('_', ' ')}: {sorted(map(str, report[kind]))}")
+    return model
