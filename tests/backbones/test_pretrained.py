@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -345,20 +346,22 @@ def test_tiny_models_written_by_save_backbone_are_a_family_like_any_other(tmp_pa
 
 
 LOAD = """
-import resource, sys, torch
+import re, sys
 from pathlib import Path
 from tabom.backbones.llada import LladaBackbone
 path = Path(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_kib():  # not ru_maxrss, which a child inherits
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = peak_kib()
 backbone = LladaBackbone.from_pretrained(path)
 total = sum(float(parameter.sum()) for parameter in backbone.parameters())  # touch every page
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-print(size, (peak - before) * 1024 / size, total)
+print(size, (peak_kib() - before) * 1024 / size, total)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
     """Two gigabytes in several files; `pytest -s` shows the ratio."""
     config = llada_config(
@@ -377,4 +380,4 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
     assert float(printed[2]) == pytest.approx(expected, rel=0.01)  # summed in bfloat16
     print(f"{int(printed[0]) / 1e9:.2f} GB of weights, peak {float(printed[1]):.3f} times that")
     assert int(printed[0]) > 2e9
-    assert float(printed[1]) < 1.3
+    assert 0.9 < float(printed[1]) < 1.3
