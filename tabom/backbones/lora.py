@@ -91,7 +91,6 @@ class Adapter:
         found = _find_targets(config.target_modules, layers, head)
         native = copy.copy(config)
         native.target_modules = [naming.native(name) for name in sorted(found)]
-        native.inference_mode = False
         model.add_adapter(native, _NAME)
         for parameter in self.parameters():  # small updates would be lost in bfloat16
             parameter.data = parameter.data.float()

@@ -212,7 +212,9 @@ class TestFiles:
         assert f"base_model.model.{prefix}q_proj.lora_A.weight" in load_file(
             tmp_path / "adapter/adapter_model.safetensors"
         )
+        assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["inference_mode"] is True
         backbone = load(path, adapter=str(tmp_path / "adapter")).eval()
+        assert len(trained_names(backbone)) == 8
         ids, mask = ids_and_mask()
         torch.testing.assert_close(
             logits(backbone, ids, mask), original_logits(adapted, ids, family), rtol=1e-4, atol=1e-4
