@@ -95,9 +95,13 @@ def test_one_step_of_every_method(trajectories):
 @pytest.mark.parametrize("recipe", ["llada_ling_coder", "dream_prm12k"], indirect=True)
 def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
     in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
+    schedule = "--model.init_args.lr_scheduler.init_args"
     cli = trajectories("fit", "tabom", in_float32, "--trainer.max_epochs=1")
     num_trained, num_all = (sum(p.numel() for p in group) for group in groups(cli.model.backbone))
     assert f"training {num_trained:,} of {num_all:,} parameters" in caplog.text
+    assert cli.trainer.lr_scheduler_configs[0].scheduler.num_training_steps == cli.trainer.global_step == 2
+    trial = ["--trainer.fast_dev_run=true", "--trainer.default_root_dir=trial"]
+    trajectories("fit", "tabom", *trial, f"{schedule}.num_warmup_steps=50")
     checkpoint = f"runs/{trajectories.name}/tabom/checkpoints/last.ckpt"
     for kind in ("adapter", "merged"):
         trajectories(

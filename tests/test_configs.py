@@ -34,13 +34,20 @@ def test_every_part_is_used():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_config(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli = run([verb_of(path), "--config", str(path), "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
-    written = cli._parser(cli.subcommand).dump(cli.config[cli.subcommand], skip_unset=False)
-    again_path = tmp_path / "again.yaml"
-    again_path.write_text(written)
-    again = run([cli.subcommand, "--config", str(again_path)], trainer_class=ParseOnlyTrainer)
-    assert again._parser(again.subcommand).dump(again.config[again.subcommand], skip_unset=False) == written
+    cli = instantiate(verb_of(path), path)
+    if path.parent.name == "demo" or path.stem in ("tabom", "distill"):  # the others of a recipe differ in a few values
+        written = dump(cli)
+        (tmp_path / "again.yaml").write_text(written)
+        assert dump(instantiate(cli.subcommand, tmp_path / "again.yaml")) == written
     assert not (tmp_path / "runs").exists()
+
+
+def instantiate(verb, path):
+    return run([verb, "--config", str(path), "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+
+
+def dump(cli):
+    return cli._parser(cli.subcommand).dump(cli.config[cli.subcommand], skip_unset=False)
 
 
 @pytest.mark.parametrize("path", CONFIGS + PARTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -72,7 +79,7 @@ def test_released_recipes(recipe, tmp_path, monkeypatch):
     """What the released scripts set for each data set."""
     monkeypatch.chdir(tmp_path)
     path = ROOT / recipe / "tabom.yaml"
-    cli = run(["fit", "--config", str(path), "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+    cli = instantiate("fit", path)
     objective, source = cli.model.objective, cli.model._source
     optimizer = cli.config["fit"]["model"]["init_args"]["optimizer"]["init_args"]
     assert {

@@ -25,3 +25,20 @@ def test_bad_settings(num_warmup_steps):
     with pytest.raises(TabomError) as error:
         CosineWithWarmup(optimizer, num_warmup_steps, 6)
     assert str(error.value) == (f"num_warmup_steps: expected 0 to below num_training_steps = 6, got {num_warmup_steps}")
+
+
+def test_a_resumed_schedule_keeps_the_configured_length():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    short, long = CosineWithWarmup(optimizer, 2, 6), CosineWithWarmup(optimizer, 3, 12)
+    optimizer.step()
+    short.step()
+    long.load_state_dict(short.state_dict())
+    assert (long.last_epoch, long.num_warmup_steps, long.num_training_steps) == (1, 3, 12)
+
+
+def test_a_schedule_whose_length_nobody_filled_in():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = CosineWithWarmup(optimizer, 0)
+    optimizer.step()
+    with pytest.raises(TabomError, match=r"^num_training_steps: expected a number, got none$"):
+        schedule.step()
