@@ -174,5 +174,20 @@ def test_without_a_checkpoint_a_released_adapter_is_exported(trajectories, tmp_p
     torch.testing.assert_close(served, logits_of(cli.model.backbone), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("recipe", ["llada_ling_coder", "dream_ling_coder"], indirect=True)
+def test_a_wholly_trained_model_keeps_the_tokenizer_it_came_with(trajectories, tmp_path):
+    """What transformers would write names its own class, and tools that know the original do not find theirs."""
+    overlay = {"backbone": {"class_path": "PretrainedBackbone", "init_args": {"lora": None}}}
+    (tmp_path / "overlay.yaml").write_text(json.dumps({"model": {"init_args": overlay}}))
+    callback = [{"class_path": "SaveBackbone", "init_args": {"output_dir": "trained"}}]
+    once = ["--trainer.max_epochs=1", f"--trainer.callbacks={json.dumps(callback)}"]
+    trajectories("fit", "sft_sd", "--config=overlay.yaml", *once)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "trained").iterdir()}
+    original = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    changed = {"model.safetensors", "config.json"}
+    assert {name for name in original if written.pop(name) != original[name]} <= changed
+    assert written == {}
+
+
 def groups(backbone):
     return [p for p in backbone.parameters() if p.requires_grad], list(backbone.parameters())

@@ -58,12 +58,19 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, in one piece or as its index lists them."""
+    """The safetensors files of a checkpoint, in one piece or as its index lists them.
+
+    Raises:
+        TabomError: If the index lists nothing, or is none.
+    """
     index = directory / INDEX_NAME
     if not index.is_file():
         return [directory / WEIGHTS_NAME]
-    names = read_json(index, "an index of weight files").get("weight_map", {}).values()
-    return [directory / name for name in sorted(set(names))]
+    content = read_json(index, "an index of weight files")
+    for key in ("metadata", "weight_map"):
+        require(isinstance(content.get(key), dict), f"{index}: expected a JSON object under the key {key}, found none")
+    require(len(content["weight_map"]) > 0, f"{index}: expected at least one tensor in weight_map, found none")
+    return [directory / name for name in sorted(set(content["weight_map"].values()))]
 
 
 def check_tensors(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -19,7 +19,6 @@ from tabom.errors import TabomError, require
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
-
 FULL_ATTENTION: dict[str, Any] = {
     "is_causal": False,
     "tie_word_embeddings": False,

@@ -6,6 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from tabom.backbones.checkpoint import check_no_model
+from tabom.data.tokenizer import save_tokenizer
 
 
 class SaveBackbone(Callback):
@@ -33,4 +34,4 @@ class SaveBackbone(Callback):
             backbone: Any = pl_module.backbone
             save = backbone.save_adapter if backbone.has_adapter else backbone.save_pretrained
             save(self.output_dir)
-            trainer.datamodule.tokenizer.save_pretrained(self.output_dir)  # pyright: ignore[reportAttributeAccessIssue]
+            save_tokenizer(trainer.datamodule.tokenizer, self.output_dir)  # pyright: ignore[reportAttributeAccessIssue]

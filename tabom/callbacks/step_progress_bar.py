@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Counts optimizer steps of the whole training, so that rate and time left are those of the whole training.
+    """Counts the optimizer steps of all epochs, so that rate and time left are those of the whole training.
 
     The stock bars start over at every epoch.
     """

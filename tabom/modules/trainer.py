@@ -1,13 +1,14 @@
 """Lightning's trainer with one more verb."""
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from tabom.backbones.checkpoint import check_no_model
 from tabom.backbones.transformer import TransformersBackbone
+from tabom.data.tokenizer import save_tokenizer
 from tabom.errors import require
 
 
@@ -50,7 +51,5 @@ class TabomTrainer(Trainer):
             backbone.save_adapter(path)
         else:
             backbone.save_pretrained(path)
-            if not list(path.glob("tokenizer*")):
-                tokenizer: Any = datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-                tokenizer.save_pretrained(path)
+            save_tokenizer(datamodule.tokenizer, path)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{path}: {kind} model written")

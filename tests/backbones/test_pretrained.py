@@ -159,6 +159,19 @@ class TestStrictness:
         )
 
     @pytest.mark.parametrize(
+        ("index", "message"),
+        [
+            ({"metadata": {}}, "expected a JSON object under the key weight_map, found none"),
+            ({"weight_map": {"a": "b"}}, "expected a JSON object under the key metadata, found none"),
+            ({"metadata": {}, "weight_map": {}}, "expected at least one tensor in weight_map, found none"),
+        ],
+    )
+    def test_an_index_that_is_none(self, saved, index, message):
+        file = saved[0] / "model.safetensors.index.json"
+        file.write_text(json.dumps(index))
+        assert fails(saved[0]) == f"{file}: {message}"
+
+    @pytest.mark.parametrize(
         ("family", "change", "message"),
         [
             ("llada", {"alibi": True}, "config.json: alibi: expected False, as LLaDA has it, got True"),
