@@ -76,12 +76,14 @@ class PromptBatch(_Movable):
         attention_mask: False on the padding.
         is_response: True on the last N positions.
         examples: Where the rows come from.
+        source: Which held-out data they are, where there are several kinds.
     """
 
     noisy_ids: Int[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
     is_response: Bool[Tensor, "B L"]
     examples: tuple[Example, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class TrajectoryBatch(_Movable):
         unmask_step: Denoising step that revealed a position, 0 first; ``NEVER`` elsewhere and in offline data.
         unmask_entropy: Predictive entropy in nats just before the position was revealed; NaN where none was recorded.
         query_ids: One per row, named in error messages.
+        source: Which held-out data they are, where there are several kinds.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -105,6 +108,7 @@ class TrajectoryBatch(_Movable):
     unmask_step: Int[Tensor, "B L"]
     unmask_entropy: Float[Tensor, "B L"]
     query_ids: tuple[str, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,27 @@ class CorruptedBatch(_Movable):
         clean_ids: x0.
         noisy_ids: x0 with mask tokens at masked positions.
         attention_mask: False on padding.
-        is_target: Positions whose token is asked for; each is masked in ``noisy_ids``.
+        is_masked: Response positions whose token the network does not see.
+        is_target: Positions whose token is asked for.
         order: Decoding order over the canvas, smaller is earlier; equal where neither of two positions was decoded
             before the other. All zero where the data have no order.
+        recorded_entropy: Entropy in nats just before each position was revealed; NaN where none was recorded.
         query_ids: One per row.
+        mask_ratio: Probability with which each response position was masked, in (0, 1]; None where positions were not
+            masked independently of each other.
+        source: Which held-out data they are, where there are several kinds.
     """
 
     clean_ids: Int[Tensor, "B L"]
     noisy_ids: Int[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
+    is_masked: Bool[Tensor, "B L"]
     is_target: Bool[Tensor, "B L"]
     order: Int[Tensor, "B L"]
+    recorded_entropy: Float[Tensor, "B L"]
     query_ids: tuple[str, ...]
+    mask_ratio: Float[Tensor, " B"] | None = None
+    source: str = ""
 
 
 class TokenStatistics(NamedTuple):
@@ -135,10 +148,16 @@ class TokenStatistics(NamedTuple):
     Attributes:
         nll: Negative log-likelihood of the clean token, in nats.
         entropy: Shannon entropy of the predictive distribution, in nats.
+        confidence: Largest probability.
+        is_correct: Whether the clean token is the likeliest one.
+        sampled_nll: Negative log-likelihood of tokens that a reference model sampled, where an objective asks for it.
     """
 
     nll: Float[Tensor, "*K"]
     entropy: Float[Tensor, "*K"]
+    confidence: Float[Tensor, "*K"]
+    is_correct: Bool[Tensor, "*K"]
+    sampled_nll: Float[Tensor, "*K"] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.modules import TabomTrainer
 from tabom.tasks import Sudoku4x4
 from tabom.trajectories import Manifest, TrajectoryRow, write_shard
-from tabom.types import NEVER, TrajectoryBatch
+from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32}
 
@@ -161,6 +161,36 @@ def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length
         unmask_entropy=torch.cat([torch.full((num_rows, prompt_length), torch.nan), recorded], 1),
         query_ids=tuple(f"query{i}" for i in range(num_rows)),
     )
+
+
+def corrupted_batch(is_target, order=None, *, recorded_entropy=None, mask_token_id=99):
+    """Rows in which every target is masked and nothing else is."""
+    is_target = torch.tensor(is_target)
+    ids = torch.ones(is_target.shape, dtype=torch.long)
+    nowhere_recorded = torch.full(is_target.shape, torch.nan)
+    return CorruptedBatch(
+        clean_ids=ids,
+        noisy_ids=ids.masked_fill(is_target, mask_token_id),
+        attention_mask=torch.ones_like(is_target),
+        is_masked=is_target,
+        is_target=is_target,
+        order=torch.zeros_like(ids) if order is None else torch.tensor(order),
+        recorded_entropy=nowhere_recorded if recorded_entropy is None else torch.tensor(recorded_entropy),
+        query_ids=tuple(f"query{row}" for row in range(len(ids))),
+    )
+
+
+def token_statistics_of(nll, entropy=None, confidence=None, *, requires_grad=False):
+    """Statistics as an objective gets them; what is not given must not be read, so it is NaN."""
+    nll = torch.as_tensor(nll)
+    if requires_grad:
+        nll = nll.detach().clone().requires_grad_()
+
+    def column(values):
+        result = torch.full_like(nll, torch.nan) if values is None else torch.as_tensor(values)
+        return result.detach().clone().requires_grad_() if requires_grad else result
+
+    return TokenStatistics(nll, column(entropy), column(confidence), torch.zeros(nll.shape, dtype=torch.bool))
 
 
 class ScriptedDLM:

@@ -6,6 +6,8 @@ Axes: B rows, L positions, D hidden size, V vocabulary, K asked-for positions.
 import copy
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -106,11 +108,86 @@ class BackboneSource(ABC):
         """
 
 
+class Snapshot(Denoiser):
+    """A backbone as it was at some step: keeps copies of what is trained and shares the rest; never differentiated.
+
+    Args:
+        backbone: Lends its architecture and what is not trained.
+        weights: The trained weights by name; None copies the present ones.
+    """
+
+    def __init__(self, backbone: Backbone, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self._backbone = [backbone]  # in a list: not a part of this module
+        trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        values = trained if weights is None else weights
+        self.weights = {name: values[name].detach().to(p.device, copy=True) for name, p in trained.items()}
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states at that step."""
+        with self._restored() as backbone:
+            return backbone(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head of that step."""
+        with self._restored() as backbone:
+            return backbone.logits(hidden)
+
+    @contextmanager
+    def _restored(self) -> Iterator[Backbone]:
+        """The backbone with the earlier weights, without dropout, for a while."""
+        (backbone,) = self._backbone
+        parameters = dict(backbone.named_parameters())
+        was_training, present = backbone.training, {name: parameters[name].data for name in self.weights}
+        backbone.eval()
+        try:
+            for name, values in self.weights.items():
+                parameters[name].data = values
+            yield backbone
+        finally:
+            for name, values in present.items():
+                parameters[name].data = values
+            backbone.train(was_training)
+
+
+class TargetPass:
+    """One forward pass over a corrupted batch, read at its targets. Only targets meet the vocabulary.
+
+    Args:
+        denoiser: Whose predictions.
+        corrupted: What it sees; results are (B, L), 0 where nothing is asked for.
+    """
+
+    def __init__(self, denoiser: Denoiser, corrupted: CorruptedBatch) -> None:
+        self._corrupted = corrupted
+        hidden = denoiser(corrupted.noisy_ids, corrupted.attention_mask)
+        self.logits = denoiser.logits(hidden[corrupted.is_target])
+
+    def statistics(self, sampled_ids: Tensor | None = None, *, entropy_temperature: float = 1.0) -> TokenStatistics:
+        """Statistics of the clean tokens, and the negative log-likelihood of other tokens (B, L), if there are any."""
+        where = self._corrupted.is_target
+        clean = token_statistics(self.logits, self._corrupted.clean_ids[where], entropy_temperature=entropy_temperature)
+        result = TokenStatistics(*(_scatter(values, where) for values in clean if values is not None))
+        if sampled_ids is None:
+            return result
+        return result._replace(sampled_nll=_scatter(token_statistics(self.logits, sampled_ids[where]).nll, where))
+
+    @torch.no_grad()
+    def sample(self, temperature: float, generator: torch.Generator) -> Tensor:
+        """Draw a token at every target; the likeliest one at temperature 0."""
+        if temperature == 0:
+            tokens = self.logits.argmax(-1)
+        else:
+            probs = (self.logits.double() / temperature).softmax(-1)
+            tokens = torch.multinomial(probs, 1, generator=generator).squeeze(1) if len(probs) else probs.long()[:, 0]
+        return _scatter(tokens, self._corrupted.is_target)
+
+
 def target_statistics(backbone: Denoiser, corrupted: CorruptedBatch) -> TokenStatistics:
-    """Negative log-likelihood and entropy at the targets, (B, L); 0 elsewhere. Only targets meet the vocabulary."""
-    hidden = backbone(corrupted.noisy_ids, corrupted.attention_mask)[corrupted.is_target]
-    statistics = token_statistics(backbone.logits(hidden), corrupted.clean_ids[corrupted.is_target])
-    return TokenStatistics(*(_scatter(values, corrupted.is_target) for values in statistics))
+    """Statistics of one forward pass at the targets, (B, L); 0 elsewhere."""
+    return TargetPass(backbone, corrupted).statistics()
 
 
 def _scatter(values: Tensor, where: Tensor) -> Tensor:

@@ -91,9 +91,12 @@ class TrajectorySegments:
             clean_ids=batch.clean_ids,
             noisy_ids=batch.clean_ids.masked_fill(is_hidden, mask_token_id),
             attention_mask=batch.attention_mask,
+            is_masked=is_hidden,
             is_target=is_target,
             order=number(batch.unmask_step, self._tie_breaker(batch), where=is_revealed),
+            recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
+            source=batch.source,
         )
 
     def _unit(self, batch: TrajectoryBatch) -> torch.Tensor:

@@ -22,7 +22,11 @@ class UniformMasking:
             clean_ids=batch.clean_ids,
             noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),
             attention_mask=batch.attention_mask,
+            is_masked=is_masked,
             is_target=is_masked,
             order=torch.zeros_like(batch.clean_ids),
+            recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
+            mask_ratio=mask_ratio,
+            source=batch.source,
         )

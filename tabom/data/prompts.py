@@ -178,8 +178,6 @@ class PromptDataModule(LightningDataModule):
 
 def _select(batch: CorruptedBatch, indices: list[int]) -> CorruptedBatch:
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    query_ids = tuple(batch.query_ids[index] for index in indices)
     chosen = torch.tensor(indices)
-    return CorruptedBatch(
-        **{name: value[chosen] for name, value in fields.items() if isinstance(value, Tensor)}, query_ids=query_ids
-    )
+    rows = {name: value[chosen] for name, value in fields.items() if isinstance(value, Tensor)}
+    return dataclasses.replace(batch, **rows, query_ids=tuple(batch.query_ids[index] for index in indices))

@@ -10,9 +10,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from tabom.backbones import Backbone, BackboneSource, Denoiser
-from tabom.backbones.base import target_statistics
+from tabom.backbones.base import TargetPass
 from tabom.errors import TabomError, require
 from tabom.modules.evaluation import Evaluation
+from tabom.modules.reference import Reference
 from tabom.modules.schedules import CosineWithWarmup
 from tabom.objectives import Objective
 from tabom.seeding import run_seed, seeded_generator
@@ -54,6 +55,7 @@ class TrainingModule(LightningModule):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
+        self._reference = Reference()
         self._seed = 0
 
     def setup(self, stage: str) -> None:
@@ -70,9 +72,17 @@ class TrainingModule(LightningModule):
         if self._source.is_pretrained:
             self._base = [self.backbone.reference()]
         self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
+        require(
+            self._source.is_pretrained or not self.objective.needs_reference,
+            f"objective: {type(self.objective).__name__} compares with a reference model, so expected a pretrained "
+            f"backbone, got {type(self._source).__name__}",
+        )
 
     def on_fit_start(self) -> None:
-        """Say how much is trained."""
+        """Say how much is trained; bring what is compared with to the device."""
+        self._base = [base.to(self.device) for base in self._base]
+        if self.trainer.world_size > 1:
+            self.objective.mean_over_ranks = self._mean_over_ranks
         num_all, num_trained = (
             sum(p.numel() for p in self.backbone.parameters() if p.requires_grad or count_frozen)
             for count_frozen in (True, False)
@@ -83,6 +93,7 @@ class TrainingModule(LightningModule):
         """Leave out weights that do not change."""
         if self.backbone.has_adapter:
             checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._trained_names()}
+        checkpoint["reference"] = self._reference.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
@@ -91,6 +102,7 @@ class TrainingModule(LightningModule):
             require(
                 not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}"
             )
+        self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the trainable parameters, scheduler by step."""
@@ -109,13 +121,30 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:
         """One corrupted batch; returns the loss in nats."""
         generator = self._generator("train", self.current_epoch, batch_idx)
+        self.objective.set_step(self.global_step)
         corrupted = self.objective.corrupt(batch, self.backbone.mask_token_id, generator)
-        terms = self.objective.terms(target_statistics(self.backbone, corrupted), corrupted)
+        reference, sampled_ids = None, None
+        if self.objective.needs_reference:
+            reference, sampled_ids = self._reference.statistics(
+                self.objective,
+                corrupted,
+                backbone=self.backbone,
+                base=self._base[0],
+                step=self.global_step,
+                generator=generator,
+            )
+        temperature = self.objective.entropy_temperature
+        statistics = TargetPass(self.backbone, corrupted).statistics(sampled_ids, entropy_temperature=temperature)
+        terms = self.objective.terms(statistics, corrupted, reference)
         self._check_finite(terms, corrupted)
         num_rows = len(batch.query_ids)
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=num_rows)
-        self.log("loss", terms["loss"], prog_bar=True, logger=False, batch_size=num_rows)
+        logged = dict(zip(terms, self._mean_over_ranks(torch.stack([v.detach() for v in terms.values()])), strict=True))
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=num_rows)
+        self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=num_rows)
         return terms["loss"]
+
+    def _mean_over_ranks(self, values: Tensor) -> Tensor:
+        return cast("Tensor", self.trainer.strategy.reduce(values, reduce_op="mean"))
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""

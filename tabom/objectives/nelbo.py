@@ -4,7 +4,7 @@ from torch import Tensor
 
 from tabom.corruption import UniformMasking
 from tabom.functional.reduction import masked_mean
-from tabom.objectives.base import Objective, mean_over_trajectories
+from tabom.objectives.base import Objective
 from tabom.types import CorruptedBatch, TokenStatistics
 
 
@@ -23,8 +23,11 @@ class NelboObjective(Objective):
     def __init__(self, supervise_padding: bool = True) -> None:
         super().__init__(UniformMasking(), supervise_padding=supervise_padding)
 
-    def terms(self, statistics: TokenStatistics, corrupted: CorruptedBatch) -> dict[str, Tensor]:
+    def terms(
+        self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
+    ) -> dict[str, Tensor]:
         """``loss`` and ``reconstruction``, which are the same here."""
+        del reference
         per_row = masked_mean(statistics.nll, corrupted.is_target)
-        loss = mean_over_trajectories(per_row, corrupted.is_target.any(1))
+        loss = self.mean_where(per_row, corrupted.is_target.any(1))
         return {"loss": loss, "reconstruction": loss.detach()}

@@ -7,7 +7,7 @@ from tabom.corruption.trajectory_segments import Starts, Ties, WindowUnit
 from tabom.errors import require
 from tabom.functional.ranking import order_agreement_counts, ordered_pairs, pairwise_ranking_loss
 from tabom.functional.reduction import masked_mean
-from tabom.objectives.base import Objective, mean_over_trajectories
+from tabom.objectives.base import Objective
 from tabom.types import CorruptedBatch, TokenStatistics
 
 
@@ -66,14 +66,15 @@ class TabomObjective(Objective):
             f"window: expected at most the response length of {response_length} tokens, got {self.window}",
         )
 
-    def terms(self, statistics: TokenStatistics, corrupted: CorruptedBatch) -> dict[str, Tensor]:
+    def terms(
+        self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
+    ) -> dict[str, Tensor]:
         """``loss``, ``reconstruction``, ``ranking``, and ``order_agreement`` (share of pairs in order already)."""
+        del reference
         nll = masked_mean(statistics.nll, corrupted.is_target)
-        reconstruction = mean_over_trajectories(nll, corrupted.is_target.any(1))
+        reconstruction = self.mean_where(nll, corrupted.is_target.any(1))
         entropy, is_pair = segment_pairs(statistics, corrupted)
-        ranking = mean_over_trajectories(
-            pairwise_ranking_loss(entropy, is_pair, margin=self.margin), is_pair.any(2).any(1)
-        )
+        ranking = self.mean_where(pairwise_ranking_loss(entropy, is_pair, margin=self.margin), is_pair.any(2).any(1))
         num_agreeing, num_pairs = order_agreement_counts(entropy.detach(), is_pair)
         loss = reconstruction + self.rank_weight * ranking if self.rank_weight > 0 else reconstruction
         return {

@@ -1,15 +1,15 @@
+import dataclasses
 import json
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, corrupted_batch
 
 from tabom.backbones import NewTinyDLM, PretrainedBackbone
 from tabom.backbones.base import target_statistics
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 from tabom.functional.token_statistics import token_statistics
-from tabom.types import CorruptedBatch
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def test_only_targets_meet_the_vocabulary(backbone, monkeypatch):
     head = backbone.logits
     monkeypatch.setattr(backbone, "logits", lambda hidden: seen.append(hidden.shape) or head(hidden))
     noisy = ids.masked_fill(is_target, backbone.mask_token_id)
-    batch = CorruptedBatch(ids, noisy, mask, is_target, torch.zeros_like(ids), ("a", "b"))
+    batch = dataclasses.replace(
+        corrupted_batch(is_target.tolist()), clean_ids=ids, noisy_ids=noisy, attention_mask=mask
+    )
     statistics = target_statistics(backbone, batch)
     assert seen == [(3, 16)]
     expected = token_statistics(head(backbone(noisy, mask)), ids)
@@ -82,7 +84,8 @@ def test_only_targets_meet_the_vocabulary(backbone, monkeypatch):
 
 def test_no_target_leaves_a_graph_behind(backbone):
     ids, mask = ids_and_mask()
-    batch = CorruptedBatch(ids, ids, mask, torch.zeros_like(mask), torch.zeros_like(ids), ("a", "b"))
+    nothing = corrupted_batch([[False] * ids.shape[1]] * 2)
+    batch = dataclasses.replace(nothing, clean_ids=ids, noisy_ids=ids, attention_mask=mask)
     target_statistics(backbone, batch).nll.sum().backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 

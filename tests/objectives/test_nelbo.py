@@ -3,31 +3,17 @@
 import dataclasses
 
 import torch
-from helpers import trajectory_batch
+from helpers import corrupted_batch, token_statistics_of, trajectory_batch
 
 from tabom.objectives import NelboObjective
-from tabom.types import NEVER, CorruptedBatch, TokenStatistics
+from tabom.types import NEVER
 
 MASK = 99
 NAN = float("nan")
 
 
-def corrupted_batch(is_target):
-    is_target = torch.tensor(is_target)
-    ids = torch.ones(is_target.shape, dtype=torch.long)
-    return CorruptedBatch(
-        clean_ids=ids,
-        noisy_ids=ids.masked_fill(is_target, MASK),
-        attention_mask=torch.ones_like(is_target),
-        is_target=is_target,
-        order=torch.zeros_like(ids),
-        query_ids=tuple(f"query{row}" for row in range(len(ids))),
-    )
-
-
 def terms(nll, is_target):
-    nll = torch.as_tensor(nll)
-    return NelboObjective().terms(TokenStatistics(nll, torch.full_like(nll, NAN)), corrupted_batch(is_target))
+    return NelboObjective().terms(token_statistics_of(nll), corrupted_batch(is_target))
 
 
 def test_mean_per_row_then_over_rows():

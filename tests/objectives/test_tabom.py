@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import trajectory_batch
+from helpers import corrupted_batch, token_statistics_of, trajectory_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,30 +14,11 @@ from tabom.corruption import TrajectorySegments
 from tabom.errors import TabomError
 from tabom.objectives import TabomObjective
 from tabom.objectives.tabom import segment_pairs
-from tabom.types import NEVER, CorruptedBatch, TokenStatistics
+from tabom.types import NEVER
 
 MASK = 99
 NAN = float("nan")
 quick = settings(deadline=None, max_examples=60)
-
-
-def corrupted_batch(is_target, order):
-    is_target, order = torch.tensor(is_target), torch.tensor(order)
-    ids = torch.ones(is_target.shape, dtype=torch.long)
-    return CorruptedBatch(
-        clean_ids=ids,
-        noisy_ids=ids.masked_fill(is_target, MASK),
-        attention_mask=torch.ones_like(is_target),
-        is_target=is_target,
-        order=order,
-        query_ids=tuple(f"query{row}" for row in range(len(ids))),
-    )
-
-
-def statistics(nll, entropy, *, requires_grad=False):
-    return TokenStatistics(
-        torch.tensor(nll, requires_grad=requires_grad), torch.tensor(entropy, requires_grad=requires_grad)
-    )
 
 
 TARGETS = [[False, True, True, True], [True, False, True, False]]
@@ -50,7 +31,7 @@ RANKING = (((2.0 - 1.0 + 0.25) + (2.0 - 1.5 + 0.25) + 0.0) / 3 + 0.0) / 2
 
 def test_value_by_hand():
     objective = TabomObjective(window=4, margin=0.25, rank_weight=3.0)
-    result = objective.terms(statistics(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
+    result = objective.terms(token_statistics_of(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
     expected = {
         "loss": RECONSTRUCTION + 3.0 * RANKING,
         "reconstruction": RECONSTRUCTION,
@@ -61,16 +42,13 @@ def test_value_by_hand():
 
 
 def test_the_margin_counts():
-    corrupted = corrupted_batch([[True, True]], [[0, 1]])
-    ranking = [
-        TabomObjective(margin=margin).terms(statistics([[1.0, 1.0]], [[1.0, 2.0]]), corrupted)["ranking"].item()
-        for margin in (0.5, 1.0, 1.5)
-    ]
+    measured, corrupted = token_statistics_of([[1.0, 1.0]], [[1.0, 2.0]]), corrupted_batch([[True, True]], [[0, 1]])
+    ranking = [TabomObjective(margin=margin).terms(measured, corrupted)["ranking"].item() for margin in (0.5, 1.0, 1.5)]
     assert ranking == [0.0, 0.0, 0.5]
 
 
 def test_a_rank_weight_of_zero_leaves_the_reconstruction():
-    measured = statistics(NLL, ENTROPY, requires_grad=True)
+    measured = token_statistics_of(NLL, ENTROPY, requires_grad=True)
     result = TabomObjective(margin=0.25, rank_weight=0.0).terms(measured, corrupted_batch(TARGETS, ORDER))
     torch.testing.assert_close(result["loss"].detach(), torch.tensor(RECONSTRUCTION))
     torch.testing.assert_close(result["ranking"], torch.tensor(RANKING))
@@ -79,7 +57,7 @@ def test_a_rank_weight_of_zero_leaves_the_reconstruction():
 
 
 def test_gradient_reaches_both_entropies_and_every_target():
-    measured = statistics(NLL, ENTROPY, requires_grad=True)
+    measured = token_statistics_of(NLL, ENTROPY, requires_grad=True)
     TabomObjective(margin=0.25, rank_weight=3.0).terms(measured, corrupted_batch(TARGETS, ORDER))["loss"].backward()
     pair, row = 3.0 / 3 / 2, 1 / 2
     torch.testing.assert_close(measured.entropy.grad, torch.tensor([[0.0, -pair, 2 * pair, -pair], [0.0] * 4]))
@@ -89,14 +67,14 @@ def test_gradient_reaches_both_entropies_and_every_target():
 
 
 def test_only_the_loss_is_attached():
-    measured = statistics(NLL, ENTROPY, requires_grad=True)
+    measured = token_statistics_of(NLL, ENTROPY, requires_grad=True)
     result = TabomObjective().terms(measured, corrupted_batch(TARGETS, ORDER))
     assert [name for name, value in result.items() if value.requires_grad] == ["loss"]
 
 
 def test_rows_without_targets_or_pairs_do_not_count():
     targets = [[True, True], [True, False], [False, False]]
-    measured = statistics([[1.0, 3.0], [7.0, NAN], [NAN, NAN]], [[2.0, 1.0], [1.0, NAN], [NAN, NAN]])
+    measured = token_statistics_of([[1.0, 3.0], [7.0, NAN], [NAN, NAN]], [[2.0, 1.0], [1.0, NAN], [NAN, NAN]])
     result = TabomObjective(margin=0.5).terms(measured, corrupted_batch(targets, [[0, 1]] * 3))
     torch.testing.assert_close(result["reconstruction"], torch.tensor(((1.0 + 3.0) / 2 + 7.0) / 2))
     torch.testing.assert_close(result["ranking"], torch.tensor(2.0 - 1.0 + 0.5))
@@ -104,14 +82,14 @@ def test_rows_without_targets_or_pairs_do_not_count():
 
 def test_tokens_of_one_rank_form_no_pair():
     result = TabomObjective(margin=0.5).terms(
-        statistics([[1.0, 1.0]], [[2.0, 1.0]]), corrupted_batch([[True, True]], [[4, 4]])
+        token_statistics_of([[1.0, 1.0]], [[2.0, 1.0]]), corrupted_batch([[True, True]], [[4, 4]])
     )
     assert result["ranking"].item() == 0.0
 
 
 @pytest.mark.parametrize("rank_weight", [0.0, 1.0])
 def test_no_target_at_all_gives_a_zero_that_is_still_attached(rank_weight):
-    measured = statistics([[2.0, 4.0]], [[1.0, 2.0]], requires_grad=True)
+    measured = token_statistics_of([[2.0, 4.0]], [[1.0, 2.0]], requires_grad=True)
     result = TabomObjective(rank_weight=rank_weight).terms(measured, corrupted_batch([[False, False]], [[0, 1]]))
     result["loss"].backward()
     assert [result[name].item() for name in ("loss", "reconstruction", "ranking")] == [0.0, 0.0, 0.0]
@@ -120,7 +98,7 @@ def test_no_target_at_all_gives_a_zero_that_is_still_attached(rank_weight):
 
 
 def test_targets_are_gathered_side_by_side():
-    entropy, is_pair = segment_pairs(statistics(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
+    entropy, is_pair = segment_pairs(token_statistics_of(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
     assert entropy.shape == (2, 3)
     assert entropy[0].tolist() == [1.5, 2.0, 1.0]
     assert entropy[1, :2].tolist() == [3.0, 2.0]
@@ -163,7 +141,7 @@ def test_equals_the_equations(rows, window, margin, rank_weight):
     batch = trajectory_batch(steps, entropy=recorded, prompt_length=0)
     corrupted = TrajectorySegments(window).cut(batch, torch.tensor(starts), MASK)
     objective = TabomObjective(window=window, margin=margin, rank_weight=rank_weight)
-    result = objective.terms(TokenStatistics(torch.tensor(nll).double(), torch.tensor(entropy).double()), corrupted)
+    result = objective.terms(token_statistics_of(torch.tensor(nll).double(), torch.tensor(entropy).double()), corrupted)
     assert result["reconstruction"].item() == pytest.approx(mean(reconstructions))
     assert result["ranking"].item() == pytest.approx(mean(rankings))
     assert result["loss"].item() == pytest.approx(mean(reconstructions) + rank_weight * mean(rankings))

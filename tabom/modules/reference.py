@@ -1,0 +1,48 @@
+"""What an objective compares the model with."""
+
+from typing import Any
+
+import torch
+
+from tabom.backbones import Backbone, Denoiser
+from tabom.backbones.base import Snapshot, TargetPass
+from tabom.objectives import Objective
+from tabom.types import CorruptedBatch, TokenStatistics
+
+
+class Reference:
+    """The base at first; then a snapshot of the model, taken anew every ``reference_interval`` optimizer steps."""
+
+    def __init__(self) -> None:
+        self._round = 0
+        self._snapshot: Snapshot | None = None
+
+    def statistics(
+        self,
+        objective: Objective,
+        corrupted: CorruptedBatch,
+        *,
+        backbone: Backbone,
+        base: Denoiser,
+        step: int,
+        generator: torch.Generator,
+    ) -> tuple[TokenStatistics, torch.Tensor | None]:
+        """Statistics at the targets, and the tokens (B, L) that the reference samples, if the objective wants them."""
+        current_round = step // objective.reference_interval if objective.reference_interval else 0
+        if current_round != self._round:
+            self._round, self._snapshot = current_round, Snapshot(backbone)
+        with torch.no_grad():
+            seen = TargetPass(self._snapshot or base, corrupted)
+            sampled_ids = None
+            if objective.sample_temperature is not None:
+                sampled_ids = seen.sample(objective.sample_temperature, generator)
+            return seen.statistics(sampled_ids, entropy_temperature=objective.entropy_temperature), sampled_ids
+
+    def state_dict(self) -> dict[str, Any]:
+        """Round and snapshot, so that a resumed run compares with the same weights; empty while it is the base."""
+        return {"round": self._round, "weights": self._snapshot.weights} if self._snapshot else {}
+
+    def load_state_dict(self, state: dict[str, Any], backbone: Backbone) -> None:
+        """Go on with what :meth:`state_dict` gave."""
+        if state:
+            self._round, self._snapshot = state["round"], Snapshot(backbone, state["weights"])
