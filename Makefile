@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEMO_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint type check clean
+.PHONY: help setup demo demo-full test test-slow lint type check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ setup: $(STAMP) ## Create the environment in .venv, or bring it up to date
 
 demo: $(STAMP) ## Base model, trajectories, four trainings, table and figure under runs/demo (about 8 minutes)
 	$(BIN)/tabom demo $(DEMO_FLAGS)
+
+demo-full: $(STAMP) ## All methods at several learning rates, compared at equal forgetting, under runs/demo-full (resumes)
+	$(BIN)/tabom demo --full $(DEMO_FLAGS)
 
 test: $(STAMP) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest --cov=tabom --cov-fail-under=90

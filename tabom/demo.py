@@ -1,8 +1,12 @@
-"""The whole method on a laptop: base model, trajectories, four trainings, one table and one figure."""
+"""The whole method on a laptop: base model, trajectories, four trainings, one table and one figure.
+
+``--full`` trains every method at several learning rates and compares the methods at equal forgetting.
+"""
 
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -10,21 +14,40 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
 
-from tabom.errors import require
-from tabom.reporting.comparison import Column, MethodResult, markdown_table, rich_table
+from tabom.errors import TabomError, require
+from tabom.reporting.comparison import Column, MethodResult, comparison_rows, markdown_table, rich_table
+from tabom.reporting.frontier import frontier_rows, matched_levels, seed_curves
 
 OUTPUT_DIR = Path("runs/demo")
+FULL_OUTPUT_DIR = Path("runs/demo-full")
+BASE_DIR = OUTPUT_DIR / "base"  # the directories that the configs name
+TRAJECTORIES_DIR = OUTPUT_DIR / "trajectories"
 METHODS = {
     "SFT-GT": "sft_gt",
     "SFT-SD": "sft_sd",
     "trajectory masking": "trajectory_masking",
     "TABOM": "tabom",
 }
+FULL_METHODS = METHODS | {
+    "TABOM, global": "tabom_global",
+    "dInfer": "dinfer",
+    "T3D": "t3d",
+    "logistic": "logistic",
+    "Plackett-Luce": "plackett_luce",
+    "Boltzmann KL": "boltzmann_kl",
+    "shuffled order": "shuffled_order",
+}
 BASE = "base"
+BASELINE = "SFT-SD"
+# Its answers are laid out in another way, so that it forgets a hundred times more than the others: between the base and
+# its models there is nothing to be interpolated.
+OFF_FRONTIER = "SFT-GT"
+LEARNING_RATES = (3e-4, 1e-3, 2e-3)
 COLUMNS = (
     Column("accuracy_1_per_step", "full %", scale=100),
     Column("accuracy_2_per_step", "2 a step %", scale=100),
@@ -41,6 +64,12 @@ LEGEND = """full %, 2 a step %: Sudoku test puzzles solved, decoding one or two 
 NELBO change, KL(base || model): forgetting on held-out Python text, nats a token.
 TDS: trajectory discrimination score. order: share of held-out trajectory pairs whose entropies stand in decoding order.
 Mean ± standard deviation over seeds."""
+ACCURACIES = {"accuracy_1_per_step": "full decoding", "accuracy_2_per_step": "two tokens a step"}
+PUBLIC_ACCURACIES = {f"public_{metric}": f"public puzzles, {title}" for metric, title in ACCURACIES.items()}
+FRONTIER_LEGEND = f"""Sudoku test puzzles solved, %, at equal forgetting: KL(base || model) on held-out Python text.
+Mean over seeds; in brackets the difference to {BASELINE} with the same seed, ± its standard error. Each method's curve
+runs from the base through its learning rates, linear in the root of the KL; -: the method does not go so far with
+every seed. KL in nats a token."""
 
 
 @dataclass
@@ -60,6 +89,7 @@ class Demo:
     public_test: Path | None = None
     overrides: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    output_dir: ClassVar[Path] = OUTPUT_DIR
     console: Console = field(default_factory=lambda: Console(width=max(Console().width, 150)))
 
     def run(self) -> list[MethodResult]:
@@ -68,35 +98,43 @@ class Demo:
 
         self._command("pretraining", "fit", "pretrain")
         self._command("distillation", "predict", "distill")
-        results = [self._test(BASE, "tabom", seed=0)]
+        results = [MethodResult(BASE, 0, self._test(BASE, "tabom", f"{BASE}-seed0"))]
         for seed in self.seeds:
             for method, config in METHODS.items():
-                name = f"{config}-seed{seed}"
-                options = [f"--seed_everything={seed}", f"--trainer.logger.init_args.name={name}"]
-                checkpoint = self._command(f"{method}, training", "fit", config, *options)
-                results.append(self._test(method, config, seed, "--ckpt_path", checkpoint))
-                self._save(results)
+                metrics = self._train_and_test(method, config, f"{config}-seed{seed}", [f"--seed_everything={seed}"])
+                results.append(MethodResult(method, seed, metrics))
+                self._save({"results": results})
 
         base_accuracy = results[0].metrics["accuracy_1_per_step"]
         plot_gain_against_forgetting(results[1:], base_accuracy).savefig(OUTPUT_DIR / "figure.png", dpi=150)
-        columns = COLUMNS + (PUBLIC_COLUMNS if self.public_test else ())
-        (OUTPUT_DIR / "table.md").write_text(markdown_table(results, columns))
-        self.console.print(rich_table(results, columns, "4x4 Sudoku after post-training of one base model"))
-        self.console.print(LEGEND)
+        self._write_table(results)
         self.console.print(self._timings())
         self.console.print(f"Table, figure and runs are under {OUTPUT_DIR}/; wandb sync uploads the runs.")
         return results
 
-    def _test(self, method: str, config: str, seed: int, *options: str) -> MethodResult:
-        name = f"--trainer.logger.init_args.name={config if method != BASE else BASE}-seed{seed}-test"
-        self._command(f"{method}, test", "test", config, name, *options)
+    def _write_table(self, results: Sequence[MethodResult]) -> None:
+        rows = comparison_rows(results, COLUMNS + (PUBLIC_COLUMNS if self.public_test else ()))
+        (self.output_dir / "table.md").write_text(markdown_table(rows))
+        self.console.print(rich_table(rows, "4x4 Sudoku after post-training of one base model"))
+        self.console.print(LEGEND)
+
+    def _train_and_test(
+        self, method: str, config: str, name: str, fit_options: Sequence[str], options: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """Train one model and test the checkpoint that did best on validation; ``options`` are for both."""
+        words = (f"--trainer.logger.init_args.name={name}", *fit_options, *options)
+        checkpoint = self._command(f"{method}, training", "fit", config, *words)
+        return self._test(method, config, name, "--ckpt_path", checkpoint, *options)
+
+    def _test(self, method: str, config: str, name: str, *options: str) -> dict[str, float]:
+        self._command(f"{method}, test", "test", config, f"--trainer.logger.init_args.name={name}-test", *options)
         metrics = dict(self._last_metrics)
         if self.public_test is not None:
             task = f"--data.init_args.task.init_args.test_file={self.public_test.resolve()}"
             public = ("--data.init_args.evaluation.num_test_prompts=500", task, "--trainer.logger=false")
-            self._command(f"{method}, public test", "test", config, *public, *options)
+            self._command(f"{method}, public test", "test", config, *options, *public)
             metrics |= {f"public_{name}": value for name, value in self._last_metrics.items()}
-        return MethodResult(method, seed, metrics)
+        return metrics
 
     def _command(self, stage: str, verb: str, config: str, *options: str) -> str:
         """Run one command as the shell would; returns the best checkpoint's path, if it wrote one."""
@@ -126,7 +164,8 @@ class Demo:
         table.add_row("total", f"{sum(self.seconds.values()):.0f}")
         return table
 
-    def _save(self, results: Sequence[MethodResult]) -> None:
+    def _save(self, content: dict[str, Any]) -> None:
+        """Write ``results.json``, whole or not at all: what was run where, and the results."""
         import torch
 
         record = {
@@ -134,9 +173,167 @@ class Demo:
             "torch": torch.__version__,
             "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
             "seconds": self.seconds,
-            "results": [dataclasses.asdict(result) for result in results],
+            **content,
+            "results": [dataclasses.asdict(result) for result in content["results"]],
         }
-        (OUTPUT_DIR / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+        partial = self.output_dir / "results.json.partial"
+        partial.write_text(json.dumps(record, indent=2) + "\n")
+        partial.replace(self.output_dir / "results.json")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the full demo.
+
+    Attributes:
+        method: Row of the tables.
+        config: Its file in the directory of configs, without the ending.
+        seed: Of the post-training.
+        learning_rate: Of the optimizer.
+    """
+
+    method: str
+    config: str
+    seed: int
+    learning_rate: float
+
+
+@dataclass
+class FullDemo(Demo):
+    """Every method at several learning rates, compared at equal forgetting.
+
+    Base and trajectories are those under ``runs/demo``; what is missing there is made first. Each tested model is kept
+    in ``results.json``, so that the same command goes on after an interruption.
+
+    Attributes:
+        learning_rates: Of every method but SFT-GT, which forgets so much that it is no part of the comparison and is
+            trained at the middle one alone.
+        kl_levels: Where the methods are compared, nats a token; None divides what all of them reach.
+    """
+
+    learning_rates: Sequence[float] = LEARNING_RATES
+    kl_levels: Sequence[float] | None = None
+    output_dir: ClassVar[Path] = FULL_OUTPUT_DIR
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "learning_rates"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values) > 0, f"{name}: expected different values, got {list(values)}")
+        require(min(self.learning_rates) > 0, f"learning_rates: expected values above 0, got {self.learning_rates}")
+
+    def run(self) -> list[MethodResult]:
+        """Train, test, and write ``results.json``, ``table.md``, ``frontier.md`` and ``frontier.png``.
+
+        Raises:
+            TabomError: If results under ``runs/demo-full`` were made with other options, configs or trajectories.
+        """
+        settings = self._settings()
+        results = self._earlier_results(settings)
+        self._make_what_is_missing()
+        settings["trajectories"] = _sha256(TRAJECTORIES_DIR / "manifest.json")
+        self._earlier_results(settings)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        if not results:
+            directories = self._directories(BASE)
+            results.append(MethodResult(BASE, 0, self._test(BASE, "tabom", BASE, *directories)))
+            self._save({"settings": settings, "results": results})
+
+        trainings = self._trainings()
+        finished = {(result.method, result.seed, result.learning_rate) for result in results}
+        waiting = [t for t in trainings if (t.method, t.seed, t.learning_rate) not in finished]
+        start = time.perf_counter()
+        for index, training in enumerate(waiting, 1):
+            results.append(self._run(training))
+            self._save({"settings": settings, "results": results})
+            minutes = (time.perf_counter() - start) / 60
+            num_done, num_left = len(trainings) - len(waiting) + index, len(waiting) - index
+            speed = f"{index / minutes:.1f} a minute, {num_left * minutes / index:.0f} minutes left"
+            self.console.print(f"[bold]{num_done} of {len(trainings)} runs done, {speed}")
+        self._report(results)
+        return results
+
+    def _trainings(self) -> list[Training]:
+        """Seed by seed, so that an interrupted demo has whole curves."""
+        rates = sorted(self.learning_rates)
+        return [
+            Training(method, config, seed, rate)
+            for seed in self.seeds
+            for method, config in FULL_METHODS.items()
+            for rate in ([rates[len(rates) // 2]] if method == OFF_FRONTIER else rates)
+        ]
+
+    def _settings(self) -> dict[str, Any]:
+        """What the results depend on."""
+        configs = ("pretrain", "distill", *FULL_METHODS.values())
+        return {
+            "seeds": list(self.seeds),
+            "learning_rates": sorted(self.learning_rates),
+            "public_test": self.public_test and _sha256(self.public_test),
+            **{f"{name}.yaml": _sha256(self.configs / f"{name}.yaml") for name in configs},
+        }
+
+    def _earlier_results(self, settings: dict[str, Any]) -> list[MethodResult]:
+        """Read what an interrupted demo left, if it was the same one."""
+        path = self.output_dir / "results.json"
+        if not path.is_file():
+            return []
+        record = json.loads(path.read_text())
+        for name, now in settings.items():
+            before = record["settings"].get(name)
+            if before != now:
+                raise TabomError(
+                    f"{path}: {name} was {before} when these results were made, got {now}; "
+                    f"give what was given before, or move {self.output_dir} away to start afresh"
+                )
+        self.seconds = record["seconds"]
+        return [MethodResult(**result) for result in record["results"]]
+
+    def _make_what_is_missing(self) -> None:
+        if not list(BASE_DIR.glob("*.safetensors")):
+            self._command("pretraining", "fit", "pretrain")
+        if not (TRAJECTORIES_DIR / "manifest.json").is_file():
+            self._command("distillation", "predict", "distill")
+
+    def _run(self, training: Training) -> MethodResult:
+        name = f"{training.config}-lr{training.learning_rate:g}-seed{training.seed}"
+        fit_options = [
+            f"--seed_everything={training.seed}",
+            f"--model.init_args.optimizer.init_args.lr={training.learning_rate}",
+        ]
+        directories = self._directories(name)
+        metrics = self._train_and_test(training.method, training.config, name, fit_options, directories)
+        return MethodResult(training.method, training.seed, metrics, training.learning_rate)
+
+    def _directories(self, name: str) -> list[str]:
+        directory = self.output_dir / name
+        return [
+            f"--trainer.default_root_dir={directory}",
+            f"--trainer.logger.init_args.save_dir={directory}",
+            "--trainer.logger.init_args.group=demo-full",
+        ]
+
+    def _report(self, results: list[MethodResult]) -> None:
+        from tabom.reporting.figures import plot_frontiers
+
+        base, *trained = results
+        compared = [result for result in trained if result.method != OFF_FRONTIER]
+        plot_frontiers(compared, base).savefig(self.output_dir / "frontier.png", dpi=150)
+        self._write_table(results)
+        text = f"{FRONTIER_LEGEND}\n"
+        for metric, title in (ACCURACIES | (PUBLIC_ACCURACIES if self.public_test else {})).items():
+            curves = seed_curves(compared, base, metric)
+            rows = frontier_rows(curves, self.kl_levels or matched_levels(curves), BASELINE)
+            text += f"\n**{title}** (base: {100 * base.metrics[metric]:.1f})\n\n{markdown_table(rows)}"
+            self.console.print(rich_table(rows, f"At equal forgetting, {title}"))
+        (self.output_dir / "frontier.md").write_text(text)
+        self.console.print(FRONTIER_LEGEND)
+        self.console.print(self._timings())
+        self.console.print(f"Tables, figure and runs are under {self.output_dir}/; wandb sync uploads the runs.")
+
+
+def _sha256(path: Path) -> str:
+    require(path.is_file(), f"{path}: expected a file, found none")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run(words: Sequence[str]) -> None:
@@ -146,14 +343,25 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of the post-trainings (1 2)")
     parser.add_argument("--configs", type=Path, default=Path("configs/demo"), help="directory of the stages' configs")
     parser.add_argument("--public_test", type=Path, help="CSV of public 4x4 Sudoku puzzles to be tested on as well")
+    parser.add_argument("--full", action="store_true", help=f"all methods, at equal forgetting: {FULL_OUTPUT_DIR}/")
+    full = parser.add_argument_group("with --full")
+    full.add_argument("--learning_rates", type=float, nargs="+", help="of each method (3e-4 1e-3 2e-3)")
+    full.add_argument("--kl_levels", type=float, nargs="+", help="KL to compare at (default: what all methods reach)")
     arguments = parser.parse_args(words)
     require(
         (arguments.configs / "pretrain.yaml").is_file(),
         f"{arguments.configs}/pretrain.yaml: expected the demo's configs, found no such file; "
         "run from the repository's root or give --configs",
     )
+    shared = (arguments.configs, arguments.seeds, arguments.public_test)
+    if arguments.full:
+        rates = arguments.learning_rates or LEARNING_RATES
+        FullDemo(*shared, learning_rates=rates, kl_levels=arguments.kl_levels).run()
+        return
+    for name in ("learning_rates", "kl_levels"):
+        require(getattr(arguments, name) is None, f"{name}: expected --full beside it, which compares learning rates")
     keep_earlier_results()
-    Demo(arguments.configs, arguments.seeds, arguments.public_test).run()
+    Demo(*shared).run()
 
 
 def keep_earlier_results() -> None:

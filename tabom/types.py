@@ -15,6 +15,10 @@ from torch import Tensor
 NEVER = -1
 """``unmask_step`` of a position that was not revealed by decoding."""
 
+SELF_DISTILLED = "self_distilled"
+GROUND_TRUTH = "ground_truth"
+"""``source`` of held-out queries with the answers that the base decoded, or with the task's own."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -128,6 +132,8 @@ class CorruptedBatch(_Movable):
         mask_ratio: Probability with which each response position was masked, in (0, 1]; None where positions were not
             masked independently of each other.
         source: Which held-out data they are, where there are several kinds.
+        token_weight: How much the negative log-likelihood of each position counts; positions that are not asked for may
+            have one. None where all count alike, or the model's predictions decide.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -140,6 +146,7 @@ class CorruptedBatch(_Movable):
     query_ids: tuple[str, ...]
     mask_ratio: Float[Tensor, " B"] | None = None
     source: str = ""
+    token_weight: Float[Tensor, "B L"] | None = None
 
 
 class TokenStatistics(NamedTuple):

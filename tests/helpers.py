@@ -250,6 +250,10 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
     return directory
 
 
+def last_checkpoint(cli):
+    return f"{cli.trainer.default_root_dir}/checkpoints/last.ckpt"
+
+
 class ParseOnlyTrainer(TabomTrainer):
     """Runs nothing; the signatures, from which the command line is made, stay."""
 

@@ -32,6 +32,8 @@ def recipe(request, repository, tmp_path, monkeypatch):
     questions = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(60)]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
 
+    base_domain = "ling_coder" if "prm12k" in name else "prm12k"
+
     def call(verb, method, *options):
         small = [
             "--model.init_args.backbone.init_args.path=model",
@@ -47,8 +49,8 @@ def recipe(request, repository, tmp_path, monkeypatch):
             small.append("--data.init_args.num_queries=14")
         else:
             small += [
-                "--data.init_args.base_domain.init_args.train_file=questions.jsonl",
-                "--data.init_args.base_domain.init_args.held_out=0.3",
+                f"--data.init_args.base_domains.{base_domain}.init_args.train_file=questions.jsonl",
+                f"--data.init_args.base_domains.{base_domain}.init_args.held_out=0.3",
                 "--data.init_args.batch_size=4",
                 "--data.init_args.evaluation.num_base_examples=3",
                 "--data.init_args.only_verified=false",

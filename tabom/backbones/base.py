@@ -28,6 +28,11 @@ class Denoiser(nn.Module, ABC):
     hidden state.
     """
 
+    @property
+    @abstractmethod
+    def mask_token_id(self) -> int:
+        """Id of the absorbing mask token."""
+
     @abstractmethod
     def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Hidden states; entry ``i`` predicts token ``i``."""
@@ -39,11 +44,6 @@ class Denoiser(nn.Module, ABC):
 
 class Backbone(Denoiser):
     """A bidirectional transformer with a language model head, as it is trained, saved and handed on."""
-
-    @property
-    @abstractmethod
-    def mask_token_id(self) -> int:
-        """Id of the absorbing mask token."""
 
     @property
     @abstractmethod
@@ -70,6 +70,19 @@ class Backbone(Denoiser):
     def reference(self) -> Denoiser:
         """The frozen model that training started from: called at its start, a copy of the weights."""
         return copy.deepcopy(self).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def interpolate(self, reference: Denoiser, weight: float) -> None:
+        """Average the weights with those of ``reference``, a copy from :meth:`reference`, in place.
+
+        Args:
+            reference: Weights at 0.
+            weight: From 0 to 1, at which the present weights stay.
+        """
+        start = dict(reference.named_parameters())
+        for name, parameter in self.named_parameters():
+            mixed = torch.lerp(start[name].to(parameter.device).float(), parameter.float(), weight)
+            parameter.copy_(mixed)
 
     def fingerprint(self) -> str:
         """SHA-256 of names, shapes, dtypes and values of all weights."""
@@ -123,6 +136,11 @@ class Snapshot(Denoiser):
         values = trained if weights is None else weights
         self.weights = {name: values[name].detach().to(p.device, copy=True) for name, p in trained.items()}
 
+    @property
+    def mask_token_id(self) -> int:
+        """The backbone's."""
+        return self._backbone[0].mask_token_id
+
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states at that step."""
@@ -140,8 +158,12 @@ class Snapshot(Denoiser):
         """The backbone with the earlier weights, without dropout, for a while."""
         (backbone,) = self._backbone
         parameters = dict(backbone.named_parameters())
-        was_training, present = backbone.training, {name: parameters[name].data for name in self.weights}
+        present = {name: parameters[name].data for name in self.weights}
+        were_training = [module for module in backbone.modules() if module.training]
+        # a checkpoint is read before the model moves to its device
+        self.weights = {name: values.to(present[name].device) for name, values in self.weights.items()}
         backbone.eval()
+        torch.clear_autocast_cache()  # it holds casts by parameter, whatever the parameter's values are by now
         try:
             for name, values in self.weights.items():
                 parameters[name].data = values
@@ -149,7 +171,9 @@ class Snapshot(Denoiser):
         finally:
             for name, values in present.items():
                 parameters[name].data = values
-            backbone.train(was_training)
+            for module in were_training:
+                module.training = True
+            torch.clear_autocast_cache()
 
 
 class TargetPass:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -112,6 +113,13 @@ class Adapter:
         stored = load_file(file)
         native = {self._naming.native(name.removeprefix(_PREFIX)): tensor for name, tensor in stored.items()}
         set_peft_model_state_dict(self._model, native, _NAME)
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply what the adapter adds to the weights."""
+        for name, parameter in self._model.named_parameters():
+            if ".lora_B." in name:
+                parameter.mul_(factor)
 
     def save(self, path: Path) -> None:
         """Write configuration and weights; plain peft reads them onto the original model."""

@@ -118,6 +118,13 @@ class TransformersBackbone(Backbone):
         """With an adapter: the same weights with the adapter switched off, no copy."""
         return super().reference() if self._adapter is None else AdapterOff(self)
 
+    def interpolate(self, reference: Denoiser, weight: float) -> None:
+        """With an adapter: scale it, which leaves its settings as they are."""
+        if self._adapter is None:
+            super().interpolate(reference, weight)
+        else:
+            self._adapter.scale(weight)
+
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """Switch the adapter off for a while."""
@@ -141,6 +148,11 @@ class AdapterOff(Denoiser):
     def __init__(self, backbone: TransformersBackbone) -> None:
         super().__init__()
         self._backbone = [backbone]  # in a list: not a part of this module
+
+    @property
+    def mask_token_id(self) -> int:
+        """The backbone's."""
+        return self._backbone[0].mask_token_id
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -1,36 +1,84 @@
-"""Shows evaluation results where people would rather look than read."""
+"""Shows results where people would rather look than read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import wandb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from tabom.modules.evaluation import Evaluation
-from tabom.reporting.figures import plot_discrimination_curve
+from tabom.reporting.curves import evaluation_figures, training_figures
+
+_SAMPLE_COLUMNS = ("prompt", "response", "reference", "is_correct", "unmask_step")
 
 
 class EvaluationMedia(Callback):
-    """After validation and test, logs the trajectory discrimination curve and sample decodings to W&B, if it is on."""
+    """Draws what is measured along curves: after validation and test, and over a training at its end.
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log under ``validate/``."""
-        self._log(trainer, pl_module, "validate")
+    Figures are written as PNG to ``figures/`` in the trainer's ``default_root_dir`` (those of a later check replace
+    them), and logged to W&B, if it is on, with sample decodings as a table.
+    """
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log under ``test/``."""
-        self._log(trainer, pl_module, "test")
+    def __init__(self) -> None:
+        self._violations: list[tuple[int, float]] = []
+        self._checks: list[tuple[float, float]] = []
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen of the training, so that a resumed one draws all of it."""
+        return {"violations": self._violations, "checks": self._checks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` gave."""
+        self._violations, self._checks = state_dict["violations"], state_dict["checks"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the share of pairs in the wrong order, as often as values are logged."""
+        del pl_module, outputs, batch, batch_idx
+        agreement = trainer.callback_metrics.get("train/order_agreement")
+        if agreement is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            self._violations.append((trainer.global_step, 1 - float(agreement)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw under ``validate``; note accuracy and forgetting."""
+        self._show(trainer, pl_module, "validate")
+        values = [trainer.callback_metrics.get(f"validate/{name}") for name in ("kl", "accuracy_1_per_step")]
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and None not in values:
+            kl, accuracy = (float(value) for value in values if value is not None)
+            self._checks.append((kl, accuracy))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw under ``test``."""
+        self._show(trainer, pl_module, "test")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the training."""
+        del pl_module
+        self._keep(trainer, "fit", training_figures(self._violations, self._checks))
+
+    def _show(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         evaluation = getattr(pl_module, "evaluation", None)
-        if trainer.sanity_checking or not isinstance(evaluation, Evaluation) or evaluation.curve is None:
+        if trainer.sanity_checking or not isinstance(evaluation, Evaluation):
             return
+        curves = {name: curve.tolist() for name, curve in evaluation.curves.items()}
+        self._keep(trainer, stage, evaluation_figures(curves, evaluation.mask_ratios))
+        rows = [[str(getattr(sample, name)) for name in _SAMPLE_COLUMNS] for sample in evaluation.samples]
         for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger):
-                continue
-            figure = plot_discrimination_curve(evaluation.curve.tolist())
-            logger.experiment.log({f"{stage}/tds_curve": wandb.Image(figure)}, commit=False)
-            columns = ["prompt", "response", "reference", "is_correct", "unmask_step"]
-            rows = [
-                [getattr(sample, name) for name in columns[:-1]] + [str(sample.unmask_step)]
-                for sample in evaluation.samples
-            ]
-            logger.log_table(f"{stage}/samples", columns=columns, data=rows)
+            if isinstance(logger, WandbLogger) and rows:
+                logger.log_table(f"{stage}/samples", columns=list(_SAMPLE_COLUMNS), data=rows)
+
+    def _keep(self, trainer: Trainer, stage: str, figures: Mapping[str, Any]) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        directory = Path(trainer.default_root_dir) / "figures"
+        for name, figure in figures.items():
+            directory.mkdir(parents=True, exist_ok=True)
+            figure.savefig(directory / f"{stage}_{name}.png", dpi=150)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                images = {f"{stage}/{name}": wandb.Image(figure) for name, figure in figures.items()}
+                logger.experiment.log(images, commit=False)

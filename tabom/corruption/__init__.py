@@ -1,6 +1,9 @@
 """What the network sees: which part of a clean sequence is masked, and which part of that is asked for."""
 
+from tabom.corruption.block_states import BlockStates
+from tabom.corruption.complementary_masking import ComplementaryMasking
 from tabom.corruption.trajectory_segments import TrajectorySegments
+from tabom.corruption.trajectory_transition import TrajectoryTransition
 from tabom.corruption.uniform_masking import UniformMasking
 
-__all__ = ["TrajectorySegments", "UniformMasking"]
+__all__ = ["BlockStates", "ComplementaryMasking", "TrajectorySegments", "TrajectoryTransition", "UniformMasking"]

@@ -58,23 +58,18 @@ class TrajectorySegments:
         Raises:
             TabomError: If a row has no recorded order.
         """
-        num_revealed = _is_revealed(batch).sum(1)
+        check_order(batch)
+        num_revealed = is_revealed(batch).sum(1)
         if self.window_unit == "steps":
             num_units = batch.unmask_step.masked_fill(~batch.is_response, NEVER).amax(1) + 1
         else:
             num_units = num_revealed
-        if not bool((num_revealed > 0).all()):
-            row = int((num_revealed == 0).nonzero()[0])
-            raise TabomError(
-                f"query {batch.query_ids[row]}: expected an unmasking order, but no position has an unmask_step; "
-                "this objective needs self-distilled trajectories"
-            )
         window, truncated = self.window, self.truncated_windows
         if self.starts == "uniform":
             start = segment_start(num_units, window=window, truncated=truncated, generator=generator)
         else:
             unit = self._unit(batch)
-            is_next = non_left_to_right(unit, is_revealed=_is_revealed(batch), where=batch.is_response)
+            is_next = non_left_to_right(unit, is_revealed=is_revealed(batch), where=batch.is_response)
             start = segment_start_at(is_next, unit, num_units, window=window, truncated=truncated, generator=generator)
         return self.cut(batch, start, mask_token_id)
 
@@ -83,9 +78,9 @@ class TrajectorySegments:
 
         Positions that decoding never revealed stay masked and are no targets.
         """
-        is_revealed = _is_revealed(batch)
-        is_masked, is_target = segment(self._unit(batch), start, window=self.window, where=is_revealed)
-        is_hidden = is_masked | (batch.is_response & ~is_revealed)
+        where = is_revealed(batch)
+        is_masked, is_target = segment(self._unit(batch), start, window=self.window, where=where)
+        is_hidden = is_masked | (batch.is_response & ~where)
         number = unmasking_order if self.ties == "positional" else unmasking_rank
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
@@ -93,7 +88,7 @@ class TrajectorySegments:
             attention_mask=batch.attention_mask,
             is_masked=is_hidden,
             is_target=is_target,
-            order=number(batch.unmask_step, self._tie_breaker(batch), where=is_revealed),
+            order=number(batch.unmask_step, self._tie_breaker(batch), where=where),
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
             source=batch.source,
@@ -103,12 +98,24 @@ class TrajectorySegments:
         """What ``window`` counts: the step of each position, or its place in the order."""
         if self.window_unit == "steps":
             return batch.unmask_step
-        return unmasking_order(batch.unmask_step, self._tie_breaker(batch), where=_is_revealed(batch))
+        return unmasking_order(batch.unmask_step, self._tie_breaker(batch), where=is_revealed(batch))
 
     def _tie_breaker(self, batch: TrajectoryBatch) -> torch.Tensor:
         """Entropies that order the tokens of a step; NaN where nothing but their position may."""
         return batch.unmask_entropy if self.ties == "entropy" else torch.full_like(batch.unmask_entropy, torch.nan)
 
 
-def _is_revealed(batch: TrajectoryBatch) -> torch.Tensor:
+def is_revealed(batch: TrajectoryBatch) -> torch.Tensor:
+    """Response positions that decoding revealed, (B, L)."""
     return batch.is_response & (batch.unmask_step != NEVER)
+
+
+def check_order(batch: TrajectoryBatch) -> None:
+    """Raise ``TabomError`` if a row has no recorded order."""
+    has_order = is_revealed(batch).any(1)
+    if not bool(has_order.all()):
+        row = int((~has_order).nonzero()[0])
+        raise TabomError(
+            f"query {batch.query_ids[row]}: expected an unmasking order, but no position has an unmask_step; "
+            "this objective needs self-distilled trajectories"
+        )

@@ -193,7 +193,12 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
 
 
 def collate_prompts(
-    items: Sequence[tuple[Example, list[int]]], *, pad_token_id: int, mask_token_id: int, response_length: int
+    items: Sequence[tuple[Example, list[int]]],
+    *,
+    pad_token_id: int,
+    mask_token_id: int,
+    response_length: int,
+    source: str = "",
 ) -> PromptBatch:
     """Pad prompts on the left and append a masked response to each."""
     prompts = _pad_left([prompt_ids for _, prompt_ids in items], pad_token_id)
@@ -206,6 +211,7 @@ def collate_prompts(
         attention_mask=torch.cat([is_prompt, is_response], 1),
         is_response=torch.cat([torch.zeros_like(is_prompt), is_response], 1),
         examples=tuple(example for example, _ in items),
+        source=source,
     )
 
 

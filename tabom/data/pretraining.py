@@ -46,7 +46,7 @@ class PretrainingDataModule(PromptDataModule):
             task=task,
             tokenizer=tokenizer,
             response_length=response_length,
-            base_domain=base_domain,
+            base_domains={"text": base_domain},
             evaluation=evaluation,
         )
         require(0 <= task_share < 1, f"task_share: expected a share from 0 to below 1, got {task_share}")

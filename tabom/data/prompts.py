@@ -29,7 +29,9 @@ class EvaluationSizes:
     Attributes:
         num_validation_prompts: Prompts of the validation split; 0 leaves decoding out.
         num_test_prompts: Prompts of the test split; 0 leaves decoding out.
-        num_base_examples: Pieces of base-domain text.
+        num_base_examples: Pieces of text of each base domain.
+        num_base_prompts: Prompts that are decoded of each base domain that is a task, by the model and by the base; 0
+            leaves that out.
         batch_size: Rows a batch.
         mask_seed: Of the masks on base-domain text.
 
@@ -40,11 +42,13 @@ class EvaluationSizes:
     num_validation_prompts: int = 100
     num_test_prompts: int = 300
     num_base_examples: int = 512
+    num_base_prompts: int = 0
     batch_size: int = 128
     mask_seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"num_validation_prompts": 0, "num_test_prompts": 0, "num_base_examples": 1, "batch_size": 1}
+        least = dict.fromkeys(("num_validation_prompts", "num_test_prompts", "num_base_prompts"), 0)
+        least |= {"num_base_examples": 1, "batch_size": 1}
         for name, smallest in least.items():
             number = getattr(self, name)
             require(number >= smallest, f"evaluation.{name}: expected at least {smallest}, got {number}")
@@ -53,14 +57,15 @@ class EvaluationSizes:
 class PromptDataModule(LightningDataModule):
     """Serves prompts of a task, and held-out base-domain text on which forgetting is measured.
 
-    ``validate`` and ``test`` get two loaders: base-domain text under masks that never change (``CorruptedBatch``), and
-    prompts (``PromptBatch``). ``predict`` gets the prompts of the training split.
+    ``validate`` and ``test`` get text of every base domain under masks that never change (``CorruptedBatch``), prompts
+    of those that are tasks, and prompts of the new domain (``PromptBatch``); the ``source`` of a batch is its base
+    domain. ``predict`` gets the prompts of the training split.
 
     Args:
         task: New domain.
         tokenizer: ``characters``, a directory or a hub id.
         response_length: N, tokens a response is decoded into.
-        base_domain: Held-out text, or None to leave forgetting out.
+        base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
         num_queries: Prompts of the training split for ``predict``.
         chat_template: Whether prompts are a user's turns and answers an assistant's, in the task and the base domain.
         evaluation: Sizes of everything outside training.
@@ -74,7 +79,7 @@ class PromptDataModule(LightningDataModule):
         task: Task,
         tokenizer: str,
         response_length: int,
-        base_domain: ExampleSource | None = None,
+        base_domains: dict[str, ExampleSource] | None = None,
         num_queries: int = 1000,
         chat_template: bool = False,
         evaluation: EvaluationSizes = EvaluationSizes(),
@@ -84,7 +89,7 @@ class PromptDataModule(LightningDataModule):
         require(num_queries >= 1, f"num_queries: expected at least 1, got {num_queries}")
         self.task = task
         self.response_length = response_length
-        self.base_domain = base_domain
+        self.base_domains = base_domains or {}
         self.num_queries = num_queries
         self.chat_template = chat_template
         self.evaluation = evaluation
@@ -95,13 +100,19 @@ class PromptDataModule(LightningDataModule):
         """Read at first use."""
         return load_tokenizer(self._tokenizer_name)
 
-    def judge(self, examples: Sequence[Example], response_ids: Tensor) -> list[Verdict]:
-        """Turn decoded tokens (B, N) into text and verify it."""
+    @property
+    def base_tasks(self) -> dict[str, Task]:
+        """The base domains that have a verifier."""
+        return {name: domain for name, domain in self.base_domains.items() if isinstance(domain, Task)}
+
+    def judge(self, examples: Sequence[Example], response_ids: Tensor, source: str = "") -> list[Verdict]:
+        """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``source``."""
+        task = self.base_tasks[source] if source else self.task
         is_kept = until_eos(response_ids, self._ids.eos) & (response_ids != self._ids.eos)
         verdicts = []
         for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
             text = str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
-            verdicts.append(Verdict(text, self.task.is_correct(example, text)))
+            verdicts.append(Verdict(text, task.is_correct(example, text)))
         return verdicts
 
     def is_before_end(self, response_ids: Tensor) -> Tensor:
@@ -118,7 +129,7 @@ class PromptDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Prompts of the training split."""
-        return self._prompt_loader("train", self.num_queries)
+        return self._prompt_loader(self.task, "train", self.num_queries)
 
     def collate(self, rows: Sequence[Row]) -> TrajectoryBatch:
         """Pad rows to a batch."""
@@ -145,11 +156,14 @@ class PromptDataModule(LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _evaluation_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
-        text = [] if self.base_domain is None else [self._base_domain_loader(self.base_domain, split)]
-        return [*text, self._prompt_loader(split, num_prompts)] if num_prompts else text
+        loaders = [self._text_loader(name, domain, split) for name, domain in self.base_domains.items()]
+        if self.evaluation.num_base_prompts:
+            number = self.evaluation.num_base_prompts
+            loaders += [self._prompt_loader(task, split, number, name) for name, task in self.base_tasks.items()]
+        return [*loaders, self._prompt_loader(self.task, split, num_prompts)] if num_prompts else loaders
 
-    def _prompt_loader(self, split: Split, num_prompts: int) -> DataLoader[Any]:
-        examples = self.task.examples(split, num_prompts)
+    def _prompt_loader(self, task: Task, split: Split, num_prompts: int, source: str = "") -> DataLoader[Any]:
+        examples = task.examples(split, num_prompts)
         prompt_ids = encode_prompts(
             self.tokenizer,
             [example.prompt for example in examples],
@@ -161,14 +175,15 @@ class PromptDataModule(LightningDataModule):
             pad_token_id=self._ids.pad,
             mask_token_id=self._ids.mask,
             response_length=self.response_length,
+            source=source,
         )
         return self._loader(list(zip(examples, prompt_ids, strict=True)), collate)
 
-    def _base_domain_loader(self, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
+    def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
         """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
         examples = base_domain.examples(split, self.evaluation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
-        clean = self.collate(rows)
+        clean = dataclasses.replace(self.collate(rows), source=name)
         corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.evaluation.mask_seed))
         return self._loader(range(len(rows)), functools.partial(_select, corrupted))
 

@@ -1,6 +1,8 @@
 """Trajectory shards as training data."""
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from tabom.errors import require
 from tabom.seeding import share_of
 from tabom.tasks import ExampleSource, Task
 from tabom.trajectories import TrajectoryTable, read_trajectories
+from tabom.types import GROUND_TRUTH, SELF_DISTILLED, TrajectoryBatch
 
 
 class TrajectoryDataModule(PromptDataModule):
@@ -24,7 +27,7 @@ class TrajectoryDataModule(PromptDataModule):
         task: New domain.
         tokenizer: The one the trajectories were made with: ``characters``, a directory or a hub id.
         response_length: N of the trajectories.
-        base_domain: Text on which forgetting is measured, or None to leave it out.
+        base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
         batch_size: Rows a step and device.
         answers: ``self_distilled``: what the model decoded, with the order. ``ground_truth``: the task's own answers to
             the same queries, without an order (SFT-GT).
@@ -45,7 +48,7 @@ class TrajectoryDataModule(PromptDataModule):
         task: Task,
         tokenizer: str,
         response_length: int,
-        base_domain: ExampleSource | None = None,
+        base_domains: dict[str, ExampleSource] | None = None,
         batch_size: int = 48,
         answers: Literal["self_distilled", "ground_truth"] = "self_distilled",
         truncate_answers: bool = False,
@@ -58,7 +61,7 @@ class TrajectoryDataModule(PromptDataModule):
             task=task,
             tokenizer=tokenizer,
             response_length=response_length,
-            base_domain=base_domain,
+            base_domains=base_domains,
             chat_template=chat_template,
             evaluation=evaluation,
         )
@@ -91,32 +94,33 @@ class TrajectoryDataModule(PromptDataModule):
         if self.answers == "self_distilled":
             rows = self._trajectory_rows(indices)
         else:
-            query_ids = [self.table.query_ids[i] for i in indices]
-            answers = [self.table.references[i] for i in indices]
-            references = encode_answers(self.tokenizer, answers, query_ids, chat=self.chat_template)
-            rows = [
-                Row(
-                    query_id,
-                    self.table.prompt_ids[i],
-                    fill_response(
-                        self.tokenizer, reference, self.response_length, query_id, truncate=self.truncate_answers
-                    ),
-                )
-                for i, query_id, reference in zip(indices, query_ids, references, strict=True)
-            ]
+            rows = self._ground_truth_rows(indices, truncate=self.truncate_answers)
         return self.training_loader(rows, self.batch_size)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Base-domain text, prompts, and held-out trajectories."""
+        """What prompts are decoded and text is masked, and the held-out trajectories with their queries' references."""
         return [*super().val_dataloader(), *self._held_out_loaders()]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """Base-domain text, prompts, and held-out trajectories."""
+        """What prompts are decoded and text is masked, and the held-out trajectories with their queries' references."""
         return [*super().test_dataloader(), *self._held_out_loaders()]
 
     def _held_out_loaders(self) -> list[DataLoader[Any]]:
-        rows = self._trajectory_rows(self._indices(is_held_out=True))
-        return [self._loader(rows, self.collate)] if rows else []
+        """Held-out queries twice: as decoded, and with the task's own answers, cut to the response where too long."""
+        indices = self._indices(is_held_out=True)
+        answered = [i for i in indices if self.table.references[i]]
+        kinds = {
+            SELF_DISTILLED: self._trajectory_rows(indices),
+            GROUND_TRUTH: self._ground_truth_rows(answered, truncate=True),
+        }
+        return [
+            self._loader(rows, functools.partial(self._collate_held_out, source=source))
+            for source, rows in kinds.items()
+            if rows
+        ]
+
+    def _collate_held_out(self, rows: Sequence[Row], source: str) -> TrajectoryBatch:
+        return dataclasses.replace(self.collate(rows), source=source)
 
     def _indices(self, *, is_held_out: bool) -> list[int]:
         is_wanted = self.table.is_verified if self.only_verified else np.ones_like(self.table.is_verified)
@@ -141,4 +145,17 @@ class TrajectoryDataModule(PromptDataModule):
                 table.unmask_entropy[i].tolist(),
             )
             for i in indices
+        ]
+
+    def _ground_truth_rows(self, indices: list[int], *, truncate: bool) -> list[Row]:
+        query_ids = [self.table.query_ids[i] for i in indices]
+        answers = [self.table.references[i] for i in indices]
+        references = encode_answers(self.tokenizer, answers, query_ids, chat=self.chat_template)
+        return [
+            Row(
+                query_id,
+                self.table.prompt_ids[i],
+                fill_response(self.tokenizer, reference, self.response_length, query_id, truncate=truncate),
+            )
+            for i, query_id, reference in zip(indices, query_ids, references, strict=True)
         ]

@@ -13,6 +13,7 @@ def uniform_mask(
     mask_ratio: Float[Tensor, " B"],
     *,
     generator: torch.Generator,
+    at_least_one: bool = True,
 ) -> Bool[Tensor, "B L"]:
     """Mask each response position independently with probability ``mask_ratio``, and at least one per row.
 
@@ -20,17 +21,21 @@ def uniform_mask(
         is_response: Positions that may be masked.
         mask_ratio: Probability per row, in (0, 1].
         generator: Source of randomness.
+        at_least_one: Force a token where none would be masked. Without it a row may have no masked position.
 
     Returns:
         Masked positions, a subset of ``is_response``. A row without response positions has none.
 
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 1; the forced token keeps the mean over masked positions defined.
+        Weights by 1 / mask_ratio are unbiased without it.
     """
     noise = torch.rand(is_response.shape, generator=generator, device=is_response.device)
     noise = noise.masked_fill(~is_response, torch.inf)
-    is_lowest = noise == noise.amin(1, keepdim=True)
-    return is_response & ((noise < mask_ratio[:, None]) | is_lowest)
+    is_masked = noise < mask_ratio[:, None]
+    if at_least_one:
+        is_masked = is_masked | (noise == noise.amin(1, keepdim=True))
+    return is_response & is_masked
 
 
 def segment_start(
@@ -85,6 +90,64 @@ def segment_start_at(
     is_drawn_from = torch.where(is_wanted.any(1, keepdim=True), is_wanted, is_start)
     number = _draw_below(is_drawn_from.sum(1), generator)
     return (is_drawn_from.cumsum(1) > number[:, None]).long().argmax(1)
+
+
+def state_pair(
+    num_steps: Int[Tensor, " B"], *, generator: torch.Generator
+) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Draw two distinct states of a trajectory, uniformly over all pairs.
+
+    Args:
+        num_steps: Steps of each trajectory, >= 1; it passes through one state more.
+        generator: Source of randomness.
+
+    Returns:
+        Number of steps that are done in the earlier and in the later state, 0 <= earlier < later <= ``num_steps``.
+
+    References:
+        Ma et al. 2025 (dInfer), arXiv:2510.08666, compressed transition: (i, j) ~ U(tau), i > j, counted down.
+    """
+    first = _draw_below(num_steps + 1, generator)
+    other = _draw_below(num_steps, generator)
+    second = other + (other >= first).long()
+    return torch.minimum(first, second), torch.maximum(first, second)
+
+
+def block_index(is_response: Bool[Tensor, "B L"], *, block_length: int) -> Int[Tensor, "B L"]:
+    """Number the blocks of a response 0, 1, 2 ... from left to right; the last one may be shorter.
+
+    Args:
+        is_response: Response positions.
+        block_length: Response positions in a block, >= 1.
+
+    Returns:
+        The block of each response position; nothing of use elsewhere.
+
+    Example:
+        >>> block_index(torch.tensor([[False, True, True, True, True, True]]), block_length=2)[:, 1:]
+        tensor([[0, 0, 1, 1, 2]])
+    """
+    return (is_response.long().cumsum(1) - 1).clamp(min=0) // block_length
+
+
+def draw_block(
+    block: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"], generator: torch.Generator
+) -> Int[Tensor, " B"]:
+    """Draw a block per row, uniformly over those that have a position in ``where``.
+
+    Args:
+        block: Number of the block that each position belongs to.
+        where: Positions of which the block is to have one.
+        generator: Source of randomness.
+
+    Returns:
+        Number of the block; any where a row has no such position.
+    """
+    has_any = where.new_zeros(block.shape[0], block.shape[1] + 1)
+    has_any.scatter_(1, block.masked_fill(~where, block.shape[1]).long(), True)
+    is_candidate = has_any[:, :-1]
+    number = _draw_below(is_candidate.sum(1), generator)
+    return (is_candidate.cumsum(1) > number[:, None]).long().argmax(1)
 
 
 def _num_starts(num_units: Tensor, *, window: int, truncated: bool) -> Tensor:

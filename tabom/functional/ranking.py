@@ -1,10 +1,18 @@
-"""The pairwise preference over entropies.
+"""What the order of decoding says about energies: the pairwise preference and its surrogates.
 
 Axes: B trajectories, W positions of a segment.
 """
 
+from typing import Literal
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from tabom.functional.reduction import masked_mean
+
+StopGradient = Literal["none", "earlier", "later"]
 
 
 def ordered_pairs(order: Int[Tensor, "B W"], *, where: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W W"]:
@@ -26,19 +34,45 @@ def ordered_pairs(order: Int[Tensor, "B W"], *, where: Bool[Tensor, "B W"]) -> B
     return (order[:, :, None] < order[:, None, :]) & where[:, :, None] & where[:, None, :]
 
 
-def pairwise_ranking_loss(
-    entropy: Float[Tensor, "B W"], is_pair: Bool[Tensor, "B W W"], *, margin: float
-) -> Float[Tensor, " B"]:
-    r"""Penalise pairs whose entropies contradict the order in which the trajectory decoded them.
-
-    .. math:: L = \frac{1}{|P|} \sum_{(r,s) \in P} \max(0, H_r - H_s + \gamma)
-
-    The mean is per trajectory; reducing over B is the caller's. Gradients flow through both entropies.
+def pair_violation(
+    energy: Float[Tensor, "B W"],
+    *,
+    margin: float | Float[Tensor, "B W W"],
+    stop_gradient: StopGradient = "none",
+) -> Float[Tensor, "B W W"]:
+    r"""By how much each pair (r, s) falls short of the margin: :math:`E_r - E_s + \gamma`; negative where it does not.
 
     Args:
-        entropy: Predictive entropy H in nats, float32 or wider.
+        energy: E, low where a token is easy, in nats.
+        margin: Gamma, in the unit of the energy.
+        stop_gradient: The side of a pair that gets no gradient.
+    """
+    earlier, later = energy[:, :, None], energy[:, None, :]
+    if stop_gradient == "earlier":
+        earlier = earlier.detach()
+    elif stop_gradient == "later":
+        later = later.detach()
+    return earlier - later + margin
+
+
+def pairwise_ranking_loss(
+    energy: Float[Tensor, "B W"],
+    is_pair: Bool[Tensor, "B W W"],
+    *,
+    margin: float | Float[Tensor, "B W W"],
+    stop_gradient: StopGradient = "none",
+) -> Float[Tensor, " B"]:
+    r"""Penalise pairs whose energies contradict the order in which the trajectory decoded them.
+
+    .. math:: L = \frac{1}{|P|} \sum_{(r,s) \in P} \max(0, E_r - E_s + \gamma)
+
+    The mean is per trajectory; reducing over B is the caller's. The paper's energy is the predictive entropy.
+
+    Args:
+        energy: E in nats, float32 or wider; anything, also NaN, outside the pairs.
         is_pair: P, from :func:`ordered_pairs`.
-        margin: Gamma, in nats, >= 0.
+        margin: Gamma, in nats, >= 0; one for all pairs or one for each.
+        stop_gradient: The side of a pair that gets no gradient; both do by default.
 
     Returns:
         Loss per trajectory in nats; 0, with zero gradient, where a trajectory has no pair.
@@ -52,8 +86,126 @@ def pairwise_ranking_loss(
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 8.
     """
-    violation = (entropy[:, :, None] - entropy[:, None, :] + margin).clamp(min=0)
-    return violation.where(is_pair, 0.0).sum((1, 2)) / is_pair.sum((1, 2)).clamp(min=1)
+    violation = pair_violation(energy, margin=margin, stop_gradient=stop_gradient).where(is_pair, 0.0)
+    return _mean_over_pairs(violation.clamp(min=0), is_pair)
+
+
+def logistic_ranking_loss(
+    energy: Float[Tensor, "B W"],
+    is_pair: Bool[Tensor, "B W W"],
+    *,
+    margin: float | Float[Tensor, "B W W"],
+    inverse_temperature: float,
+    stop_gradient: StopGradient = "none",
+) -> Float[Tensor, " B"]:
+    r"""Smooth form of :func:`pairwise_ranking_loss`, which it approaches from above as :math:`\beta` grows.
+
+    .. math:: L = \frac{1}{|P|} \sum_{(r,s) \in P} \frac{1}{\beta} \log(1 + e^{\beta (E_r - E_s + \gamma)})
+
+    It exceeds the hinge by at most :math:`\log(2) / \beta`. At margin 0, beta times a term is the negative
+    log-likelihood of the pair's order under :math:`\exp(-\beta E)`, as in :func:`plackett_luce_loss`.
+
+    Args:
+        energy: As there.
+        is_pair: As there.
+        margin: As there.
+        inverse_temperature: Beta in 1/nats, > 0.
+        stop_gradient: As there.
+
+    Returns:
+        Loss per trajectory in nats; 0, with zero gradient, where a trajectory has no pair.
+    """
+    violation = pair_violation(energy, margin=margin, stop_gradient=stop_gradient).where(is_pair, 0.0)
+    return _mean_over_pairs(-logsigmoid(-inverse_temperature * violation) / inverse_temperature, is_pair)
+
+
+def plackett_luce_loss(
+    energy: Float[Tensor, "B W"],
+    order: Int[Tensor, "B W"],
+    *,
+    where: Bool[Tensor, "B W"],
+    inverse_temperature: float,
+) -> Float[Tensor, " B"]:
+    r"""Negative log-likelihood of the whole order when each next token is drawn with probability ~ exp(-beta E).
+
+    .. math:: L = \frac{1}{|D|} \sum_{r \in D} -\log
+              \frac{e^{-\beta E_r}}{e^{-\beta E_r} + \sum_{s \text{ after } r} e^{-\beta E_s}}
+
+    D are the tokens that anything comes after: the last draw is certain and does not count. Without ties |D| L is the
+    exact negative log-likelihood of the order, and exp(-|D| L) sums to 1 over all orders.
+
+    Tokens of equal order do not compete: each is drawn from itself and what is strictly later. That is the exact
+    probability that it comes before all of these, wherever its equals stand, so equals are neither ordered nor drawn
+    together, and a trajectory in which all are equal says nothing. (Breslow's sets, which hold the equals as well,
+    would pull their energies together.)
+
+    Args:
+        energy: E in nats, float32 or wider; anything, also NaN, outside ``where``.
+        order: Decoding order; smaller is earlier, equal means that neither came first.
+        where: Positions that take part.
+        inverse_temperature: Beta in 1/nats, > 0.
+
+    Returns:
+        Mean nats per draw, per trajectory; 0, with zero gradient, where nothing comes after anything.
+
+    Example:
+        >>> import torch
+        >>> everywhere = torch.ones(1, 3).bool()
+        >>> plackett_luce_loss(torch.zeros(1, 3), torch.tensor([[0, 1, 2]]), where=everywhere, inverse_temperature=1.0)
+        tensor([0.8959])
+
+    References:
+        Plackett 1975, The Analysis of Permutations; the sequential form of Chen et al. 2026, arXiv:2605.11854, Eq. 3.
+    """
+    is_later = ordered_pairs(order, where=where)
+    score = -inverse_temperature * energy.where(where, 0.0)
+    competes = is_later | torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
+    log_total = score[:, None, :].masked_fill(~competes, -torch.inf).logsumexp(2)
+    return masked_mean(log_total - score, is_later.any(2))
+
+
+def boltzmann_kl_loss(
+    energy: Float[Tensor, "B W"],
+    target_energy: Float[Tensor, "B W"],
+    *,
+    where: Bool[Tensor, "B W"],
+    inverse_temperature: float,
+) -> Float[Tensor, " B"]:
+    r"""Divergence from the Boltzmann distribution over a window that the target energies make.
+
+    .. math:: L = KL(q^* \| q), \qquad q^* \propto e^{-\beta E^*}, \qquad q \propto e^{-\beta E}
+
+    Both are distributions over which token of the window is decoded next, so that the normalisation is a plain sum.
+    The gradient is that of the cross-entropy, :math:`\beta (q^* - q)`.
+
+    Args:
+        energy: E in nats, float32 or wider; anything, also NaN, outside ``where``.
+        target_energy: :math:`E^*` in nats, without a gradient; positions where it is NaN are left out.
+        where: Positions that take part.
+        inverse_temperature: Beta in 1/nats, > 0.
+
+    Returns:
+        Divergence per trajectory in nats, >= 0; 0, with zero gradient, where fewer than two positions take part.
+
+    Example:
+        >>> import torch
+        >>> target, everywhere = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2).bool()
+        >>> boltzmann_kl_loss(target + 3, target, where=everywhere, inverse_temperature=2.0)
+        tensor([0.])
+
+    References:
+        Chen et al. 2026, arXiv:2605.11854, Eq. 4, restricted to unmasked sets that differ in one token.
+    """
+    is_used = where & ~target_energy.isnan()
+    log_target, log_model = (
+        (-inverse_temperature * values).masked_fill(~is_used, torch.finfo(values.dtype).min).log_softmax(1)
+        for values in (target_energy, energy)
+    )
+    return (log_target.exp() * (log_target - log_model)).where(is_used, 0.0).sum(1)
+
+
+def _mean_over_pairs(values: Tensor, is_pair: Tensor) -> Tensor:
+    return values.where(is_pair, 0.0).sum((1, 2)) / is_pair.sum((1, 2)).clamp(min=1)
 
 
 def order_agreement_counts(

@@ -2,8 +2,9 @@
 
 from tabom.modules.distillation import DistillationModule
 from tabom.modules.evaluation import Evaluation
+from tabom.modules.measures import PassAt
 from tabom.modules.schedules import CosineWithWarmup
 from tabom.modules.trainer import TabomTrainer
 from tabom.modules.training import TrainingModule
 
-__all__ = ["CosineWithWarmup", "DistillationModule", "Evaluation", "TabomTrainer", "TrainingModule"]
+__all__ = ["CosineWithWarmup", "DistillationModule", "Evaluation", "PassAt", "TabomTrainer", "TrainingModule"]

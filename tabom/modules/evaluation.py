@@ -1,65 +1,54 @@
 """What ``validate`` and ``test`` measure."""
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
 
 from tabom.backbones import Backbone, Denoiser
-from tabom.backbones.base import target_statistics
 from tabom.errors import require
-from tabom.functional.token_statistics import kl_divergence, token_statistics
-from tabom.metrics import Forgetting, OrderAgreement, TrajectoryDiscriminationScore
+from tabom.metrics import LargestDrop
+from tabom.modules.measures import (
+    DecodedSample,
+    DecodingMeasures,
+    Judge,
+    PassAt,
+    SkillMeasures,
+    TextMeasures,
+    TrajectoryMeasures,
+)
 from tabom.objectives import TabomObjective
-from tabom.objectives.tabom import segment_pairs
 from tabom.samplers import Sampler
-from tabom.types import CorruptedBatch, Example, PromptBatch, TrajectoryBatch, Verdict
+from tabom.types import GROUND_TRUTH, SELF_DISTILLED, CorruptedBatch, PromptBatch
 
-
-class Judge(Protocol):
-    """What a data module knows about answers."""
-
-    def judge(self, examples: Sequence[Example], response_ids: Tensor) -> list[Verdict]:
-        """Text and verdict of each row (B, N)."""
-        ...
-
-    def is_before_end(self, response_ids: Tensor) -> Tensor:
-        """Positions up to and with the first end-of-sequence token (B, N)."""
-        ...
-
-
-@dataclass(frozen=True)
-class DecodedSample:
-    """One decoded prompt, to be looked at."""
-
-    prompt: str
-    response: str
-    reference: str
-    is_correct: bool
-    unmask_step: list[int]
+_KINDS = ("text", "prompts", "skills", SELF_DISTILLED, GROUND_TRUTH)
 
 
 class Evaluation(nn.Module):
     """Measures forgetting, decoding and order, by the kind of batch.
 
-    * base-domain text (``CorruptedBatch``): NELBO, and for a post-trained model its change and KL(base || model);
+    * base-domain text (``CorruptedBatch``): NELBO, and for a post-trained model its change, the largest change so far,
+      and KL(base || model); calibration;
     * prompts (``PromptBatch``): accuracy of decoding, once per entry of ``tokens_per_step``; trajectory discrimination
-      score and sample decodings of the first;
-    * held-out trajectories (``TrajectoryBatch``): reconstruction, ranking and order agreement of ``probe``, the same
-      for every method, whatever it trains with.
+      score, entropies and sample decodings of the first; of a base domain that is a task, the accuracy that is kept;
+    * held-out trajectories (``TrajectoryBatch``): reconstruction, ranking, order and calibration of ``probe``, the same
+      segments for every method, whatever it trains with; cross-entropy against the mask ratio.
+
+    ``accuracy_minus_forgetting`` is the first accuracy minus ``forgetting_weight`` times the KL: what a checkpoint can
+    be chosen by on validation.
 
     Args:
         sampler: Decodes prompts.
         tokens_per_step: Parallelism of each decoding; 1 is full decoding.
         probe: Cuts segments out of held-out trajectories; None leaves them out.
         num_samples: Decoded prompts that are kept to be looked at.
+        mask_ratios: At which the cross-entropy of held-out answers is measured, each in (0, 1]; none leaves it out.
+        pass_at: Several decodings of each prompt, or None.
+        forgetting_weight: Accuracy that one nat of KL is worth.
 
     Raises:
-        TabomError: If ``tokens_per_step`` is empty or holds a number below 1.
+        TabomError: If ``tokens_per_step`` is empty or holds a number below 1, or a value is out of range.
     """
 
     def __init__(
@@ -68,100 +57,120 @@ class Evaluation(nn.Module):
         tokens_per_step: tuple[int, ...] = (1, 2),
         probe: TabomObjective | None = None,
         num_samples: int = 8,
+        mask_ratios: tuple[float, ...] = (),
+        pass_at: PassAt | None = None,
+        forgetting_weight: float = 1.0,
     ) -> None:
         super().__init__()
         require(len(tokens_per_step) > 0, "tokens_per_step: expected at least one number, got none")
-        self._samplers = [sampler.with_tokens_per_step(number) for number in tokens_per_step]
+        require(
+            all(0 < ratio <= 1 for ratio in mask_ratios),
+            f"mask_ratios: expected numbers above 0 and at most 1, got {tuple(mask_ratios)}",
+        )
+        require(forgetting_weight >= 0, f"forgetting_weight: expected at least 0, got {forgetting_weight}")
+        self._samplers = {
+            f"accuracy_{number}_per_step": sampler.with_tokens_per_step(number) for number in tokens_per_step
+        }
         self._probe = probe
         self._num_samples = num_samples
-        self.samples: list[DecodedSample] = []
-        self.curve: Tensor | None = None
-        self.accuracy = nn.ModuleDict({f"accuracy_{number}_per_step": MeanMetric() for number in tokens_per_step})
-        self.forgetting = Forgetting()
-        self.order_agreement = OrderAgreement()
-        self.probe_terms = nn.ModuleDict({name: MeanMetric() for name in ("reconstruction", "ranking")})
-        self.discrimination: TrajectoryDiscriminationScore | None = None
+        self.mask_ratios = tuple(mask_ratios)
+        self._pass_at = pass_at
+        self._forgetting_weight = forgetting_weight
+        self.largest_drop = [LargestDrop()]  # in a list: not among the weights of a checkpoint
+        self.parts = nn.ModuleDict()
+        self.curves: dict[str, Tensor] = {}
+        self._num_rows = dict.fromkeys(_KINDS, 0)
 
-    def prepare(self, response_length: int, device: torch.device) -> None:
-        """Forget earlier results.
+    @property
+    def samples(self) -> list[DecodedSample]:
+        """Decodings of the last check."""
+        return cast("DecodingMeasures", self.parts["decoding"]).samples
+
+    def prepare(
+        self, response_length: int, device: torch.device, *, base_domains: Iterable[str], base_tasks: Iterable[str]
+    ) -> None:
+        """Forget earlier results, but for what the base decoded and the largest drop.
+
+        Args:
+            response_length: N.
+            device: Where the model is.
+            base_domains: Names of those whose text is measured.
+            base_tasks: Names of those of them that have a verifier.
 
         Raises:
             TabomError: If the probe does not fit the response length.
         """
         if self._probe is not None:
             self._probe.check_response_length(response_length)
-        num_steps = self._samplers[0].num_steps(response_length)
-        self.discrimination = TrajectoryDiscriminationScore(num_steps).to(device)
-        self.samples = []
-        for metric in (*self.accuracy.values(), *self.probe_terms.values(), self.forgetting, self.order_agreement):
-            metric.reset()  # pyright: ignore[reportCallIssue]
+        first = next(iter(self._samplers.values()))
+        skills = SkillMeasures(base_tasks, first)
+        if "skills" in self.parts:
+            skills.base_verdicts = cast("SkillMeasures", self.parts["skills"]).base_verdicts
+        self.parts = nn.ModuleDict(
+            {
+                "text": TextMeasures(base_domains),
+                "decoding": DecodingMeasures(self._samplers, self._pass_at, self._num_samples, response_length),
+                "skills": skills,
+                "trajectories": TrajectoryMeasures(self._probe, self.mask_ratios),
+            }
+        ).to(device)
+        self.curves = {}
+        self._num_rows = dict.fromkeys(_KINDS, 0)
 
-    def measure_text(self, backbone: Backbone, base: Denoiser | None, batch: CorruptedBatch) -> None:
-        """Add base-domain text; without a base only the NELBO is kept."""
-        hidden = backbone(batch.noisy_ids, batch.attention_mask)[batch.is_target]
-        logits, clean_ids = backbone.logits(hidden), batch.clean_ids[batch.is_target]
-        base_logits = logits
-        if base is not None:
-            base_logits = base.logits(base(batch.noisy_ids, batch.attention_mask)[batch.is_target])
-        canvas = torch.zeros(batch.is_target.shape, dtype=torch.float64, device=logits.device)
-        nll, base_nll, kl = (
-            canvas.masked_scatter(batch.is_target, values.double())
-            for values in (
-                token_statistics(logits, clean_ids).nll,
-                token_statistics(base_logits, clean_ids).nll,
-                kl_divergence(base_logits, logits),
-            )
-        )
-        self.forgetting.update(nll, base_nll, kl, batch.is_target)
+    def measure(self, backbone: Backbone, base: Denoiser | None, batch: Any, judge: Judge) -> None:
+        """Add one batch of held-out data; ``base`` is None where there is nothing to forget."""
+        parts: Any = self.parts
+        match batch:
+            case CorruptedBatch():
+                kind = "text"
+                parts["text"].update(backbone, base, batch)
+            case PromptBatch(source=""):
+                kind = "prompts"
+                parts["decoding"].update(backbone, batch, judge)
+            case PromptBatch():
+                kind = "skills"
+                parts["skills"].update(backbone, base, batch, judge)
+            case _:
+                kind = batch.source
+                parts["trajectories"].update(backbone, base, batch)
+        self._num_rows[kind] += len(batch.attention_mask)
 
-    def measure_decoding(self, backbone: Backbone, batch: PromptBatch, judge: Judge) -> None:
-        """Decode prompts at every parallelism and verify."""
-        for index, (sampler, accuracy) in enumerate(zip(self._samplers, self.accuracy.values(), strict=True)):
-            decoded = sampler.decode(backbone, batch, record_steps=index == 0)
-            verdicts = judge.judge(batch.examples, decoded.response_ids)
-            accuracy.update(torch.tensor([float(verdict.is_correct) for verdict in verdicts]))  # pyright: ignore[reportCallIssue]
-            if index == 0:
-                assert self.discrimination is not None
-                assert decoded.step_entropy is not None
-                self.discrimination.update(decoded.step_entropy, judge.is_before_end(decoded.response_ids))
-                self._keep_samples(batch, verdicts, decoded.unmask_step)
+    def compute(
+        self, *, has_base: bool, is_check: bool, sum_over_ranks: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """All measured values by name; what got no row is left out. Sets :attr:`curves`.
 
-    def measure_order(self, backbone: Backbone, batch: TrajectoryBatch, generator: torch.Generator) -> None:
-        """Cut one segment per held-out trajectory and add its terms; filler after the end is left out."""
-        if self._probe is None:
-            return
-        corrupted = self._probe.corrupt(batch, backbone.mask_token_id, generator)
-        corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
-        statistics = target_statistics(backbone, corrupted)
-        terms = self._probe.terms(statistics, corrupted)
-        for name, metric in self.probe_terms.items():
-            metric.update(terms[name], weight=len(batch.query_ids))  # pyright: ignore[reportCallIssue]
-        self.order_agreement.update(*segment_pairs(statistics, corrupted))
-
-    def compute(self, *, has_base: bool) -> dict[str, Tensor]:
-        """All measured values by name; what got no batch is left out. Sets :attr:`curve`."""
+        Args:
+            has_base: Whether there is something to forget.
+            is_check: Whether the largest drop so far is wanted, of which this is a check.
+            sum_over_ranks: Adds a tensor up over the processes, which all have to compute together.
+        """
+        parts: Any = self.parts
+        counts = sum_over_ranks(torch.tensor(list(self._num_rows.values()), device=parts["text"].calibration.device))
+        measured = {kind for kind, count in zip(self._num_rows, counts.tolist(), strict=True) if count > 0}
         results: dict[str, Tensor] = {}
-        for name, metric in {**self.accuracy, **self.probe_terms}.items():
-            results |= _computed(name, metric)
-        results |= _computed("order_agreement", self.order_agreement)
-        if self.forgetting.update_called:
-            forgetting = self.forgetting.compute()
-            results |= forgetting if has_base else {"nelbo": forgetting["nelbo"]}
-        if self.discrimination is not None and self.discrimination.update_called:
-            discrimination = self.discrimination.compute()
-            self.curve = discrimination["curve"].cpu().reshape(-1)  # torchmetrics squeezes a curve of one step
-            results["tds"] = discrimination["score"]
+        if "text" in measured:
+            results |= parts["text"].compute(has_base=has_base)
+        if "prompts" in measured:
+            results |= parts["decoding"].compute()
+            self.curves |= parts["decoding"].curves()
+        if "skills" in measured:
+            results |= parts["skills"].compute()
+        if SELF_DISTILLED in measured:
+            results |= parts["trajectories"].compute(has_base=has_base, has_ground_truth=GROUND_TRUTH in measured)
+            self.curves |= parts["trajectories"].curves(has_ground_truth=GROUND_TRUTH in measured)
+        self.curves = {name: curve.cpu().reshape(-1) for name, curve in self.curves.items()}  # one point: a scalar
+        if has_base and "text" in measured:
+            results |= self._derived(results, is_check=is_check)
         return {name: value.float() for name, value in results.items()}
 
-    def _keep_samples(self, batch: PromptBatch, verdicts: Sequence[Verdict], unmask_step: Tensor) -> None:
-        for example, verdict, steps in zip(batch.examples, verdicts, unmask_step.tolist(), strict=True):
-            if len(self.samples) == self._num_samples:
-                return
-            self.samples.append(
-                DecodedSample(example.prompt, verdict.text, example.reference, verdict.is_correct, steps)
-            )
-
-
-def _computed(name: str, metric: nn.Module) -> dict[str, Tensor]:
-    assert isinstance(metric, Metric)
-    return {name: metric.compute()} if metric.update_called else {}
+    def _derived(self, results: dict[str, Tensor], *, is_check: bool) -> dict[str, Tensor]:
+        derived: dict[str, Tensor] = {}
+        accuracy = results.get(next(iter(self._samplers)))
+        if accuracy is not None:
+            derived["accuracy_minus_forgetting"] = accuracy - self._forgetting_weight * results["kl"]
+        if is_check:
+            (largest_drop,) = self.largest_drop
+            largest_drop.to(results["kl"].device).update(results["nelbo_change"])
+            derived["largest_nelbo_change"] = largest_drop.compute()
+        return derived

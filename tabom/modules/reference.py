@@ -30,7 +30,7 @@ class Reference:
         """Statistics at the targets, and the tokens (B, L) that the reference samples, if the objective wants them."""
         current_round = step // objective.reference_interval if objective.reference_interval else 0
         if current_round != self._round:
-            self._round, self._snapshot = current_round, Snapshot(backbone)
+            self._round, self._snapshot = current_round, Snapshot(backbone) if current_round else None
         with torch.no_grad():
             seen = TargetPass(self._snapshot or base, corrupted)
             sampled_ids = None

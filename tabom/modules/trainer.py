@@ -10,6 +10,7 @@ from tabom.backbones.checkpoint import check_no_model
 from tabom.backbones.transformer import TransformersBackbone
 from tabom.data.tokenizer import save_tokenizer
 from tabom.errors import require
+from tabom.modules.training import TrainingModule
 
 
 class TabomTrainer(Trainer):
@@ -26,7 +27,7 @@ class TabomTrainer(Trainer):
         """Write the backbone for other tools, in the layout and by the names of the original checkpoint.
 
         Args:
-            model: Says which backbone, with which adapter.
+            model: Says which backbone, with which adapter, and how far towards the base (``interpolation``).
             datamodule: Gives the tokenizer.
             output_dir: Directory; must not hold a model yet.
             kind: ``merged``: the whole model, an adapter added to its weights, with ``config.json`` and tokenizer.
@@ -46,6 +47,8 @@ class TabomTrainer(Trainer):
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+        if isinstance(model, TrainingModule):
+            model.interpolate()
         backbone = cast("TransformersBackbone", model.backbone)
         if kind == "adapter":
             backbone.save_adapter(path)

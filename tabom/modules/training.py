@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -17,7 +18,7 @@ from tabom.modules.reference import Reference
 from tabom.modules.schedules import CosineWithWarmup
 from tabom.objectives import Objective
 from tabom.seeding import run_seed, seeded_generator
-from tabom.types import CorruptedBatch, PromptBatch, TrajectoryBatch
+from tabom.types import CorruptedBatch, TrajectoryBatch
 
 if TYPE_CHECKING:
     from tabom.data import PromptDataModule
@@ -36,6 +37,11 @@ class TrainingModule(LightningModule):
         optimizer: Optimizer class with its settings.
         lr_scheduler: Schedule, stepped every optimizer step; None keeps the rate.
         evaluation: What ``validate`` and ``test`` measure; None for nothing.
+        interpolation: Between the base (0) and the trained model (1), for ``validate``, ``test`` and ``export``: an
+            adapter is scaled by it, other weights are averaged. Trades gain against forgetting after the training.
+
+    Raises:
+        TabomError: If ``interpolation`` is not from 0 to 1.
     """
 
     backbone: Backbone
@@ -47,8 +53,11 @@ class TrainingModule(LightningModule):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         evaluation: Evaluation | None = None,
+        interpolation: float = 1.0,
     ) -> None:
         super().__init__()
+        require(0 <= interpolation <= 1, f"interpolation: expected a number from 0 to 1, got {interpolation}")
+        self.interpolation = interpolation
         self.objective = objective
         self.evaluation = evaluation
         self._source = backbone
@@ -62,6 +71,7 @@ class TrainingModule(LightningModule):
         """Check that objective and data fit each other."""
         self._seed = run_seed()
         if stage == "fit":
+            require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")
             self.objective.check_response_length(self._data.response_length)
 
     def configure_model(self) -> None:
@@ -77,6 +87,25 @@ class TrainingModule(LightningModule):
             f"objective: {type(self.objective).__name__} compares with a reference model, so expected a pretrained "
             f"backbone, got {type(self._source).__name__}",
         )
+
+    def interpolate(self) -> None:
+        """Move the loaded weights towards the base, once.
+
+        Raises:
+            TabomError: If there is no base.
+        """
+        if self.interpolation < 1:
+            require(len(self._base) > 0, "interpolation: expected a pretrained backbone, whose weights are the base")
+            self.backbone.interpolate(self._base[0], self.interpolation)
+            self.interpolation = 1.0
+
+    def on_validation_start(self) -> None:
+        """Evaluate between base and trained model, if that is wanted."""
+        self.interpolate()
+
+    def on_test_start(self) -> None:
+        """Evaluate between base and trained model, if that is wanted."""
+        self.interpolate()
 
     def on_fit_start(self) -> None:
         """Say how much is trained; bring what is compared with to the device."""
@@ -94,6 +123,8 @@ class TrainingModule(LightningModule):
         if self.backbone.has_adapter:
             checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._trained_names()}
         checkpoint["reference"] = self._reference.state_dict()
+        if self.evaluation is not None:
+            checkpoint["largest_drop"] = self.evaluation.largest_drop[0].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
@@ -103,6 +134,8 @@ class TrainingModule(LightningModule):
                 not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}"
             )
         self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
+        if self.evaluation is not None and "largest_drop" in checkpoint:
+            self.evaluation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the trainable parameters, scheduler by step."""
@@ -156,13 +189,13 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure by the kind of batch."""
-        del dataloader_idx
-        self._evaluate(batch, batch_idx)
+        del batch_idx, dataloader_idx
+        self._evaluate(batch)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure by the kind of batch."""
-        del dataloader_idx
-        self._evaluate(batch, batch_idx)
+        del batch_idx, dataloader_idx
+        self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
@@ -186,24 +219,27 @@ class TrainingModule(LightningModule):
 
     def _prepare_evaluation(self) -> None:
         if self.evaluation is not None:
-            self.evaluation.prepare(self._data.response_length, self.device)
+            self.evaluation.prepare(
+                self._data.response_length,
+                self.device,
+                base_domains=self._data.base_domains,
+                base_tasks=self._data.base_tasks,
+            )
             self._base = [base.to(self.device) for base in self._base]
 
-    def _evaluate(self, batch: Any, batch_idx: int) -> None:
-        if self.evaluation is None:
-            return
-        match batch:
-            case CorruptedBatch():
-                self.evaluation.measure_text(self.backbone, next(iter(self._base), None), batch)
-            case PromptBatch():
-                self.evaluation.measure_decoding(self.backbone, batch, self._data)
-            case _:
-                self.evaluation.measure_order(self.backbone, batch, self._generator("evaluate", batch_idx))
+    def _evaluate(self, batch: Any) -> None:
+        if self.evaluation is not None:
+            self.evaluation.measure(self.backbone, next(iter(self._base), None), batch, self._data)
 
     def _log_evaluation(self, stage: str) -> None:
-        if self.evaluation is not None:
-            results = self.evaluation.compute(has_base=len(self._base) > 0)
-            self.log_dict({f"{stage}/{name}": value.to(self.device) for name, value in results.items()}, sync_dist=True)
+        if self.evaluation is None:
+            return
+        results = self.evaluation.compute(
+            has_base=len(self._base) > 0,
+            is_check=self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking,
+            sum_over_ranks=lambda counts: cast("Tensor", self.trainer.strategy.reduce(counts, reduce_op="sum")),
+        )
+        self.log_dict({f"{stage}/{name}": value.to(self.device) for name, value in results.items()}, sync_dist=True)
 
     def _check_finite(self, terms: dict[str, Tensor], corrupted: CorruptedBatch) -> None:
         """Divergence ends the run; it is never repaired or skipped."""

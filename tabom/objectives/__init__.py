@@ -1,7 +1,23 @@
 """What is minimised: each objective corrupts a batch and turns token statistics into a loss and its logged terms."""
 
 from tabom.objectives.base import Objective
+from tabom.objectives.dinfer import DInferObjective
+from tabom.objectives.dparallel import DParallelObjective
 from tabom.objectives.nelbo import NelboObjective
+from tabom.objectives.papl import PaplObjective
+from tabom.objectives.ranking import Ranking
+from tabom.objectives.schedules import Warmup
+from tabom.objectives.t3d import T3DObjective
 from tabom.objectives.tabom import TabomObjective
 
-__all__ = ["NelboObjective", "Objective", "TabomObjective"]
+__all__ = [
+    "DInferObjective",
+    "DParallelObjective",
+    "NelboObjective",
+    "Objective",
+    "PaplObjective",
+    "Ranking",
+    "T3DObjective",
+    "TabomObjective",
+    "Warmup",
+]

@@ -1,33 +1,97 @@
 """Standard fine-tuning of masked diffusion language models."""
 
+import dataclasses
+from typing import Literal
+
+import torch
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
+from tabom.errors import require
 from tabom.functional.reduction import masked_mean
+from tabom.functional.weighting import cart_weights, inverse_ratio_weights
 from tabom.objectives.base import Objective
-from tabom.types import CorruptedBatch, TokenStatistics
+from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
+
+Weighting = Literal["mean", "inverse_ratio", "cart"]
+
+LLADA_MIN_MASK_RATIO = 1e-3
 
 
 class NelboObjective(Objective):
-    r"""Mean cross-entropy over uniformly masked response tokens; the order of decoding plays no part.
+    r"""Cross-entropy over randomly masked response tokens; the order of decoding plays no part.
+
+    ``mean`` (Eq. 1), the default, with at least one token masked:
 
     .. math:: L = E_{t, x_t} \frac{1}{|M_t|} \sum_{k \in M_t} -\log p(x_0^k \mid x_t)
 
+    ``inverse_ratio``, as LLaDA is fine-tuned: :math:`p = (1 - 10^{-3}) t + 10^{-3}`, each of the n tokens that may be
+    asked for is masked independently, and none is forced, so that a row without a masked token contributes 0:
+
+    .. math:: L = E_{t, x_t} \frac{1}{n} \sum_{k \in M_t} \frac{1}{p} (-\log p(x_0^k \mid x_t))
+
+    Dream's default weight 1/t is the same but for the normalisation: it divides by the number of masked tokens in the
+    batch, not by n per row, and has no lower bound on t.
+
+    ``cart``, Dream's other weighting, masked like ``mean``: the mean over the masked tokens of the cross-entropy times
+    :func:`~tabom.functional.weighting.cart_weights`, so that tokens with much visible close by count more. Visible are
+    the prompt and the response's other tokens, no padding. The mean is per row here; Dream divides by the number of
+    masked tokens in the batch.
+
     Args:
-        supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt.
+        supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt. Those that are not
+            are masked all the same, and do not count in n.
+        weighting: ``mean``, ``inverse_ratio`` or ``cart``.
+        cart_p: Decay with the distance for ``cart``, in (0, 1]; 0.1 is Dream's recipe.
+
+    Raises:
+        TabomError: If ``cart_p`` is out of range.
 
     References:
-        Chen et al. 2026, arXiv:2605.11854, Eq. 1. The mean is per sequence, then over sequences.
+        Chen et al. 2026, arXiv:2605.11854, Eq. 1; Nie et al. 2025 (LLaDA), arXiv:2502.09992, GUIDELINES.md; Ye et al.
+        2025 (Dream 7B), arXiv:2508.15487, fine-tuning code. Means are per sequence, then over sequences.
     """
 
-    def __init__(self, supervise_padding: bool = True) -> None:
-        super().__init__(UniformMasking(), supervise_padding=supervise_padding)
+    def __init__(self, supervise_padding: bool = True, weighting: Weighting = "mean", cart_p: float = 0.1) -> None:
+        if weighting == "inverse_ratio":
+            corruption = UniformMasking(min_mask_ratio=LLADA_MIN_MASK_RATIO, at_least_one=False)
+        else:
+            corruption = UniformMasking()
+        super().__init__(corruption, supervise_padding=supervise_padding)
+        require(0 < cart_p <= 1, f"cart_p: expected above 0 and at most 1, got {cart_p}")
+        self.weighting: Weighting = weighting
+        self.cart_p = cart_p
+
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+        """Mask at random, and weigh the tokens."""
+        corrupted = super().corrupt(batch, mask_token_id, generator)
+        if self.weighting == "mean":
+            return corrupted
+        if self.weighting == "inverse_ratio":
+            assert corrupted.mask_ratio is not None
+            is_learnable = batch.is_response & (batch.clean_ids != mask_token_id)
+            if not self.supervise_padding:
+                is_learnable = is_learnable & ~batch.is_filler
+            weight = inverse_ratio_weights(is_learnable, corrupted.mask_ratio)
+        else:
+            is_visible = batch.attention_mask & (corrupted.noisy_ids != mask_token_id)
+            weight = cart_weights(is_visible, p=self.cart_p)
+        return dataclasses.replace(corrupted, token_weight=weight)
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
     ) -> dict[str, Tensor]:
-        """``loss`` and ``reconstruction``, which are the same here."""
+        """``loss``, and ``reconstruction``: the mean without weights, which is the loss of ``mean``."""
         del reference
-        per_row = masked_mean(statistics.nll, corrupted.is_target)
-        loss = self.mean_where(per_row, corrupted.is_target.any(1))
-        return {"loss": loss, "reconstruction": loss.detach()}
+        has_target = corrupted.is_target.any(1)
+        reconstruction = self.mean_where(masked_mean(statistics.nll, corrupted.is_target), has_target)
+        if self.weighting == "mean":
+            return {"loss": reconstruction, "reconstruction": reconstruction.detach()}
+        weight = corrupted.token_weight
+        assert weight is not None
+        weighted = weight * statistics.nll
+        if self.weighting == "inverse_ratio":
+            loss = self.mean_where(weighted.where(corrupted.is_target, 0.0).sum(1), (weight > 0).any(1))
+        else:
+            loss = self.mean_where(masked_mean(weighted, corrupted.is_target), has_target)
+        return {"loss": loss, "reconstruction": reconstruction.detach()}

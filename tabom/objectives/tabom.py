@@ -1,14 +1,19 @@
 """Trajectory-aware Boltzmann modelling."""
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 
 from tabom.corruption import TrajectorySegments
 from tabom.corruption.trajectory_segments import Starts, Ties, WindowUnit
 from tabom.errors import require
-from tabom.functional.ranking import order_agreement_counts, ordered_pairs, pairwise_ranking_loss
+from tabom.functional.ranking import pair_violation
 from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
-from tabom.types import CorruptedBatch, TokenStatistics
+from tabom.objectives.ranking import Ranking, Segment
+from tabom.objectives.schedules import Warmup
+from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 
 class TabomObjective(Objective):
@@ -21,14 +26,21 @@ class TabomObjective(Objective):
 
     Args:
         window: W, the number of tokens in a segment, >= 1 and at most the response length.
-        margin: Gamma, in nats, >= 0.
-        rank_weight: Lambda, >= 0.
+        margin: Gamma, in nats, >= 0; only the pairwise surrogates have one.
+        rank_weight: Lambda, >= 0. At 0, without a warm-up, the ranking is logged alone, and only if it needs no
+            reference.
         truncated_windows: Also start where fewer than W tokens are left, and take those.
         window_unit: ``tokens`` (paper) or ``steps`` (released code).
         ties: Order within a step: by recorded ``entropy`` (paper), ``positional`` (released code) or ``unordered``.
         supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt and ranked.
         starts: Where segments start: ``uniform`` over all states, or only where decoding was about to leave the order
             from left to right (``non_left_to_right``; see :class:`tabom.corruption.TrajectorySegments`).
+        reduction: The reconstruction is the mean over the trajectories' means (``trajectories``, paper) or over all
+            targets of the batch (``batch_tokens``, released code). The ranking is the mean over trajectories in both.
+        ranking: The second term; the default is the paper's.
+        rank_weight_warmup: From its ``start`` to ``rank_weight``.
+        margin_warmup: From its ``start``, in nats, to ``margin``.
+        window_warmup: From its ``start``, at least 1, to ``window``, rounded to whole units.
 
     Raises:
         TabomError: If a value is out of range.
@@ -48,41 +60,125 @@ class TabomObjective(Objective):
         ties: Ties = "entropy",
         supervise_padding: bool = True,
         starts: Starts = "uniform",
+        reduction: Literal["trajectories", "batch_tokens"] = "trajectories",
+        ranking: Ranking = Ranking(),
+        rank_weight_warmup: Warmup | None = None,
+        margin_warmup: Warmup | None = None,
+        window_warmup: Warmup | None = None,
     ) -> None:
-        corruption = TrajectorySegments(
+        self._segments = TrajectorySegments(
             window, window_unit=window_unit, truncated_windows=truncated_windows, ties=ties, starts=starts
         )
-        super().__init__(corruption, supervise_padding=supervise_padding)
+        super().__init__(self._segments, supervise_padding=supervise_padding)
         require(margin >= 0, f"margin: expected at least 0 nats, got {margin}")
         require(rank_weight >= 0, f"rank_weight: expected at least 0, got {rank_weight}")
+        warmups = (("rank_weight", rank_weight_warmup, 0), ("margin", margin_warmup, 0), ("window", window_warmup, 1))
+        for name, warmup, least in warmups:
+            require(
+                warmup is None or warmup.start >= least,
+                f"{name}_warmup.start: expected at least {least}, got {warmup and warmup.start}",
+            )
+        require(
+            margin_warmup is None or ranking.is_pairwise,
+            f"margin_warmup: expected none with surrogate {ranking.surrogate}, which has no margin",
+        )
         self.margin = margin
         self.rank_weight = rank_weight
         self.window = window
+        self.ranking = ranking
+        self._reduction = reduction
+        self._rank_weight_warmup = rank_weight_warmup
+        self._margin_warmup = margin_warmup
+        self._window_warmup = window_warmup
+        self._margin_now, self._rank_weight_now = margin, rank_weight
+        self._is_ranked = rank_weight > 0 or rank_weight_warmup is not None
+        self.needs_reference = self._is_ranked and ranking.needs_reference
 
     def check_response_length(self, response_length: int) -> None:
-        """Raise ``TabomError`` if the window is larger than the response."""
+        """Raise ``TabomError`` if the window is larger than the response, now or during its warm-up."""
+        largest = max(self.window, self._window_warmup.start if self._window_warmup else 1)
         require(
-            self.window <= response_length,
-            f"window: expected at most the response length of {response_length} tokens, got {self.window}",
+            largest <= response_length,
+            f"window: expected at most the response length of {response_length} tokens, got {largest}",
         )
+
+    def set_step(self, step: int) -> None:
+        """Set margin, weight and window to their values at an optimizer step; without it they are the configured."""
+        if self._rank_weight_warmup:
+            self._rank_weight_now = self._rank_weight_warmup.value(step, self.rank_weight)
+        if self._margin_warmup:
+            self._margin_now = self._margin_warmup.value(step, self.margin)
+        if self._window_warmup:
+            self._segments.window = round(self._window_warmup.value(step, self.window))
+
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+        """Cut one segment per row; ``order`` is the order that is ranked."""
+        return self.ranking.reordered(super().corrupt(batch, mask_token_id, generator), generator)
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
     ) -> dict[str, Tensor]:
-        """``loss``, ``reconstruction``, ``ranking``, and ``order_agreement`` (share of pairs in order already)."""
-        del reference
-        nll = masked_mean(statistics.nll, corrupted.is_target)
-        reconstruction = self.mean_where(nll, corrupted.is_target.any(1))
-        entropy, is_pair = segment_pairs(statistics, corrupted)
-        ranking = self.mean_where(pairwise_ranking_loss(entropy, is_pair, margin=self.margin), is_pair.any(2).any(1))
-        num_agreeing, num_pairs = order_agreement_counts(entropy.detach(), is_pair)
-        loss = reconstruction + self.rank_weight * ranking if self.rank_weight > 0 else reconstruction
-        return {
-            "loss": loss,
+        """Loss and its terms.
+
+        Returns:
+            ``loss``, ``reconstruction`` and
+
+            * ``ranking``: the surrogate; not there where it needs a reference and, for a weight of 0, got none;
+            * ``order_agreement``: share of all pairs whose entropies stand in order already;
+            * ``active_pairs``: share of the ranked pairs that fall short of the margin (pairwise surrogates);
+            * ``ranking_over_margin``: 1 where all energies are equal (hinge with one margin above 0 for all pairs);
+            * ``inverted_under_base``: share of all pairs that the reference inverts, where there is one;
+            * ``rank_weight``, where it has a warm-up.
+
+            Pairs are those of the order that is ranked. Over several processes shares are of all their pairs.
+
+        Raises:
+            TabomError: If the reference is needed and not given.
+        """
+        require(
+            reference is not None or not self.needs_reference,
+            f"reference: expected statistics of the base model, which ranking {self.ranking.surrogate} compares with, "
+            "got none",
+        )
+        reconstruction = self._reconstruction(statistics.nll, corrupted.is_target)
+        segment = self.ranking.segment(statistics, corrupted, reference)
+        is_agreeing = segment.entropy[:, :, None] < segment.entropy[:, None, :]
+        result = {
+            "loss": reconstruction,
             "reconstruction": reconstruction.detach(),
-            "ranking": ranking.detach(),
-            "order_agreement": num_agreeing.sum() / num_pairs.sum().clamp(min=1),
+            "order_agreement": self._share(is_agreeing, segment.is_pair),
         }
+        if reference is not None or not self.ranking.needs_reference:
+            ranking = self.mean_where(*self.ranking.losses(segment, margin=self._margin_now))
+            if self._is_ranked:
+                result["loss"] = reconstruction + self._rank_weight_now * ranking
+            result |= self._logged(segment, ranking.detach())
+        is_inverted = segment.is_inverted()
+        if is_inverted is not None:
+            result["inverted_under_base"] = self._share(is_inverted, segment.is_pair)
+        if self._rank_weight_warmup:
+            result["rank_weight"] = reconstruction.new_tensor(self._rank_weight_now)
+        return result
+
+    def _reconstruction(self, nll: Tensor, is_target: Tensor) -> Tensor:
+        if self._reduction == "batch_tokens":
+            return self.mean_where(nll, is_target)
+        return self.mean_where(masked_mean(nll, is_target), is_target.any(1))
+
+    def _logged(self, segment: Segment, ranking: Tensor) -> dict[str, Tensor]:
+        """What is logged about the ranking."""
+        result = {"ranking": ranking}
+        if self.ranking.is_pairwise:
+            margin = self.ranking.margin(segment, self._margin_now)
+            is_active = pair_violation(segment.energy, margin=margin) > 0
+            result["active_pairs"] = self._share(is_active, self.ranking.pairs(segment))
+        if self.ranking.surrogate == "hinge" and not self.ranking.scale_margin_by_gap and self._margin_now > 0:
+            result["ranking_over_margin"] = ranking / self._margin_now
+        return result
+
+    def _share(self, is_counted: Tensor, is_pair: Tensor) -> Tensor:
+        """This process's part of the share; the mean over the processes is that of all pairs."""
+        return self.mean_where(is_counted.float(), is_pair)
 
 
 def segment_pairs(statistics: TokenStatistics, corrupted: CorruptedBatch) -> tuple[Tensor, Tensor]:
@@ -91,8 +187,5 @@ def segment_pairs(statistics: TokenStatistics, corrupted: CorruptedBatch) -> tup
     Returns:
         Entropies (B, W) and ordered pairs (B, W, W), W being the largest number of targets in a row.
     """
-    width = int(corrupted.is_target.sum(1).amax())
-    positions = corrupted.is_target.long().argsort(dim=1, descending=True, stable=True)[:, :width]
-    where = corrupted.is_target.gather(1, positions)
-    is_pair = ordered_pairs(corrupted.order.gather(1, positions), where=where)
-    return statistics.entropy.gather(1, positions), is_pair
+    segment = Ranking().segment(statistics, corrupted)
+    return segment.entropy, segment.is_pair

@@ -1,10 +1,12 @@
-"""The table that compares methods over seeds."""
+"""The table that compares methods over seeds, and how tables are written."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+
+MISSING = "-"
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,13 @@ class MethodResult:
         method: Row of the table.
         seed: Of its post-training.
         metrics: Test results by name.
+        learning_rate: Of its post-training, where it is not the one of the method's config.
     """
 
     method: str
     seed: int
     metrics: dict[str, float]
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,30 +52,35 @@ class Column:
         return f"{mean} ± {statistics.stdev(scaled):.{self.digits}f}" if len(scaled) > 1 else mean
 
 
-def comparison_cells(results: Sequence[MethodResult], columns: Sequence[Column]) -> list[list[str]]:
-    """One row a method, in order of first appearance: name, number of seeds, then the columns."""
-    cells = []
-    for method in dict.fromkeys(result.method for result in results):
-        group = [result for result in results if result.method == method]
+def comparison_rows(results: Sequence[MethodResult], columns: Sequence[Column]) -> list[list[str]]:
+    """Head, then one row a method and learning rate, in order of first appearance.
+
+    Returns:
+        Method, learning rate (only if a result has one), number of seeds, then the columns.
+    """
+    has_rates = any(result.learning_rate is not None for result in results)
+    rows = [["method", *(["learning rate"] if has_rates else []), "seeds", *(column.title for column in columns)]]
+    for method, rate in dict.fromkeys((result.method, result.learning_rate) for result in results):
+        group = [result for result in results if (result.method, result.learning_rate) == (method, rate)]
         shown = [column.show([result.metrics[column.metric] for result in group]) for column in columns]
-        cells.append([method, str(len(group)), *shown])
-    return cells
+        rate_cell = [MISSING if rate is None else f"{rate:g}"] if has_rates else []
+        rows.append([method, *rate_cell, str(len(group)), *shown])
+    return rows
 
 
-def rich_table(results: Sequence[MethodResult], columns: Sequence[Column], title: str) -> Table:
-    """The comparison for a terminal."""
+def rich_table(rows: Sequence[Sequence[str]], title: str) -> Table:
+    """A head and rows for a terminal."""
     table = Table(title=title)
-    table.add_column("method", no_wrap=True)
-    table.add_column("seeds", justify="right")
-    for column in columns:
-        table.add_column(column.title, justify="right")
-    for row in comparison_cells(results, columns):
+    first, *others = rows[0]
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right")
+    for row in rows[1:]:
         table.add_row(*row)
     return table
 
 
-def markdown_table(results: Sequence[MethodResult], columns: Sequence[Column]) -> str:
-    """The comparison for a README."""
-    head = ["method", "seeds", *(column.title for column in columns)]
-    rows = [head, ["---"] * len(head), *comparison_cells(results, columns)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A head and rows for a README."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

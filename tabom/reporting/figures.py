@@ -3,9 +3,15 @@
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from tabom.reporting.comparison import MethodResult
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow that is faint on white.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP*Xph"
+LINES = ("-", "--", ":")
 
 
 def plot_discrimination_curve(curve: Sequence[float]) -> Figure:
@@ -41,4 +47,41 @@ def plot_gain_against_forgetting(results: Sequence[MethodResult], base_accuracy:
     )
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def plot_frontiers(results: Sequence[MethodResult], base: MethodResult, metric: str = "accuracy_1_per_step") -> Figure:
+    """Accuracy gained over the base against KL from it: one line a method, through its learning rates.
+
+    A marker is the mean over the seeds of one learning rate; every line starts at the base. Methods differ in marker
+    and line as well as in colour.
+    """
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    for index, method in enumerate(dict.fromkeys(result.method for result in results)):
+        own = [result for result in results if result.method == method]
+        points = [(0.0, 0.0)]
+        for rate in dict.fromkeys(result.learning_rate for result in own):
+            group = [result.metrics for result in own if result.learning_rate == rate]
+            gain = statistics.mean(metrics[metric] for metrics in group) - base.metrics[metric]
+            points.append((statistics.mean(metrics["kl"] for metrics in group), 100 * gain))
+        axes.plot(
+            *zip(*sorted(points), strict=True),
+            color=COLORS[index % len(COLORS)],
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle=LINES[index // len(COLORS) % len(LINES)],
+            markersize=5,
+            linewidth=1.3,
+            label=method,
+        )
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xlim(left=0)
+    axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    axes.set(
+        xlabel="forgetting: KL(base || model) on base-domain text (nats), square-root scale",
+        ylabel="accuracy gained (points)",
+        title="Gain against forgetting, each method over its learning rates",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
     return figure

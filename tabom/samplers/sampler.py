@@ -151,6 +151,10 @@ class Sampler:
         )
         return type(self)(**{**vars(self), "tokens_per_step": tokens_per_step})
 
+    def with_seed(self, seed: int) -> "Sampler":
+        """The same sampler with other draws."""
+        return type(self)(**{**vars(self), "seed": seed})
+
     def num_steps(self, response_length: int) -> int:
         """Most denoising steps that a response of ``response_length`` tokens takes.
 

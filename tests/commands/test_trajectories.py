@@ -232,7 +232,7 @@ def test_training_reads_them(released, output_dir):
     data = TrajectoryDataModule(
         path=str(output_dir),
         task=Sudoku4x4(),
-        base_domain=Sudoku4x4(),
+        base_domains={"sudoku": Sudoku4x4()},
         tokenizer="characters",
         response_length=LENGTH,
         batch_size=4,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabom.corruption import UniformMasking
+from tabom.errors import TabomError
 from tabom.types import NEVER
 
 MASK = 99
@@ -88,3 +89,33 @@ def test_a_position_that_decoding_left_masked_is_not_asked_for():
     assert not corrupted.is_target[:, 4].any()
     assert (corrupted.noisy_ids[:, 4] == MASK).all()
     assert corrupted.is_target[:, [2, 3, 5]].any(0).all()
+
+
+RECORDED = ["101011", "000010", "111101", "101111"]  # seed 0; the demo's figures depend on these draws
+
+
+def test_the_draws_of_the_default_are_recorded():
+    corrupted = UniformMasking()(trajectory_batch([[NEVER] * 6] * 4), MASK, seeded())
+    assert ["".join(map(str, row)) for row in corrupted.is_target[:, 2:].long().tolist()] == RECORDED
+
+
+def test_a_least_ratio_and_independent_positions():
+    """As LLaDA is fine-tuned: (1 - epsilon) t + epsilon, and none forced."""
+    batch = offline_batch(20000, 2)
+    corrupted = UniformMasking(min_mask_ratio=0.25, at_least_one=False)(batch, MASK, seeded())
+    quantiles = torch.linspace(0.1, 0.9, 9)
+    torch.testing.assert_close(corrupted.mask_ratio.quantile(quantiles), 0.25 + 0.75 * quantiles, rtol=0, atol=0.02)
+    assert (corrupted.mask_ratio > 0.25).all()
+    num_masked = corrupted.is_target.sum(1)
+    share = num_masked.bincount(minlength=3).double() / 20000
+    both, either = (1 - 0.25**3) / (3 * 0.75), (1 - 0.25**2) / 0.75  # means of p^2 and 2 p for p ~ U(0.25, 1)
+    torch.testing.assert_close(
+        share, torch.tensor([1 - either + both, either - 2 * both, both]).double(), rtol=0, atol=0.015
+    )
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.0, float("nan")])
+def test_a_least_ratio_out_of_range_is_an_error(epsilon):
+    with pytest.raises(TabomError) as error:
+        UniformMasking(min_mask_ratio=epsilon)
+    assert str(error.value) == f"min_mask_ratio: expected at least 0 and below 1, got {epsilon}"

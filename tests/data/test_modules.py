@@ -5,7 +5,7 @@ import torch
 
 from tabom.data import EvaluationSizes, PretrainingDataModule, PromptDataModule, TrajectoryDataModule
 from tabom.errors import TabomError
-from tabom.tasks import PythonSource, Sudoku4x4
+from tabom.tasks import Countdown, PythonSource, Sudoku4x4
 from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch
 
 SIZES = EvaluationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_examples=10, batch_size=4)
@@ -14,7 +14,7 @@ SIZES = EvaluationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_e
 def common():
     return {
         "task": Sudoku4x4(),
-        "base_domain": PythonSource(),
+        "base_domains": {"python": PythonSource()},
         "tokenizer": "characters",
         "response_length": 19,
         "evaluation": SIZES,
@@ -64,8 +64,29 @@ class TestPrompts:
         assert queries == Sudoku4x4().examples("train", 9)
 
     def test_without_a_base_domain(self):
-        (loader,) = PromptDataModule(**{**common(), "base_domain": None}).val_dataloader()
+        (loader,) = PromptDataModule(**{**common(), "base_domains": None}).val_dataloader()
         assert isinstance(next(iter(loader)), PromptBatch)
+
+    def test_several_base_domains(self):
+        """Text of each, prompts of those that have a verifier, and the new domain last."""
+        sizes = dataclasses.replace(SIZES, num_base_prompts=5)
+        domains = {"python": PythonSource(), "countdown": Countdown()}
+        data = PromptDataModule(**{**common(), "base_domains": domains, "evaluation": sizes})
+        kinds = [[(type(batch), batch.source) for batch in loader] for loader in data.val_dataloader()]
+        assert [set(kind) for kind in kinds] == [
+            {(CorruptedBatch, "python")},
+            {(CorruptedBatch, "countdown")},
+            {(PromptBatch, "countdown")},
+            {(PromptBatch, "")},
+        ]
+        assert [sum(len(batch.noisy_ids) for batch in loader) for loader in data.val_dataloader()] == [10, 10, 5, 6]
+
+    def test_a_base_domain_s_answers_are_verified_by_itself(self, tokenizer):
+        data = PromptDataModule(**{**common(), "base_domains": {"countdown": Countdown()}})
+        (example,) = Countdown().examples("test", 1)
+        ids = torch.tensor([tokenizer(example.reference)["input_ids"]])
+        assert data.judge([example], ids, "countdown")[0].is_correct
+        assert not data.judge([example], ids[:, :-1], "countdown")[0].is_correct
 
     def test_without_prompts(self):
         sizes = dataclasses.replace(SIZES, num_validation_prompts=0)
@@ -89,9 +110,17 @@ class TestPrompts:
         assert verdict(right, [1, 1, 2]).is_correct is False
 
 
+def pretraining():
+    settings = common()
+    domains = settings.pop("base_domains")
+    return {**settings, "base_domain": domains["python"]}
+
+
 class TestPretraining:
     def test_the_mixture(self):
-        data = PretrainingDataModule(**common(), batch_size=10, num_base_rows=40, num_task_examples=5, task_share=0.5)
+        data = PretrainingDataModule(
+            **pretraining(), batch_size=10, num_base_rows=40, num_task_examples=5, task_share=0.5
+        )
         loader = data.train_dataloader()
         assert len(loader) == 8
         query_ids = [query_id for batch in loader for query_id in batch.query_ids]
@@ -99,7 +128,7 @@ class TestPretraining:
         assert (len(query_ids), len(from_task), len(set(from_task))) == (80, 40, 5)
 
     def test_text_keeps_its_length_and_answers_are_filled(self):
-        data = PretrainingDataModule(**common(), batch_size=10, num_base_rows=40, task_share=0.5)
+        data = PretrainingDataModule(**pretraining(), batch_size=10, num_base_rows=40, task_share=0.5)
         for batch in data.train_dataloader():
             for query_id, is_response, is_filler in zip(
                 batch.query_ids, batch.is_response, batch.is_filler, strict=True
@@ -118,11 +147,11 @@ class TestPretraining:
     )
     def test_bad_settings(self, changes, message):
         with pytest.raises(TabomError) as error:
-            PretrainingDataModule(**{**common(), **changes})
+            PretrainingDataModule(**{**pretraining(), **changes})
         assert str(error.value) == message
 
     def test_answers_longer_than_the_budget(self):
-        data = PretrainingDataModule(**{**common(), "response_length": 8})
+        data = PretrainingDataModule(**{**pretraining(), "response_length": 8})
         with pytest.raises(TabomError, match=r"at most response_length = 8 tokens, got 16$"):
             data.train_dataloader()
 
@@ -168,7 +197,7 @@ class TestTrajectories:
     def test_held_out_trajectories_are_not_trained_on(self, trajectories):
         data = trajectories(held_out=0.4)
         trained = {row.query_id for row in data.train_dataloader().dataset}
-        *_, held_out = data.val_dataloader()
+        *_, held_out, _ = data.val_dataloader()
         evaluated = {query_id for batch in held_out for query_id in batch.query_ids}
         assert evaluated
         assert not evaluated & trained

@@ -1,11 +1,26 @@
-"""The pairwise preference: Eq. 8-9 as double loops, invariances, edge cases, gradients."""
+"""The pairwise preference and its surrogates: equations as loops, enumeration, invariances, edge cases, gradients.
+
+tests/objectives/test_objective_ranking.py compares values and gradients of all surrogates with loops.
+"""
+
+import itertools
+import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.functional.ranking import order_agreement_counts, ordered_pairs, pairwise_ranking_loss
+from tabom.functional.ranking import (
+    boltzmann_kl_loss,
+    logistic_ranking_loss,
+    order_agreement_counts,
+    ordered_pairs,
+    pair_violation,
+    pairwise_ranking_loss,
+    plackett_luce_loss,
+)
 
 NAN = float("nan")
 quick = settings(deadline=None, max_examples=60)
@@ -214,3 +229,201 @@ def test_agreement_equals_the_double_loop(segment):
         pairs = pairs_of(order[row].tolist(), where[row].tolist())
         assert num_pairs[row] == len(pairs)
         assert num_agreeing[row] == sum(bool(entropy[row, r] < entropy[row, s]) for r, s in pairs)
+
+
+def on_pairs(loss):
+    return lambda energy, order, where: loss(energy, ordered_pairs(order, where=where))
+
+
+def kl(energy, order, where):
+    return boltzmann_kl_loss(energy, order.to(energy.dtype), where=where, inverse_temperature=2.0)
+
+
+SURROGATES = {
+    "hinge": on_pairs(partial(pairwise_ranking_loss, margin=0.3)),
+    "logistic": on_pairs(partial(logistic_ranking_loss, margin=0.3, inverse_temperature=2.0)),
+    "plackett_luce": lambda *segment: plackett_luce_loss(*segment[:2], where=segment[2], inverse_temperature=2.0),
+    "boltzmann_kl": kl,
+}
+every_surrogate = pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)
+
+
+@every_surrogate
+@pytest.mark.parametrize("where", [[False, False, False], [False, True, False]], ids=["nothing", "one position"])
+def test_nothing_to_compare_is_zero_with_zero_gradient(surrogate, where):
+    energy = torch.tensor([[3.0, 2.0, 1.0]], requires_grad=True)
+    value = surrogate(energy, torch.tensor([[0, 1, 2]]), torch.tensor([where]))
+    value.sum().backward()
+    assert value.tolist() == [0.0]
+    assert energy.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+@every_surrogate
+def test_an_empty_window_is_an_attached_zero(surrogate):
+    energy = torch.zeros(2, 0, requires_grad=True)
+    value = surrogate(energy, torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.bool))
+    assert value.tolist() == [0.0, 0.0]
+    assert value.requires_grad
+
+
+@every_surrogate
+@pytest.mark.parametrize("hidden", [NAN, math.inf, -math.inf])
+def test_what_takes_no_part_changes_neither_value_nor_gradient(surrogate, hidden):
+    energy = torch.tensor([[2.0, hidden, 1.0, 0.5]], requires_grad=True)
+    bare = torch.tensor([[2.0, 1.0, 0.5]], requires_grad=True)
+    values = (
+        surrogate(energy, torch.tensor([[0, 1, 2, 3]]), torch.tensor([[True, False, True, True]])),
+        surrogate(bare, torch.tensor([[0, 2, 3]]), torch.ones(1, 3, dtype=torch.bool)),
+    )
+    sum(values).backward()
+    torch.testing.assert_close(*values)
+    assert energy.grad[0, 1] == 0
+    torch.testing.assert_close(energy.grad[:, [0, 2, 3]], bare.grad)
+    assert bare.grad.any()
+
+
+@every_surrogate
+def test_rows_of_no_surrogate_mix(surrogate):
+    generator = torch.Generator().manual_seed(0)
+    energy, order = torch.rand(4, 5, generator=generator), torch.randint(4, (4, 5), generator=generator)
+    where = torch.rand(4, 5, generator=generator) < 0.7
+    rows = [surrogate(energy[i : i + 1], order[i : i + 1], where[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(surrogate(energy, order, where), torch.cat(rows))
+
+
+@every_surrogate
+def test_a_constant_added_to_all_energies_changes_nothing(surrogate):
+    energy, order = torch.tensor([[0.5, 2.0, 1.0]]).double(), torch.tensor([[2, 0, 1]])
+    torch.testing.assert_close(surrogate(energy + 100, order, everywhere(order)), surrogate(energy, order, order >= 0))
+
+
+@every_surrogate
+def test_every_surrogate_has_the_gradient_it_says(surrogate):
+    energy = torch.tensor([[0.9, 0.1, 2.3, 1.5], [3.0, 2.2, 1.4, 0.6]], dtype=torch.float64, requires_grad=True)
+    order = torch.tensor([[0, 1, 1, 2], [0, 1, 2, 3]])
+    assert torch.autograd.gradcheck(lambda energy: surrogate(energy, order, everywhere(order)), energy)
+
+
+def test_a_margin_for_each_pair():
+    energy, order = torch.tensor([[2.0, 1.0, 4.0]]), torch.tensor([[0, 1, 2]])
+    margin = torch.tensor([[[NAN, 0.5, 3.0], [NAN, NAN, 3.5], [NAN, NAN, NAN]]])
+    value = pairwise_ranking_loss(energy, ordered_pairs(order, where=everywhere(order)), margin=margin)
+    assert value.tolist() == [((2.0 - 1.0 + 0.5) + (2.0 - 4.0 + 3.0) + (1.0 - 4.0 + 3.5)) / 3]
+    assert pair_violation(energy, margin=margin)[0, 0, 1] == 2.0 - 1.0 + 0.5
+
+
+@pytest.mark.parametrize(
+    "loss", [pairwise_ranking_loss, partial(logistic_ranking_loss, inverse_temperature=2.0)], ids=["hinge", "logistic"]
+)
+def test_one_side_can_be_without_a_gradient(loss):
+    """Position 0 is the earlier of both pairs, position 2 the later of both."""
+    order = torch.tensor([[0, 1, 2]])
+    is_pair = ordered_pairs(order, where=everywhere(order))
+    values, gradients = {}, {}
+    for side in ("none", "earlier", "later"):
+        energy = torch.tensor([[2.0, 1.0, 0.0]], requires_grad=True)
+        values[side] = loss(energy, is_pair, margin=0.5, stop_gradient=side)
+        (gradients[side],) = torch.autograd.grad(values[side].sum(), energy)
+    assert values["none"] == values["earlier"] == values["later"]
+    torch.testing.assert_close(gradients["earlier"] + gradients["later"], gradients["none"])
+    assert [value > 0 for value in gradients["later"][0].tolist()] == [True, True, False]
+    assert [value < 0 for value in gradients["earlier"][0].tolist()] == [False, True, True]
+
+
+@quick
+@given(segments(), margins, st.sampled_from([0.1, 1.0, 7.0, 1000.0]))
+def test_the_logistic_form_is_above_the_hinge_and_comes_close(segment, margin, beta):
+    energy, order, where = segment
+    is_pair = ordered_pairs(order, where=where)
+    excess = logistic_ranking_loss(energy, is_pair, margin=margin, inverse_temperature=beta) - loss(*segment, margin)
+    assert (excess >= 0).all()
+    assert (excess <= math.log(2) / beta + 1e-12).all()
+
+
+def test_the_logistic_form_of_one_pair_is_plackett_luce():
+    energy, order = torch.tensor([[1.0, 0.3]]).double(), torch.tensor([[0, 1]])
+    logistic = logistic_ranking_loss(
+        energy, ordered_pairs(order, where=everywhere(order)), margin=0.0, inverse_temperature=3.0
+    )
+    luce = plackett_luce_loss(energy, order, where=everywhere(order), inverse_temperature=3.0)
+    torch.testing.assert_close(3.0 * logistic, luce)
+
+
+def chance(energies, beta):
+    """Of drawing these one after the other in just this order."""
+    weights = [math.exp(-beta * energy) for energy in energies]
+    return math.prod(weight / sum(weights[i:]) for i, weight in enumerate(weights))
+
+
+@pytest.mark.parametrize("width", range(1, 7))
+def test_plackett_luce_is_the_chance_of_the_order_and_these_sum_to_one(width):
+    energy, beta = torch.rand(width, generator=torch.Generator().manual_seed(width)).double() * 3, 1.7
+    orders = torch.tensor(list(itertools.permutations(range(width))))
+    loss = plackett_luce_loss(
+        energy.expand(len(orders), width), orders, where=everywhere(orders), inverse_temperature=beta
+    )
+    found = (-loss * (width - 1)).exp()
+    expected = [chance(energy[order.argsort()].tolist(), beta) for order in orders]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    assert found.sum().item() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_an_equal_of_plackett_luce_comes_before_all_later_ones_wherever_its_equals_stand():
+    """The chance of that, summed over all orders in which it holds."""
+    energy, order, beta = [0.4, 1.0, 0.1, 0.7, 2.0], [0, 0, 1, 2, 2], 1.3
+    draws = []
+    for r in range(3):
+        later = [s for s in range(5) if order[s] > order[r]]
+        draws.append(
+            sum(
+                chance([energy[i] for i in drawn], beta)
+                for drawn in itertools.permutations(range(5))
+                if all(drawn.index(r) < drawn.index(s) for s in later)
+            )
+        )
+    value = plackett_luce_loss(
+        torch.tensor([energy]).double(),
+        torch.tensor([order]),
+        where=torch.ones(1, 5, dtype=torch.bool),
+        inverse_temperature=beta,
+    )
+    assert value.item() == pytest.approx(-sum(math.log(p) for p in draws) / 3)
+
+
+def test_plackett_luce_of_equals_alone_is_zero_with_zero_gradient():
+    energy, order = torch.tensor([[3.0, 1.0, 2.0]], requires_grad=True), torch.tensor([[4, 4, 4]])
+    value = plackett_luce_loss(energy, order, where=everywhere(order), inverse_temperature=2.0)
+    value.sum().backward()
+    assert (value.tolist(), energy.grad.tolist()) == ([0.0], [[0.0, 0.0, 0.0]])
+
+
+def test_boltzmann_kl_by_hand():
+    """exp(-E) is 1 : 2 for the target and 1 : 1 for the model."""
+    target, energy = torch.tensor([[math.log(2), 0.0, NAN]]), torch.tensor([[5.0, 5.0, 1.0]], requires_grad=True)
+    where = torch.ones(1, 3, dtype=torch.bool)
+    value = boltzmann_kl_loss(energy, target, where=where, inverse_temperature=1.0)
+    value.sum().backward()
+    expected = 1 / 3 * math.log((1 / 3) / (1 / 2)) + 2 / 3 * math.log((2 / 3) / (1 / 2))
+    torch.testing.assert_close(value.detach(), torch.tensor([expected]))
+    torch.testing.assert_close(energy.grad, torch.tensor([[1 / 3 - 1 / 2, 2 / 3 - 1 / 2, 0.0]]))
+
+
+@pytest.mark.parametrize("beta", [0.5, 4.0])
+def test_boltzmann_kl_is_smallest_at_the_target(beta):
+    target = torch.tensor([[0.2, 1.5, 0.9]]).double()
+    loss = partial(boltzmann_kl_loss, where=torch.ones(1, 3, dtype=torch.bool), inverse_temperature=beta)
+    energy = (target + 2.0).requires_grad_()
+    value = loss(energy, target)
+    value.sum().backward()
+    torch.testing.assert_close(value.detach(), torch.zeros(1).double())
+    torch.testing.assert_close(energy.grad, torch.zeros(1, 3).double())
+    assert loss(target + torch.tensor([[0.0, 0.1, 0.0]]), target).item() > 1e-4
+
+
+@pytest.mark.parametrize("target", [[NAN, NAN], [NAN, 1.0]])
+def test_boltzmann_kl_without_two_targets_is_zero_with_zero_gradient(target):
+    energy = torch.tensor([[3.0, 1.0]], requires_grad=True)
+    where = torch.ones(1, 2, dtype=torch.bool)
+    value = boltzmann_kl_loss(energy, torch.tensor([target]), where=where, inverse_temperature=2.0)
+    value.sum().backward()
+    assert (value.tolist(), energy.grad.tolist()) == ([0.0], [[0.0, 0.0]])

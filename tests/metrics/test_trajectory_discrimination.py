@@ -1,5 +1,6 @@
-"""Variance of the entropy over positions that are still masked: a curve over steps, and its mean."""
+"""Variance of the entropy over positions that are still masked: by step, by share decoded, and its mean."""
 
+import json
 import warnings
 
 import numpy as np
@@ -7,9 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from tabom.backbones.dream import DreamBackbone
+from tabom.errors import TabomError
 from tabom.metrics import TrajectoryDiscriminationScore
-from tabom.metrics.trajectory_discrimination import entropy_variance
+from tabom.metrics.trajectory_discrimination import decoded_share_bin, entropy_variance
+from tabom.samplers import LinearTimesteps, Sampler
+from tabom.types import Example, PromptBatch
 
 NAN = float("nan")
 quick = settings(deadline=None, max_examples=40)
@@ -38,8 +44,8 @@ def arguments(decoding):
     return torch.tensor(step_entropy, dtype=torch.float64), torch.tensor(where)
 
 
-def metric_of(num_steps, *batches):
-    metric = TrajectoryDiscriminationScore(num_steps)
+def metric_of(num_steps, *batches, num_bins=20):
+    metric = TrajectoryDiscriminationScore(num_steps, num_bins)
     for step_entropy, where in batches:
         metric.update(step_entropy, where)
     return metric
@@ -47,8 +53,12 @@ def metric_of(num_steps, *batches):
 
 def computed(metric):
     result = metric.compute()
-    assert tuple(result) == ("curve", "score")
+    assert tuple(result) == ("curve", "score", "curve_by_share")
     return [*result["curve"].tolist(), result["score"].item()]
+
+
+def by_share(metric):
+    return metric.compute()["curve_by_share"].tolist()
 
 
 def mean_or_nan(values):
@@ -63,6 +73,20 @@ def reference(decoding):
         counted = [row[step][keep & ~np.isnan(row[step])] for row, keep in zip(step_entropy, where, strict=True)]
         curve.append(mean_or_nan([np.var(values) for values in counted if len(values)]))
     return [*curve, mean_or_nan([value for value in curve if not np.isnan(value)])]
+
+
+def share_reference(decoding, num_bins):
+    """Means per trajectory in a bin, then over trajectories, in plain loops."""
+    bins = [[] for _ in range(num_bins)]
+    for row, keep in zip(np.array(decoding[0]), np.array(decoding[1]), strict=True):
+        own = [[] for _ in range(num_bins)]
+        for values in row:
+            left = [value for value, counts in zip(values, keep, strict=True) if counts and not np.isnan(value)]
+            if left:
+                own[(sum(keep) - len(left)) * num_bins // sum(keep)].append(np.var(left))
+        for index, variances in enumerate(own):
+            bins[index] += [np.mean(variances)] if variances else []
+    return [mean_or_nan(variances) for variances in bins]
 
 
 def test_value_by_hand():
@@ -118,11 +142,116 @@ def test_two_updates_in_any_split_and_merged_states_equal_one_update(decoding, d
     num_rows, num_steps, _ = step_entropy.shape
     split = data.draw(st.integers(1, num_rows - 1))
     first, second = (step_entropy[:split], where[:split]), (step_entropy[split:], where[split:])
-    expected = pytest.approx(computed(metric_of(num_steps, (step_entropy, where))), nan_ok=True)
-    assert computed(metric_of(num_steps, first, second)) == expected
+    together = metric_of(num_steps, (step_entropy, where))
+    expected = pytest.approx([*computed(together), *by_share(together)], nan_ok=True, abs=1e-12)
+    twice = metric_of(num_steps, first, second)
+    assert [*computed(twice), *by_share(twice)] == expected
     merged = metric_of(num_steps, first)
     merged.merge_state(metric_of(num_steps, second))
-    assert computed(merged) == expected
+    assert [*computed(merged), *by_share(merged)] == expected
+
+
+@quick
+@given(decodings(), st.integers(1, 7))
+def test_curve_by_share_equals_numpy(decoding, num_bins):
+    metric = metric_of(len(decoding[0][0]), arguments(decoding), num_bins=num_bins)
+    curve = metric.compute()["curve_by_share"].reshape(-1).tolist()
+    assert curve == pytest.approx(share_reference(decoding, num_bins), nan_ok=True)
+
+
+def test_curve_by_share_by_hand():
+    """A row that decodes one position a step, and one that takes half of them at once and waits a step before."""
+    step_entropy = torch.tensor(
+        [
+            [[0.0, 2.0, 4.0, 6.0], [NAN, 2.0, 4.0, 6.0], [NAN, NAN, 4.0, 6.0], [NAN, NAN, NAN, 6.0]],
+            [[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 8.0, 8.0], [NAN, NAN, 8.0, 2.0], [NAN, NAN, NAN, NAN]],
+        ]
+    )
+    metric = metric_of(4, (step_entropy, torch.ones(2, 4, dtype=torch.bool)), num_bins=8)
+    first, second = [5.0, (4 + 0 + 4) / 3, 1.0, 0.0], [(4.0 + 16.0) / 2, 9.0]
+    expected = [(first[0] + second[0]) / 2, NAN, first[1], NAN, (first[2] + second[1]) / 2, NAN, first[3], NAN]
+    assert by_share(metric) == pytest.approx(expected, nan_ok=True)
+
+
+def test_steps_that_reveal_nothing_change_no_curve_by_share():
+    """Samplers whose rows need different numbers of steps are compared at the same share."""
+    step_entropy = torch.tensor([[[1.0, 3.0, 8.0], [NAN, 2.0, 6.0], [NAN, NAN, 5.0]]])
+    longer = torch.cat([step_entropy.repeat_interleave(2, 1), torch.full((1, 3, 3), NAN)], 1)
+    everywhere = torch.ones(1, 3, dtype=torch.bool)
+    short, long = metric_of(3, (step_entropy, everywhere)), metric_of(9, (longer, everywhere))
+    assert by_share(long) == pytest.approx(by_share(short), nan_ok=True)
+    assert len(long.compute()["curve"]) == 9
+
+
+def test_share_counts_no_position_after_the_end_and_ends_outside_the_bins():
+    step_entropy = torch.tensor([[[1.0, 1.0, 1.0], [NAN, 1.0, NAN], [NAN, NAN, 1.0]], [[1.0, 1.0, 1.0]] * 3])
+    where = torch.tensor([[True, True, False], [False, False, False]])
+    assert decoded_share_bin(step_entropy, where, 10).tolist() == [[0, 5, 10], [10, 10, 10]]
+
+
+def test_shares_are_compared_in_whole_numbers():
+    """In single precision 7 / 12 * 108 is below 63."""
+    step_entropy = torch.ones(1, 1, 12)
+    step_entropy[..., :7] = NAN
+    assert decoded_share_bin(step_entropy, torch.ones(1, 12, dtype=torch.bool), 108).item() == 63
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(TabomError, match=r"^num_bins: expected at least 1, got 0$"):
+        TrajectoryDiscriminationScore(2, 0)
+    with pytest.raises(ValueError, match=r"^expected 2 steps, got 3$"):
+        metric_of(2, (torch.ones(1, 3, 4), torch.ones(1, 4, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize(
+    "name", ["llada_g32_b32_s32", "llada_leftpad_g16_b8_s16", "dream_topk_margin_s16"], ids=lambda name: name
+)
+def test_scores_that_the_official_code_recorded(golden, name):
+    """Its score maps of every step instead of entropies; what is not eligible has none."""
+    tensors = load_file(golden / f"decode_{name.split('_')[0]}.safetensors")
+    length = tensors[f"{name}/unmask_step"].shape[1]
+    scores = tensors[f"{name}/confidence"][:, :, -length:].transpose(0, 1).double()
+    scores = scores.masked_fill(scores.isinf(), NAN)
+    where = torch.arange(length).expand(len(scores), length) < torch.tensor([[length], [length // 2]])
+    metric, decoding = metric_of(scores.shape[1], (scores, where)), (scores.tolist(), where.tolist())
+    expected = reference(decoding)
+    assert expected[-1] > 1e-5
+    assert computed(metric) == pytest.approx(expected, nan_ok=True, rel=1e-9)
+    assert by_share(metric) == pytest.approx(share_reference(decoding, 20), nan_ok=True, rel=1e-9)
+
+
+def test_entropies_of_a_decoding_that_the_official_code_recorded(golden):
+    """Eq. 10-11 in numpy on the recorded states, against our sampler and class."""
+    name, length = "dream_entropy_s32", 32
+    mask_id = json.loads((golden / "decode_dream.json").read_text())[name]["mask_id"]
+    tensors = load_file(golden / "decode_dream.safetensors")
+    backbone = DreamBackbone.from_pretrained(golden / "dream_tiny").eval()
+    backbone.config["mask_token_id"] = mask_id
+    prompt = tensors[f"{name}/prompt_ids"]
+    start = torch.cat([prompt, prompt.new_full((len(prompt), length), mask_id)], 1)
+    everywhere = torch.ones_like(start, dtype=torch.bool)
+    states = torch.stack([start, *tensors[f"{name}/x_history"][:-1]], 1)
+    with torch.no_grad():
+        logits = backbone.logits(backbone(states.flatten(0, 1), everywhere.repeat_interleave(length, 0)))
+    logits = logits.unflatten(0, states.shape[:2])[:, :, -length:].double().numpy()
+    probs = np.exp(logits - logits.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    entropy = np.where((states[:, :, -length:] == mask_id).numpy(), -(probs * np.log(probs)).sum(-1), NAN)
+    step = tensors[f"{name}/unmask_step"].numpy()
+    revealed = np.take_along_axis(entropy, step[:, None, :], 1)[:, 0]
+    np.testing.assert_allclose(revealed, -tensors[f"{name}/unmask_confidence"].numpy(), atol=1e-5)
+
+    batch = PromptBatch(
+        start,
+        everywhere,
+        torch.arange(start.shape[1]).expand_as(start) >= prompt.shape[1],
+        tuple(Example(str(row), "", "") for row in range(len(prompt))),
+    )
+    decoded = Sampler(score="entropy", schedule=LinearTimesteps(32)).decode(backbone, batch, record_steps=True)
+    where = torch.ones(len(prompt), length, dtype=torch.bool)
+    metric, decoding = metric_of(32, (decoded.step_entropy, where)), (entropy.tolist(), where.tolist())
+    assert computed(metric) == pytest.approx(reference(decoding), rel=1e-4, abs=1e-9)
+    assert by_share(metric) == pytest.approx(share_reference(decoding, 20), rel=1e-4, abs=1e-9, nan_ok=True)
 
 
 @quick

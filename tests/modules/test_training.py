@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from helpers import last_checkpoint
 
 from tabom.errors import TabomError
 from tabom.objectives import NelboObjective
@@ -9,10 +10,6 @@ from tabom.objectives import NelboObjective
 
 def weights(cli):
     return {name: value.clone() for name, value in cli.model.backbone.state_dict().items()}
-
-
-def last_checkpoint(cli):
-    return f"{cli.trainer.default_root_dir}/checkpoints/last.ckpt"
 
 
 def equal(first, second):
@@ -28,7 +25,8 @@ def test_every_method_trains(stage, config):
     metrics = cli.trainer.callback_metrics
     expected = {
         *("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_change", "kl"),
-        *("reconstruction", "ranking", "order_agreement", "tds"),
+        *("reconstruction", "ranking", "order_agreement", "order_correlation", "inverted_under_base", "tds"),
+        *("calibration_error", "text_calibration_error", "accuracy_minus_forgetting", "largest_nelbo_change"),
     }
     assert expected == {name.removeprefix("validate/") for name in metrics if name.startswith("validate/")}
     assert all(torch.isfinite(value) for value in metrics.values())
@@ -140,7 +138,8 @@ def test_pretraining_has_nothing_to_forget(stage, tmp_path):
         "--trainer.callbacks=null",
     )
     names = {name for name in cli.trainer.callback_metrics if name.startswith("validate/")}
-    assert names == {f"validate/{name}" for name in ("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "tds")}
+    expected = ("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "tds", "text_calibration_error")
+    assert names == {f"validate/{name}" for name in expected}
 
 
 def test_evaluation_in_smaller_batches_is_the_same(stage):

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import pytest
 import torch
 from helpers import corrupted_batch, token_statistics_of, trajectory_batch
 
+from tabom.errors import TabomError
 from tabom.objectives import NelboObjective
 from tabom.types import NEVER
 
@@ -81,3 +83,109 @@ def test_filler_can_be_left_out_but_is_masked_all_the_same():
     assert torch.equal(left_out.noisy_ids, learnt.noisy_ids)
     assert torch.equal(left_out.is_target, learnt.is_target & ~batch.is_filler)
     assert not torch.equal(left_out.is_target, learnt.is_target)
+
+
+LENGTH = 9
+
+
+def ragged_batch(seed):
+    """Left padding, prompt, responses of 0 to 9 positions, a filled end, and one that decoding left masked."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = trajectory_batch([[NEVER] * LENGTH] * 12, prompt_length=3)
+    position = torch.arange(-3, LENGTH).expand(12, -1)
+    length = torch.tensor([0, 1, 2, 3, 5, 7, 9, 9, 9, 9, 4, 1])[:, None]
+    is_response = (position >= 0) & (position < length)
+    ids = batch.clean_ids.masked_fill(is_response & (torch.rand(is_response.shape, generator=generator) < 0.1), MASK)
+    is_padding = (position < -3 + torch.randint(0, 3, (12, 1), generator=generator)) | (position >= length)
+    is_filler = is_response & (position >= length - torch.randint(0, 3, (12, 1), generator=generator))
+    changes = {"clean_ids": ids, "attention_mask": ~is_padding, "is_response": is_response, "is_filler": is_filler}
+    return dataclasses.replace(batch, **changes)
+
+
+def mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def oracle(batch, corrupted, nll, weighting, supervise_padding, p):
+    """Loss and gradient as plain loops over the definitions; the weights come from what is visible and drawn alone."""
+    num_rows, width = corrupted.noisy_ids.shape
+    weights, counted = [[0.0] * width for _ in range(num_rows)], []
+    for row in range(num_rows):
+        learnable, targets, visible = [], [], []
+        for k in range(width):
+            if batch.attention_mask[row, k] and corrupted.noisy_ids[row, k] != MASK:
+                visible.append(k)
+            is_text = batch.is_response[row, k] and batch.clean_ids[row, k] != MASK
+            if is_text and (supervise_padding or not batch.is_filler[row, k]):
+                learnable.append(k)
+                if corrupted.noisy_ids[row, k] == MASK:
+                    targets.append(k)
+        for k in targets:
+            if weighting == "inverse_ratio":
+                weights[row][k] = 1 / corrupted.mask_ratio[row].item() / len(learnable)
+            elif weighting == "cart":
+                weights[row][k] = sum(0.5 * p * (1 - p) ** (abs(k - j) - 1) for j in visible) / len(targets)
+            else:
+                weights[row][k] = 1 / len(targets)
+        if learnable if weighting == "inverse_ratio" else targets:
+            counted.append(row)
+    values = [sum(w * v for w, v in zip(weights[row], nll[row], strict=True) if w) for row in counted]
+    return mean(values), [[w / len(counted) for w in row] for row in weights]
+
+
+@pytest.mark.parametrize("weighting", ["mean", "inverse_ratio", "cart"])
+@pytest.mark.parametrize("supervise_padding", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_value_and_gradient_equal_the_definition(weighting, supervise_padding, seed):
+    batch, generator = ragged_batch(seed), torch.Generator().manual_seed(seed)
+    objective = NelboObjective(supervise_padding, weighting, cart_p=0.3)
+    corrupted = objective.corrupt(batch, MASK, generator)
+    nll = torch.rand(batch.clean_ids.shape, generator=generator, dtype=torch.float64) * 4
+    measured = token_statistics_of(nll.masked_fill(~corrupted.is_target, NAN), requires_grad=True)
+    result = objective.terms(measured, corrupted)
+    result["loss"].backward()
+    loss, gradient = oracle(batch, corrupted, nll.tolist(), weighting, supervise_padding, 0.3)
+    assert result["loss"].item() == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(measured.nll.grad, torch.tensor(gradient).double(), rtol=1e-5, atol=1e-8)
+    unweighted, _ = oracle(batch, corrupted, nll.tolist(), "mean", supervise_padding, 0.3)
+    assert result["reconstruction"].item() == pytest.approx(unweighted)
+    assert [name for name, value in result.items() if value.requires_grad] == ["loss"]
+
+
+def test_a_row_without_a_masked_token_counts_as_zero():
+    """The bound is unbiased only if such rows count."""
+    batch = trajectory_batch([[NEVER]] * 4000)
+    objective = NelboObjective(weighting="inverse_ratio")
+    corrupted = objective.corrupt(batch, MASK, torch.Generator().manual_seed(0))
+    assert not corrupted.is_target.any(1).all()
+    loss = objective.terms(token_statistics_of(torch.full(batch.clean_ids.shape, 2.0)), corrupted)["loss"]
+    expected = 2.0 * (corrupted.is_target.any(1) / corrupted.mask_ratio).mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss, torch.tensor(2.0), rtol=0.1, atol=0)
+    assert corrupted.mask_ratio.amin() > 1e-3
+
+
+@pytest.mark.parametrize("weighting", ["mean", "inverse_ratio", "cart"])
+def test_no_target_at_all_gives_a_zero_for_every_weighting(weighting):
+    batch = trajectory_batch([[0, 1]], clean_ids=[[MASK, MASK]])
+    objective = NelboObjective(weighting=weighting)
+    measured = token_statistics_of([[NAN] * 4], requires_grad=True)
+    loss = objective.terms(measured, objective.corrupt(batch, MASK, torch.Generator()))["loss"]
+    loss.backward()
+    assert (loss.item(), measured.nll.grad.tolist()) == (0.0, [[0.0] * 4])
+
+
+def test_masks_of_mean_and_cart_are_the_same():
+    batch = batch_with_filler()
+    mean, cart = (
+        NelboObjective(weighting=weighting).corrupt(batch, MASK, torch.Generator().manual_seed(0))
+        for weighting in ("mean", "cart")
+    )
+    assert torch.equal(mean.noisy_ids, cart.noisy_ids)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.5, NAN])
+def test_a_decay_out_of_range_is_an_error(p):
+    with pytest.raises(TabomError) as error:
+        NelboObjective(cart_p=p)
+    assert str(error.value) == f"cart_p: expected above 0 and at most 1, got {p}"

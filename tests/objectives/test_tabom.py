@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tabom.corruption import TrajectorySegments
 from tabom.errors import TabomError
 from tabom.objectives import TabomObjective
+from tabom.objectives.ranking import Ranking
+from tabom.objectives.schedules import Warmup
 from tabom.objectives.tabom import segment_pairs
 from tabom.types import NEVER
 
@@ -37,6 +39,8 @@ def test_value_by_hand():
         "reconstruction": RECONSTRUCTION,
         "ranking": RANKING,
         "order_agreement": (1 + 1) / (3 + 1),
+        "active_pairs": (2 + 0) / (3 + 1),
+        "ranking_over_margin": RANKING / 0.25,
     }
     torch.testing.assert_close(result, {name: torch.tensor(value) for name, value in expected.items()})
 
@@ -103,6 +107,69 @@ def test_targets_are_gathered_side_by_side():
     assert entropy[0].tolist() == [1.5, 2.0, 1.0]
     assert entropy[1, :2].tolist() == [3.0, 2.0]
     assert is_pair.nonzero().tolist() == [[0, 1, 0], [0, 1, 2], [0, 2, 0], [1, 1, 0]]
+
+
+def test_all_targets_of_the_batch_weigh_alike_by_token():
+    measured = token_statistics_of(NLL, ENTROPY, requires_grad=True)
+    objective = TabomObjective(margin=0.25, rank_weight=3.0, reduction="batch_tokens")
+    result = objective.terms(measured, corrupted_batch(TARGETS, ORDER))
+    result["loss"].backward()
+    torch.testing.assert_close(result["reconstruction"], torch.tensor((1.0 + 2.0 + 6.0 + 5.0 + 8.0) / 5))
+    torch.testing.assert_close(result["ranking"], torch.tensor(RANKING))
+    torch.testing.assert_close(measured.nll.grad, torch.tensor(TARGETS) / 5)
+
+
+def test_equal_energies_are_at_the_margin_and_every_pair_is_active():
+    measured, corrupted = token_statistics_of(NLL, [[1.0] * 4] * 2), corrupted_batch(TARGETS, ORDER)
+    result = TabomObjective(margin=0.25).terms(measured, corrupted)
+    assert [result[name].item() for name in ("ranking_over_margin", "active_pairs", "order_agreement")] == [1, 1, 0]
+
+
+def test_what_is_logged_depends_on_the_settings_alone():
+    measured, corrupted = token_statistics_of(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER)
+
+    def names(reference=None, **options):
+        return set(TabomObjective(**options).terms(measured, corrupted, reference)) - {"loss", "reconstruction"}
+
+    always = {"ranking", "order_agreement"}
+    assert names(margin=0.0) == always | {"active_pairs"}
+    assert names(ranking=Ranking(scale_margin_by_gap=True)) == always | {"active_pairs"}
+    assert names(ranking=Ranking("logistic")) == always | {"active_pairs"}
+    assert names(ranking=Ranking("plackett_luce")) == always
+    assert names(ranking=Ranking("entropy_bonus")) == always
+    assert names(measured, ranking=Ranking("boltzmann_kl")) == always | {"inverted_under_base"}
+    assert names(rank_weight=0.0, ranking=Ranking("boltzmann_kl")) == {"order_agreement"}
+    assert names(rank_weight_warmup=Warmup(3)) == always | {"active_pairs", "ranking_over_margin", "rank_weight"}
+
+
+@pytest.mark.parametrize("reduction", ["trajectories", "batch_tokens"])
+@pytest.mark.parametrize(
+    "ranking",
+    [Ranking(), Ranking(skip_inverted=True), Ranking("plackett_luce"), Ranking("boltzmann_kl")],
+    ids=lambda ranking: ranking.surrogate,
+)
+def test_two_processes_equal_one(ranking, reduction):
+    """Rows, targets and pairs are shared out unevenly; every process asks for as many means."""
+    targets = [[True, True, True, True], [True, True, False, False], [True, False, False, False]]
+    order = [[0, 1, 2, 3], [1, 0, 0, 0], [0, 0, 0, 0]]
+    nll, entropy, base_entropy = torch.rand(3, 3, 4, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def terms(rows, mean_over_ranks):
+        objective = TabomObjective(ranking=ranking, reduction=reduction)
+        objective.mean_over_ranks = mean_over_ranks
+        statistics, reference = (token_statistics_of(nll[rows], values[rows]) for values in (entropy, base_entropy))
+        return objective.terms(statistics, corrupted_batch(targets[rows], order[rows]), reference)
+
+    parts, asked = (slice(0, 1), slice(1, 3)), ([], [])
+    for rows, values in zip(parts, asked, strict=True):
+        terms(rows, lambda value, values=values: values.append(value) or value)
+    means = [sum(values) / 2 for values in zip(*asked, strict=True)]
+    results = []
+    for rows in parts:
+        answers = iter(means)
+        results.append(terms(rows, lambda value, answers=answers: next(answers)))
+    together = {name: (results[0][name] + results[1][name]) / 2 for name in results[0]}
+    torch.testing.assert_close(together, terms(slice(0, 3), lambda value: value))
 
 
 @st.composite
@@ -194,7 +261,13 @@ def test_the_defaults_are_the_paper_s():
         "ties": "entropy",
         "supervise_padding": True,
         "starts": "uniform",
+        "reduction": "trajectories",
+        "ranking": Ranking(),
+        "rank_weight_warmup": None,
+        "margin_warmup": None,
+        "window_warmup": None,
     }
+    assert Ranking() == Ranking(surrogate="hinge", energy="entropy", stop_gradient="none", order="observed")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ The golden folder's README, section D, says how they were made. Its variants, an
 * ``paper_entropytie``: the window counts steps, tokens of one step stand by recorded entropy;
 * ``paper_tokenwin``: the window counts tokens, tokens of one step stand by recorded entropy (our default);
 * ``hand_triu``: the window counts steps, tokens of one step stand by position; ``released`` is the same in float32 and
-  with an epsilon in the entropy.
+  with an epsilon in the entropy, and its reconstruction is the mean over the tokens of the batch.
+
+One case supervises another window than it ranks (``M6_W10``): 6 and 10 steps. The released code ranks supervised
+positions alone, so that its 10 acts as 6 and one objective with a window of 6 steps gives both terms.
 """
 
 import json
@@ -101,25 +104,20 @@ class Case:
             start = ((self.steps != NEVER) & (self.steps < start[:, None])).sum(1)
         return TrajectorySegments(window, **options).cut(self.batch(), start, MASK)
 
-    def terms(self, window, margin, options, rank_weight=1.0):
-        objective = TabomObjective(window=window, margin=float(margin), rank_weight=rank_weight, **options)
+    def terms(self, window, margin, options, **changes):
+        objective = TabomObjective(window=window, margin=float(margin), **options, **changes)
         corrupted = self.segment(window, options)
         return objective.terms(token_statistics(self.logits, corrupted.clean_ids), corrupted)
 
     def gradient(self, window, margin, options, rank_weight):
-        """Of the loss with respect to all logits, zero in dropped rows."""
-        loss = self.terms(window, margin, options, rank_weight)["loss"]
+        """Of the loss with respect to all logits, zero in dropped rows; all tokens of the batch weigh alike."""
+        loss = self.terms(window, margin, options, rank_weight=rank_weight, reduction="batch_tokens")["loss"]
         gradient = torch.zeros(len(self.is_kept), *self.logits.shape[1:], dtype=torch.float64)
         (gradient[self.is_kept],) = torch.autograd.grad(loss, self.logits)
         return gradient
 
     def reconstruction_gradient(self, options):
-        """With all tokens of the batch weighted alike, as the gradients were recorded; ours weights rows alike."""
-        window = self.settings["M"]
-        num_targets = self.segment(window, options).is_target.sum(1).double()
-        gradient = self.gradient(window, 0.0, options, rank_weight=0.0)
-        gradient[self.is_kept] *= (num_targets / num_targets.mean())[:, None, None]
-        return gradient
+        return self.gradient(self.settings["M"], 0.0, options, rank_weight=0.0)
 
     def ranking_gradient(self, window, margin, options):
         both = self.gradient(window, margin, options, rank_weight=1.0)
@@ -150,7 +148,9 @@ def test_values(losses, tensors, name, margin, variant):
     expected = losses[name]["losses"][margin][variant]
     supervised = case.terms(case.settings["M"], margin, options)
     ranked = case.terms(case.window(variant), margin, options)
+    by_token = case.terms(case.settings["M"], margin, options, reduction="batch_tokens")
     assert supervised["reconstruction"].item() == pytest.approx(expected["loss_ce_persample"], abs=1e-9)
+    assert by_token["reconstruction"].item() == pytest.approx(expected["loss_ce_batchmean"], abs=1e-9)
     assert ranked["ranking"].item() == pytest.approx(expected["loss_rank"], abs=1e-9)
     if case.settings["M"] == case.window(variant):
         total = expected["loss_ce_persample"] + 1.0 * expected["loss_rank"]
@@ -200,19 +200,26 @@ def test_network_input_and_supervised_positions_of_the_released_code(losses, ten
     assert not corrupted.is_target[:, : case.prompt_length].any()
 
 
+@pytest.mark.parametrize("rank_weight", [1, 2])
 @pytest.mark.parametrize(("name", "margin"), [loss for loss in LOSSES if loss[0] != QUIRK])
-def test_ranking_of_the_released_code(losses, tensors, name, margin):
-    """Its float32 and its epsilon change the loss by up to 1.3e-7. The quirk's ties are in arbitrary order."""
+def test_losses_of_the_released_code(losses, tensors, name, margin, rank_weight):
+    """Its float32 and its epsilon change them by up to 1.3e-6. The quirk's ties are in arbitrary order."""
     case = Case(name, losses, tensors)
-    ranking = case.terms(case.window("hand_triu"), margin, BY_POSITION)["ranking"]
-    assert ranking.item() == pytest.approx(losses[name]["losses"][margin]["released"]["loss_rank"], abs=1e-6)
+    expected = losses[name]["losses"][margin]["released"]
+    window = case.window("hand_triu")
+    assert window == case.settings["M"]
+    result = case.terms(window, margin, BY_POSITION, rank_weight=rank_weight, reduction="batch_tokens")
+    assert result["reconstruction"].item() == pytest.approx(expected["loss_ce"], abs=2e-6)
+    assert result["ranking"].item() == pytest.approx(expected["loss_rank"], abs=2e-6)
+    assert result["loss"].item() == pytest.approx(expected[f"loss_total_lambda{rank_weight}"], abs=2e-6)
 
 
 @pytest.mark.parametrize(("name", "margin"), [gradient for gradient in GRADIENTS if gradient[0] != QUIRK])
 def test_gradients_of_the_released_code(losses, tensors, name, margin):
     """Its float32 and its epsilon change them by up to 1.5e-8, of 0.08."""
     case = Case(name, losses, tensors)
-    reconstruction = case.reconstruction_gradient(BY_POSITION)
-    total = reconstruction + case.ranking_gradient(case.window("hand_triu"), margin, BY_POSITION)
+    window = case.settings["M"]
+    reconstruction = case.gradient(window, margin, BY_POSITION, rank_weight=0.0)
+    total = case.gradient(window, margin, BY_POSITION, rank_weight=1.0)
     torch.testing.assert_close(reconstruction.float(), case.tensors["grad_ce"], rtol=0, atol=1e-7)
     torch.testing.assert_close(total.float(), case.tensors[f"m{margin}/grad_total_lambda1"], rtol=0, atol=1e-7)

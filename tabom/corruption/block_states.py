@@ -1,0 +1,80 @@
+"""States of a trajectory that hide what was decoded first."""
+
+import torch
+
+from tabom.errors import TabomError, require
+from tabom.functional.direct_discriminative import block_ranks, response_blocks
+from tabom.functional.unmasking import unmasking_order, unmasking_rank
+from tabom.types import NEVER, CorruptedBatch, TrajectoryBatch
+
+_MASK_RATIOS = (1.0, 0.75, 0.5, 0.25)
+_EXPONENT = 8
+
+
+class BlockStates:
+    """Mask the first-decoded share of every block and ask for it; the states of T3D's released code.
+
+    The share r of a row is drawn from 1, 3/4, 1/2 and 1/4 with a probability proportional to the eighth power of r:
+    0.906, 0.091, 0.0035 and 0.00001. Of n decoded positions in a block, those of the ceil(r n) lowest ranks are masked;
+    ranks go by step, within a step by recorded entropy, else by position. What is visible was decoded later, so at
+    r < 1 these are no states that decoding visits.
+
+    Positions that decoding never revealed stay masked and are never asked for.
+
+    Args:
+        block_length: Response positions in a block, >= 1; None for one block. The last one may be shorter.
+        random_ratio: Probability with which a masked position shows a random token instead of the mask, in [0, 1]. It
+            is drawn uniformly from the distinct response tokens of the batch, so that no vocabulary is needed; the
+            released code draws from the vocabulary. Such a position counts as masked: its own token is not seen.
+
+    Raises:
+        TabomError: If a value is out of range.
+
+    References:
+        The code of T3D, arXiv:2602.12262, which draws once when the data set is built; here every visit draws anew.
+    """
+
+    def __init__(self, block_length: int | None = 8, *, random_ratio: float = 0.1) -> None:
+        require(
+            block_length is None or block_length >= 1, f"block_length: expected at least 1 or null, got {block_length}"
+        )
+        require(0 <= random_ratio <= 1, f"random_ratio: expected 0 to 1, got {random_ratio}")
+        self.block_length = block_length
+        self.random_ratio = random_ratio
+
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+        """Draw one state per row.
+
+        Raises:
+            TabomError: If a row has no recorded order.
+        """
+        is_revealed = batch.is_response & (batch.unmask_step != NEVER)
+        if not bool(is_revealed.any(1).all()):
+            row = int((~is_revealed.any(1)).nonzero()[0])
+            raise TabomError(
+                f"query {batch.query_ids[row]}: expected an unmasking order, but no position has an unmask_step; "
+                "this objective needs self-distilled trajectories"
+            )
+        ratios = torch.tensor(_MASK_RATIOS, device=is_revealed.device)
+        drawn = torch.multinomial(ratios**_EXPONENT, len(is_revealed), replacement=True, generator=generator)
+        order = unmasking_order(batch.unmask_step, batch.unmask_entropy, where=is_revealed)
+        block = response_blocks(batch.is_response, block_length=self.block_length)
+        rank, num_revealed = block_ranks(order, block, where=is_revealed)
+        is_target = is_revealed & (rank < ratios[drawn][:, None] * num_revealed)
+        is_masked = is_target | (batch.is_response & ~is_revealed)
+        noise = torch.rand(is_target.shape, generator=generator, device=is_target.device)
+        ids = batch.clean_ids[is_revealed].sort().values
+        tokens = ids[ids.diff(prepend=ids[:1] - 1) != 0]
+        random_ids = tokens[torch.randint(len(tokens), is_target.shape, generator=generator, device=tokens.device)]
+        noisy_ids = batch.clean_ids.masked_fill(is_masked, mask_token_id)
+        return CorruptedBatch(
+            clean_ids=batch.clean_ids,
+            noisy_ids=random_ids.where(is_target & (noise < self.random_ratio), noisy_ids),
+            attention_mask=batch.attention_mask,
+            is_masked=is_masked,
+            is_target=is_target,
+            order=unmasking_rank(batch.unmask_step, batch.unmask_entropy, where=is_revealed),
+            recorded_entropy=batch.unmask_entropy,
+            query_ids=batch.query_ids,
+            source=batch.source,
+        )

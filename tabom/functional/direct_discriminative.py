@@ -1,0 +1,136 @@
+"""Direct discriminative optimisation against a reference model, and weights for the path of decoding.
+
+Axes: B rows, L canvas positions.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def discriminative_losses(
+    log_ratio: Float[Tensor, " B"], sampled_log_ratio: Float[Tensor, " B"], *, beta: float, fake_weight: float
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    r"""Tell recorded tokens from those of a reference model by the log-ratio of the two models.
+
+    .. math:: L_{real} = -\log \sigma(\beta r), \qquad L_{fake} = -\alpha \log(1 - \sigma(\beta r'))
+
+    The released code takes the logarithm of a computed :math:`1 - \sigma`; here both are exact at any size of the
+    ratio.
+
+    Args:
+        log_ratio: r, log-likelihood of the recorded tokens under the model minus that under the reference, in nats.
+        sampled_log_ratio: r', the same of tokens that the reference sampled.
+        beta: Scale of the ratios, in 1/nats, > 0.
+        fake_weight: Alpha, >= 0.
+
+    Returns:
+        Both losses per row, in nats.
+
+    Example:
+        >>> discriminative_losses(torch.zeros(1), torch.zeros(1), beta=0.1, fake_weight=0.5)
+        (tensor([0.6931]), tensor([0.3466]))
+
+    References:
+        T3D, arXiv:2602.12262, and Zheng et al. 2025, arXiv:2503.01103 (direct discriminative optimisation).
+    """
+    return -logsigmoid(beta * log_ratio), -fake_weight * logsigmoid(-beta * sampled_log_ratio)
+
+
+def response_blocks(is_response: Bool[Tensor, "B L"], *, block_length: int | None) -> Int[Tensor, "B L"]:
+    """Number of the block in which each response position lies; anything elsewhere.
+
+    Args:
+        is_response: Positions that are counted; the first one of a row opens block 0.
+        block_length: Positions in a block; None for one block. The last block of a row may be shorter.
+
+    Example:
+        >>> response_blocks(torch.tensor([[False, True, True, True]]), block_length=2)
+        tensor([[0, 0, 0, 1]])
+    """
+    place = (is_response.long().cumsum(1) - 1).clamp(min=0)
+    return torch.zeros_like(place) if block_length is None else place // block_length
+
+
+def block_ranks(
+    order: Int[Tensor, "B L"], block: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """Count what was decoded before each position of the same block.
+
+    Args:
+        order: Decoding order, >= 0 at ``where``; smaller is earlier. Positions of one order share a rank.
+        block: Number of the block.
+        where: Positions that take part.
+
+    Returns:
+        Rank inside the block, 0 first, and the number of positions that take part in that block; 0 outside ``where``.
+
+    Example:
+        >>> order, everywhere = torch.tensor([[3, 1, 1, 0]]), torch.ones(1, 4).bool()
+        >>> block_ranks(order, torch.tensor([[0, 0, 0, 1]]), where=everywhere)
+        (tensor([[2, 0, 0, 0]]), tensor([[3, 3, 3, 1]]))
+    """
+    span = order.amax() + 1
+    key = (block * span + order).masked_fill(~where, torch.iinfo(torch.long).max)
+    in_order = key.sort(1).values
+    start, end = (torch.searchsorted(in_order, (block + offset) * span) for offset in (0, 1))
+    rank = torch.searchsorted(in_order, key) - start
+    return rank.masked_fill(~where, 0), (end - start).masked_fill(~where, 0)
+
+
+def rank_weights(
+    rank: Int[Tensor, "B L"], block_size: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B L"]:
+    r"""Weights of a sum over positions in which what was decoded early counts more.
+
+    .. math:: \frac{1}{|M|} \cdot \frac{B - \pi_i + 1}{B}, \qquad \pi_i = 1 \ldots B
+
+    Args:
+        rank: Rank inside the block, :math:`\pi_i - 1`, from :func:`block_ranks`.
+        block_size: B, positions in the block.
+        where: M, the positions of the sum; the others have weight 0.
+
+    Example:
+        >>> rank_weights(torch.tensor([[0, 1]]), torch.tensor([[2, 2]]), where=torch.ones(1, 2).bool())
+        tensor([[0.5000, 0.2500]])
+
+    References:
+        T3D, arXiv:2602.12262, Eq. 9.
+    """
+    weight = (block_size - rank) / block_size.clamp(min=1)
+    return weight.where(where, 0.0) / where.sum(1, keepdim=True).clamp(min=1)
+
+
+def prefix_level_weights(
+    rank: Int[Tensor, "B L"], block_size: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"], path_tokens: int
+) -> Float[Tensor, "B L"]:
+    r"""Weights of a sum over positions that is a mean of means over growing prefixes of the decoding order.
+
+    Level :math:`s = 1, 2 \ldots` is the mean over the positions of ``where`` that are among the first :math:`s k` of
+    their block; the last level of a row holds its largest block whole. Levels without a position are left out.
+
+    Args:
+        rank: Rank inside the block, from :func:`block_ranks`; positions that share a rank enter a prefix together.
+        block_size: Positions in the block.
+        where: Positions of the sum; the others have weight 0.
+        path_tokens: k, >= 1.
+
+    Returns:
+        Weights that add up to 1 in a row with positions.
+
+    Example:
+        >>> rank, size = torch.tensor([[0, 1, 2]]), torch.tensor([[3, 3, 3]])
+        >>> prefix_level_weights(rank, size, where=torch.ones(1, 3).bool(), path_tokens=2)
+        tensor([[0.4167, 0.4167, 0.1667]])
+
+    References:
+        The path term of the code of T3D, arXiv:2602.12262.
+    """
+    level = rank // path_tokens
+    num_levels = -(-block_size.amax(1, keepdim=True) // path_tokens)
+    counts = torch.zeros(rank.shape, device=rank.device).scatter_add_(1, level, where.float()).cumsum(1)
+    is_level = (torch.arange(rank.shape[1], device=rank.device) < num_levels) & (counts > 0)
+    share = is_level / counts.clamp(min=1) / is_level.sum(1, keepdim=True).clamp(min=1)
+    weight = share.flip(1).cumsum(1).flip(1)  # a position counts in its first level and in all after it
+    return weight.gather(1, level).where(where, 0.0)

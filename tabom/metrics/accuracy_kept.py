@@ -1,0 +1,45 @@
+"""Accuracy kept on base-domain tasks.
+
+Axes: B prompts.
+"""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class AccuracyKept(Metric):
+    """Accuracy of the model over that of the base, on the same prompts of a base domain that has a verifier."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    num_correct: Tensor
+    num_base_correct: Tensor
+    num_prompts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("num_correct", "num_base_correct", "num_prompts"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, is_correct: Tensor, base_is_correct: Tensor) -> None:
+        """Add prompts.
+
+        Args:
+            is_correct: (B,) whether the model's answer is correct.
+            base_is_correct: (B,) whether the base's answer to the same prompt is.
+        """
+        self.num_correct += is_correct.sum()
+        self.num_base_correct += base_is_correct.sum()
+        self.num_prompts += len(is_correct)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``accuracy``, ``base_accuracy`` and ``kept``, their ratio: 1 for the base, NaN where it solves nothing."""
+        num_correct, num_base_correct = self.num_correct.double(), self.num_base_correct.double()
+        return {
+            "accuracy": num_correct / self.num_prompts,
+            "base_accuracy": num_base_correct / self.num_prompts,
+            "kept": (num_correct / num_base_correct).where(num_base_correct > 0, torch.nan),
+        }

@@ -1,0 +1,85 @@
+"""Certainty forcing: be right, and sure of it, about a whole block at once."""
+
+import torch
+from torch import Tensor
+
+from tabom.corruption.complementary_masking import ComplementaryMasking
+from tabom.errors import require
+from tabom.functional.reduction import masked_mean
+from tabom.objectives.base import Objective
+from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
+
+
+class DParallelObjective(Objective):
+    r"""Reconstruct both halves of a block from each other, and lower the entropies of what is predicted correctly.
+
+    .. math:: L = CE + \overline{CE} + \omega (H + \overline{H})
+
+    CE is the mean cross-entropy of the block's masked tokens, H the mean entropy of softmax(logits / temperature) over
+    those of them whose likeliest token is the clean one, 0 where there is none; the barred ones are those of the
+    complementary mask. Both masks are rows of one batch of 2B, so CE + its complement is twice the mean over its rows,
+    and so are the entropies. A row without targets does not count; one with targets but no correct one counts as H = 0.
+
+    Args:
+        supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt.
+        block_length: Response positions in a block, >= 1 and at most the response length.
+        mask_ratio: Probability with which each position of the block is masked in the first row, in (0, 1).
+        certainty_weight: Omega, >= 0.
+        entropy_temperature: Of the entropies, > 0.
+
+    Raises:
+        TabomError: If a value is out of range.
+
+    References:
+        Chen et al. 2025 (dParallel), arXiv:2509.26488. The defaults are those of the released code, whose means are
+        over the tokens of the batch; here they are per row, then over rows.
+    """
+
+    def __init__(
+        self,
+        supervise_padding: bool = True,
+        block_length: int = 32,
+        mask_ratio: float = 0.5,
+        certainty_weight: float = 2.0,
+        entropy_temperature: float = 0.5,
+    ) -> None:
+        corruption = ComplementaryMasking(
+            block_length=block_length, mask_ratio=mask_ratio, supervise_padding=supervise_padding
+        )
+        super().__init__(corruption, supervise_padding=supervise_padding)
+        require(certainty_weight >= 0, f"certainty_weight: expected at least 0, got {certainty_weight}")
+        require(entropy_temperature > 0, f"entropy_temperature: expected above 0, got {entropy_temperature}")
+        self.block_length = block_length
+        self.certainty_weight = certainty_weight
+        self.entropy_temperature = entropy_temperature
+
+    def check_response_length(self, response_length: int) -> None:
+        """Raise ``TabomError`` if a block is longer than the response."""
+        require(
+            self.block_length <= response_length,
+            f"block_length: expected at most the response length of {response_length} tokens, got {self.block_length}",
+        )
+
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+        """Mask a part of a block, and its other part in as many further rows: 2B rows of B."""
+        return self._corruption(batch, mask_token_id, generator)
+
+    def terms(
+        self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
+    ) -> dict[str, Tensor]:
+        """``loss``, ``reconstruction``, ``entropy`` (tempered, of correct tokens), ``accuracy`` (share of targets).
+
+        Reconstruction and entropy are means over rows, half of what the loss adds up.
+        """
+        del reference
+        is_target = corrupted.is_target
+        has_target = is_target.any(1)
+        reconstruction = self.mean_where(masked_mean(statistics.nll, is_target), has_target)
+        entropy = self.mean_where(masked_mean(statistics.entropy, is_target & statistics.is_correct), has_target)
+        is_correct = statistics.is_correct.to(statistics.nll.dtype)
+        return {
+            "loss": 2 * (reconstruction + self.certainty_weight * entropy),
+            "reconstruction": reconstruction.detach(),
+            "entropy": entropy.detach(),
+            "accuracy": self.mean_where(masked_mean(is_correct, is_target), has_target),
+        }

@@ -1,0 +1,206 @@
+"""How the order of a segment becomes a loss on its energies."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tabom.errors import require
+from tabom.functional.ranking import (
+    StopGradient,
+    boltzmann_kl_loss,
+    logistic_ranking_loss,
+    ordered_pairs,
+    pairwise_ranking_loss,
+    plackett_luce_loss,
+)
+from tabom.functional.reduction import masked_mean
+from tabom.types import CorruptedBatch, TokenStatistics
+
+Surrogate = Literal["hinge", "logistic", "plackett_luce", "boltzmann_kl", "entropy_bonus"]
+
+_PAIRWISE = ("hinge", "logistic")
+_USERS: dict[str, tuple[Surrogate, ...]] = {
+    "inverse_temperature": ("logistic", "plackett_luce", "boltzmann_kl"),
+    "target": ("boltzmann_kl",),
+    "stop_gradient": _PAIRWISE,
+    "min_recorded_gap": _PAIRWISE,
+    "scale_margin_by_gap": _PAIRWISE,
+    "skip_inverted": _PAIRWISE,
+    "order": ("hinge", "logistic", "plackett_luce"),
+}
+"""Options that some surrogate ignores, and those that do not."""
+
+
+class Segment(NamedTuple):
+    """The targets of each row side by side, W being the largest number of targets in a row.
+
+    Attributes:
+        where: (B, W); False where a row has fewer targets. There the others may hold anything.
+        is_pair: (B, W, W); pairs (r, s) of which r was decoded strictly before s.
+        order: (B, W); as in the corrupted batch.
+        entropy: (B, W); in nats.
+        energy: (B, W); what is ranked.
+        recorded_entropy: (B, W); in nats, NaN where none was recorded.
+        base_energy: (B, W); the reference model's, if there is one.
+    """
+
+    where: Tensor
+    is_pair: Tensor
+    order: Tensor
+    entropy: Tensor
+    energy: Tensor
+    recorded_entropy: Tensor
+    base_energy: Tensor | None
+
+    def is_inverted(self) -> Tensor | None:
+        """(B, W, W); pairs that the reference contradicts or ties in the same context, E_r >= E_s; None without one."""
+        if self.base_energy is None:
+            return None
+        return self.is_pair & (self.base_energy[:, :, None] >= self.base_energy[:, None, :])
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The surrogate of the Boltzmann model's order, and what it is applied to.
+
+    Attributes:
+        surrogate: ``hinge`` on pairs (paper, Eq. 8); ``logistic``, its smooth form; ``plackett_luce``, the likelihood
+            of the whole order; ``boltzmann_kl``, the divergence from the Boltzmann distribution of ``target`` over the
+            window; ``entropy_bonus``, minus the mean energy, which knows no order and is a control.
+        inverse_temperature: Beta in 1/nats, > 0; not of hinge and entropy bonus.
+        energy: ``entropy`` in nats, or ``confidence``: minus the largest probability. Margins have its unit.
+        target: Energies that the Boltzmann KL aims at: the ``base`` model's in the same context, or the entropies that
+            were ``recorded`` at unmasking (positions without one are left out).
+        stop_gradient: The token of a pair that gets no gradient; pairs only, as the next three.
+        min_recorded_gap: Pairs whose recorded entropies differ by less, in nats, are left out.
+        scale_margin_by_gap: The margin of a pair is ``margin`` times the difference of its recorded entropies, so that
+            ``margin`` is a share of it. In both a missing entropy makes the difference 0.
+        skip_inverted: Leave out pairs that the base itself inverts in the same context.
+        order: ``observed``, or a control: ``shuffled`` gives each target the order of a random target of its row, so
+            that as many are tied as were; ``reversed`` takes the last decoded for the first.
+
+    Raises:
+        TabomError: If a value is out of range, or an option is set that the surrogate ignores.
+    """
+
+    surrogate: Surrogate = "hinge"
+    inverse_temperature: float = 5.0
+    energy: Literal["entropy", "confidence"] = "entropy"
+    target: Literal["base", "recorded"] = "base"
+    stop_gradient: StopGradient = "none"
+    min_recorded_gap: float = 0.0
+    scale_margin_by_gap: bool = False
+    skip_inverted: bool = False
+    order: Literal["observed", "shuffled", "reversed"] = "observed"
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.inverse_temperature < torch.inf,
+            f"ranking.inverse_temperature: expected a finite number above 0, got {self.inverse_temperature}",
+        )
+        require(
+            self.min_recorded_gap >= 0,
+            f"ranking.min_recorded_gap: expected at least 0 nats, got {self.min_recorded_gap}",
+        )
+        for field in dataclasses.fields(self):
+            got = getattr(self, field.name)
+            require(
+                got == field.default or self.surrogate in _USERS.get(field.name, (self.surrogate,)),
+                f"ranking.{field.name}: expected {field.default} with surrogate {self.surrogate}, which ignores it, "
+                f"got {got}",
+            )
+        require(
+            self.target == "base" or self.energy == "entropy",
+            f"ranking.energy: expected entropy with target recorded, got {self.energy}",
+        )
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether it is a mean over pairs, with a margin."""
+        return self.surrogate in _PAIRWISE
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it cannot be computed without the base's statistics."""
+        return self.skip_inverted or (self.surrogate == "boltzmann_kl" and self.target == "base")
+
+    def reordered(self, corrupted: CorruptedBatch, generator: torch.Generator) -> CorruptedBatch:
+        """The batch with the order that is ranked; draws only for ``shuffled``."""
+        if self.order == "observed":
+            return corrupted
+        if self.order == "reversed":
+            return dataclasses.replace(corrupted, order=-corrupted.order)
+        noise = torch.rand(corrupted.order.shape, generator=generator, device=corrupted.order.device)
+        shuffled = noise.masked_fill(~corrupted.is_target, torch.inf).argsort(dim=1, stable=True)
+        order = corrupted.order.scatter(1, _targets_first(corrupted), corrupted.order.gather(1, shuffled))
+        return dataclasses.replace(corrupted, order=order)
+
+    def segment(
+        self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
+    ) -> Segment:
+        """Gather the targets of each row."""
+        positions = _targets_first(corrupted)[:, : int(corrupted.is_target.sum(1).amax())]
+        where, order = corrupted.is_target.gather(1, positions), corrupted.order.gather(1, positions)
+        return Segment(
+            where=where,
+            is_pair=ordered_pairs(order, where=where),
+            order=order,
+            entropy=statistics.entropy.gather(1, positions),
+            energy=self._energy(statistics).gather(1, positions),
+            recorded_entropy=corrupted.recorded_entropy.gather(1, positions),
+            base_energy=None if reference is None else self._energy(reference).gather(1, positions),
+        )
+
+    def pairs(self, segment: Segment) -> Tensor:
+        """The pairs (B, W, W) that are ranked."""
+        is_pair = segment.is_pair
+        if self.min_recorded_gap > 0:
+            is_pair = is_pair & (_recorded_gap(segment) >= self.min_recorded_gap)
+        is_inverted = segment.is_inverted() if self.skip_inverted else None
+        return is_pair if is_inverted is None else is_pair & ~is_inverted
+
+    def margin(self, segment: Segment, margin: float) -> float | Tensor:
+        """The margin of all pairs, or of each (B, W, W)."""
+        return margin * _recorded_gap(segment) if self.scale_margin_by_gap else margin
+
+    def losses(self, segment: Segment, *, margin: float) -> tuple[Tensor, Tensor]:
+        """Loss per row (B,), 0 where a row says nothing, and the rows that say something.
+
+        Those have a pair that is ranked; two positions with a target energy (Boltzmann KL); a target (entropy bonus).
+        """
+        energy, where, beta = segment.energy, segment.where, self.inverse_temperature
+        if self.surrogate == "boltzmann_kl":
+            target = segment.recorded_entropy if self.target == "recorded" else segment.base_energy
+            assert target is not None
+            target = target.to(energy.dtype)
+            values = boltzmann_kl_loss(energy, target, where=where, inverse_temperature=beta)
+            return values, (where & ~target.isnan()).sum(1) >= 2
+        if self.surrogate == "entropy_bonus":
+            return -masked_mean(energy, where), where.any(1)
+        is_pair, margins = self.pairs(segment), self.margin(segment, margin)
+        if self.surrogate == "plackett_luce":
+            values = plackett_luce_loss(energy, segment.order, where=where, inverse_temperature=beta)
+        elif self.surrogate == "logistic":
+            values = logistic_ranking_loss(
+                energy, is_pair, margin=margins, inverse_temperature=beta, stop_gradient=self.stop_gradient
+            )
+        else:
+            values = pairwise_ranking_loss(energy, is_pair, margin=margins, stop_gradient=self.stop_gradient)
+        return values, is_pair.any(2).any(1)
+
+    def _energy(self, statistics: TokenStatistics) -> Tensor:
+        return statistics.entropy if self.energy == "entropy" else -statistics.confidence
+
+
+def _targets_first(corrupted: CorruptedBatch) -> Tensor:
+    """Positions (B, L) of each row, its targets first, from left to right."""
+    return corrupted.is_target.long().argsort(dim=1, descending=True, stable=True)
+
+
+def _recorded_gap(segment: Segment) -> Tensor:
+    """Absolute difference (B, W, W) of the recorded entropies in nats; 0 where one is missing."""
+    recorded = segment.recorded_entropy.to(segment.energy.dtype)
+    return (recorded[:, :, None] - recorded[:, None, :]).abs().nan_to_num(0.0)
