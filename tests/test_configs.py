@@ -10,9 +10,11 @@ from tabom.lightning_cli import run
 
 ROOT = Path(__file__).parents[1] / "configs"
 PARTS = sorted((ROOT / "parts").glob("*.yaml"))
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS))
+OVERLAYS = sorted((ROOT / "ablation").glob("*.yaml"))
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS))
 RECIPES = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "dream_ling_coder_paper")
 METHODS = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
+FURTHER = ("tabom_global", "dinfer", "t3d", "logistic", "plackett_luce", "boltzmann_kl", "shuffled_order")
 
 
 def verb_of(path):
@@ -22,6 +24,7 @@ def verb_of(path):
 def test_there_are_configs():
     names = {str(path.relative_to(ROOT).with_suffix("")) for path in CONFIGS}
     assert {f"{recipe}/{method}" for recipe in ("demo", *RECIPES) for method in METHODS} <= names
+    assert {f"demo/{method}" for method in FURTHER} <= names
     assert {f"{recipe}/distill" for recipe in ("demo", *RECIPES[:4])} <= names
 
 
@@ -42,15 +45,41 @@ def test_config(path, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-def instantiate(verb, path):
-    return run([verb, "--config", str(path), "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+def instantiate(verb, *paths):
+    words = [word for path in paths for word in ("--config", str(path))]
+    return run([verb, *words, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+
+
+PAPER_ABLATIONS = {
+    **{f"weight_{weight}_margin_0.{tenths}": (weight, tenths / 10, 8) for weight in (1, 2) for tenths in (1, 2, 3)},
+    **{f"window_{window}": (1, 0.1, window) for window in (4, 8, 12, 16, 19)},
+    "components_global_masking": (0, 0.1, 19),
+    "components_global_ranking": (1, 0.1, 19),
+    "components_local_masking": (0, 0.1, 8),
+    "components_local_ranking": (1, 0.1, 8),
+}
+"""Tables 7, 9 and 5 at the demo's size: lambda, gamma, W."""
+
+
+def test_there_is_an_overlay_for_each_cell_of_the_tables():
+    assert {path.stem for path in OVERLAYS} == set(PAPER_ABLATIONS)
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_overlay(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli = instantiate("fit", ROOT / "demo" / "tabom.yaml", path)
+    objective = cli.model.objective
+    assert (objective.rank_weight, objective.margin, objective.window) == PAPER_ABLATIONS[path.stem]
+    assert str(cli.trainer.default_root_dir).endswith(f"runs/ablation/{path.stem}")
+    assert "class_path" not in path.read_text()
 
 
 def dump(cli):
     return cli._parser(cli.subcommand).dump(cli.config[cli.subcommand], skip_unset=False)
 
 
-@pytest.mark.parametrize("path", CONFIGS + PARTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", CONFIGS + PARTS + OVERLAYS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_says_what_it_is_for_and_knows_no_foreign_path(path):
     text = path.read_text()
     assert text.startswith("# ")
@@ -108,4 +137,4 @@ def test_methods_differ_in_objective_and_answers_alone(recipe):
         config["trainer"]["logger"]["init_args"].pop("name")
         return yaml.safe_dump(config).replace(f"runs/{recipe}/{name}", f"runs/{recipe}/NAME")
 
-    assert len({common(name) for name in METHODS}) == 1
+    assert len({common(name) for name in (*METHODS, *(FURTHER if recipe == "demo" else ()))}) == 1

@@ -2,10 +2,12 @@
 
 import torch
 
-from tabom.errors import TabomError, require
-from tabom.functional.direct_discriminative import block_ranks, response_blocks
+from tabom.corruption.trajectory_segments import check_order, is_revealed
+from tabom.errors import require
+from tabom.functional.direct_discriminative import block_ranks
+from tabom.functional.masking import block_index
 from tabom.functional.unmasking import unmasking_order, unmasking_rank
-from tabom.types import NEVER, CorruptedBatch, TrajectoryBatch
+from tabom.types import CorruptedBatch, TrajectoryBatch
 
 _MASK_RATIOS = (1.0, 0.75, 0.5, 0.25)
 _EXPONENT = 8
@@ -48,22 +50,17 @@ class BlockStates:
         Raises:
             TabomError: If a row has no recorded order.
         """
-        is_revealed = batch.is_response & (batch.unmask_step != NEVER)
-        if not bool(is_revealed.any(1).all()):
-            row = int((~is_revealed.any(1)).nonzero()[0])
-            raise TabomError(
-                f"query {batch.query_ids[row]}: expected an unmasking order, but no position has an unmask_step; "
-                "this objective needs self-distilled trajectories"
-            )
-        ratios = torch.tensor(_MASK_RATIOS, device=is_revealed.device)
-        drawn = torch.multinomial(ratios**_EXPONENT, len(is_revealed), replacement=True, generator=generator)
-        order = unmasking_order(batch.unmask_step, batch.unmask_entropy, where=is_revealed)
-        block = response_blocks(batch.is_response, block_length=self.block_length)
-        rank, num_revealed = block_ranks(order, block, where=is_revealed)
-        is_target = is_revealed & (rank < ratios[drawn][:, None] * num_revealed)
-        is_masked = is_target | (batch.is_response & ~is_revealed)
+        check_order(batch)
+        where = is_revealed(batch)
+        ratios = torch.tensor(_MASK_RATIOS, device=where.device)
+        drawn = torch.multinomial(ratios**_EXPONENT, len(where), replacement=True, generator=generator)
+        order = unmasking_order(batch.unmask_step, batch.unmask_entropy, where=where)
+        block = block_index(batch.is_response, block_length=self.block_length or where.shape[1])
+        rank, num_revealed = block_ranks(order, block, where=where)
+        is_target = where & (rank < ratios[drawn][:, None] * num_revealed)
+        is_masked = is_target | (batch.is_response & ~where)
         noise = torch.rand(is_target.shape, generator=generator, device=is_target.device)
-        ids = batch.clean_ids[is_revealed].sort().values
+        ids = batch.clean_ids[where].sort().values
         tokens = ids[ids.diff(prepend=ids[:1] - 1) != 0]
         random_ids = tokens[torch.randint(len(tokens), is_target.shape, generator=generator, device=tokens.device)]
         noisy_ids = batch.clean_ids.masked_fill(is_masked, mask_token_id)
@@ -73,7 +70,7 @@ class BlockStates:
             attention_mask=batch.attention_mask,
             is_masked=is_masked,
             is_target=is_target,
-            order=unmasking_rank(batch.unmask_step, batch.unmask_entropy, where=is_revealed),
+            order=unmasking_rank(batch.unmask_step, batch.unmask_entropy, where=where),
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
             source=batch.source,

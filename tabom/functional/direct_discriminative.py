@@ -38,21 +38,6 @@ def discriminative_losses(
     return -logsigmoid(beta * log_ratio), -fake_weight * logsigmoid(-beta * sampled_log_ratio)
 
 
-def response_blocks(is_response: Bool[Tensor, "B L"], *, block_length: int | None) -> Int[Tensor, "B L"]:
-    """Number of the block in which each response position lies; anything elsewhere.
-
-    Args:
-        is_response: Positions that are counted; the first one of a row opens block 0.
-        block_length: Positions in a block; None for one block. The last block of a row may be shorter.
-
-    Example:
-        >>> response_blocks(torch.tensor([[False, True, True, True]]), block_length=2)
-        tensor([[0, 0, 0, 1]])
-    """
-    place = (is_response.long().cumsum(1) - 1).clamp(min=0)
-    return torch.zeros_like(place) if block_length is None else place // block_length
-
-
 def block_ranks(
     order: Int[Tensor, "B L"], block: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
@@ -60,7 +45,7 @@ def block_ranks(
 
     Args:
         order: Decoding order, >= 0 at ``where``; smaller is earlier. Positions of one order share a rank.
-        block: Number of the block.
+        block: Number of the block, from :func:`tabom.functional.masking.block_index`.
         where: Positions that take part.
 
     Returns:

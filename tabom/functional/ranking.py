@@ -201,7 +201,7 @@ def boltzmann_kl_loss(
         (-inverse_temperature * values).masked_fill(~is_used, torch.finfo(values.dtype).min).log_softmax(1)
         for values in (target_energy, energy)
     )
-    return (log_target.exp() * (log_target - log_model)).where(is_used, 0.0).sum(1)
+    return (log_target.exp() * (log_target - log_model)).sum(1)
 
 
 def _mean_over_pairs(values: Tensor, is_pair: Tensor) -> Tensor:

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from tabom.corruption.block_states import BlockStates
-from tabom.corruption.trajectory_segments import TrajectorySegments
+from tabom.corruption.trajectory_segments import TrajectorySegments, is_revealed
 from tabom.errors import TabomError, require
 from tabom.functional.direct_discriminative import (
     block_ranks,
     discriminative_losses,
     prefix_level_weights,
     rank_weights,
-    response_blocks,
 )
+from tabom.functional.masking import block_index
 from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
-from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch
+from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 PathTerm = Literal["rank_weighted", "prefix_levels"]
 States = Literal["uniform", "mostly_masked"]
@@ -113,9 +113,9 @@ class T3DObjective(Objective):
         corrupted = super().corrupt(batch, mask_token_id, generator)
         is_target = corrupted.is_target
         if self.path == "prefix_levels":
-            is_target = batch.is_response & (batch.unmask_step != NEVER)
+            is_target = is_revealed(batch)
             is_target = is_target if self.supervise_padding else is_target & ~batch.is_filler
-        block = response_blocks(batch.is_response, block_length=self.block_length)
+        block = block_index(batch.is_response, block_length=self.block_length or is_target.shape[1])
         rank, block_size = block_ranks(corrupted.order, block, where=batch.is_response)
         if self.path == "rank_weighted":
             weight = rank_weights(rank, block_size, where=is_target)

@@ -12,7 +12,6 @@ from tabom.functional.direct_discriminative import (
     discriminative_losses,
     prefix_level_weights,
     rank_weights,
-    response_blocks,
 )
 
 quick = settings(deadline=None, max_examples=60)
@@ -39,14 +38,6 @@ def test_losses_are_finite_at_any_size_of_the_ratio():
     torch.testing.assert_close(real, torch.tensor([1e4, math.exp(-30.0), 0.0]), rtol=1e-6, atol=0)
     torch.testing.assert_close(fake, torch.tensor([0.0, 15.0, 5e3]))
     torch.testing.assert_close(ratios[1].grad, torch.tensor([0.0, 0.5, 0.5]))
-
-
-def test_blocks_count_from_the_first_response_position():
-    is_response = torch.tensor([[False, True, True, True, True, True], [False, False, True, True, False, False]])
-    blocks = response_blocks(is_response, block_length=2)
-    assert blocks[0, 1:].tolist() == [0, 0, 1, 1, 2]
-    assert blocks[1, 2:4].tolist() == [0, 0]
-    assert response_blocks(is_response, block_length=None).unique().tolist() == [0]
 
 
 @st.composite
