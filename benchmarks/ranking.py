@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tabom.backbones.base import TargetPass
 from tabom.backbones.llada import LladaBackbone
 from tabom.backbones.lora import Lora
+from tabom.backbones.target_pass import TargetPass
 from tabom.objectives import TabomObjective
 from tabom.types import NEVER, TrajectoryBatch
 

@@ -6,7 +6,7 @@ Axes: B rows, L positions, D hidden size, V vocabulary, K asked-for positions.
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tabom.errors import require
-from tabom.functional.token_statistics import token_statistics
-from tabom.types import CorruptedBatch, SpecialIds, TokenStatistics
+from tabom.types import SpecialIds
 
 
 class Denoiser(nn.Module, ABC):
@@ -121,99 +120,13 @@ class BackboneSource(ABC):
         """
 
 
-class Snapshot(Denoiser):
-    """A backbone as it was at some step: keeps copies of what is trained and shares the rest; never differentiated.
-
-    Args:
-        backbone: Lends its architecture and what is not trained.
-        weights: The trained weights by name; None copies the present ones.
-    """
-
-    def __init__(self, backbone: Backbone, weights: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__()
-        self._backbone = [backbone]  # in a list: not a part of this module
-        trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-        values = trained if weights is None else weights
-        self.weights = {name: values[name].detach().to(p.device, copy=True) for name, p in trained.items()}
-
-    @property
-    def mask_token_id(self) -> int:
-        """The backbone's."""
-        return self._backbone[0].mask_token_id
-
-    @torch.no_grad()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states at that step."""
-        with self._restored() as backbone:
-            return backbone(input_ids, attention_mask)
-
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head of that step."""
-        with self._restored() as backbone:
-            return backbone.logits(hidden)
-
-    @contextmanager
-    def _restored(self) -> Iterator[Backbone]:
-        """The backbone with the earlier weights, without dropout, for a while."""
-        (backbone,) = self._backbone
-        parameters = dict(backbone.named_parameters())
-        present = {name: parameters[name].data for name in self.weights}
-        were_training = [module for module in backbone.modules() if module.training]
-        # a checkpoint is read before the model moves to its device
-        self.weights = {name: values.to(present[name].device) for name, values in self.weights.items()}
-        backbone.eval()
-        torch.clear_autocast_cache()  # it holds casts by parameter, whatever the parameter's values are by now
-        try:
-            for name, values in self.weights.items():
-                parameters[name].data = values
-            yield backbone
-        finally:
-            for name, values in present.items():
-                parameters[name].data = values
-            for module in were_training:
-                module.training = True
-            torch.clear_autocast_cache()
-
-
-class TargetPass:
-    """One forward pass over a corrupted batch, read at its targets. Only targets meet the vocabulary.
-
-    Args:
-        denoiser: Whose predictions.
-        corrupted: What it sees; results are (B, L), 0 where nothing is asked for.
-    """
-
-    def __init__(self, denoiser: Denoiser, corrupted: CorruptedBatch) -> None:
-        self._corrupted = corrupted
-        hidden = denoiser(corrupted.noisy_ids, corrupted.attention_mask)
-        self.logits = denoiser.logits(hidden[corrupted.is_target])
-
-    def statistics(self, sampled_ids: Tensor | None = None, *, entropy_temperature: float = 1.0) -> TokenStatistics:
-        """Statistics of the clean tokens, and the negative log-likelihood of other tokens (B, L), if there are any."""
-        where = self._corrupted.is_target
-        clean = token_statistics(self.logits, self._corrupted.clean_ids[where], entropy_temperature=entropy_temperature)
-        result = TokenStatistics(*(_scatter(values, where) for values in clean if values is not None))
-        if sampled_ids is None:
-            return result
-        return result._replace(sampled_nll=_scatter(token_statistics(self.logits, sampled_ids[where]).nll, where))
-
-    @torch.no_grad()
-    def sample(self, temperature: float, generator: torch.Generator) -> Tensor:
-        """Draw a token at every target; the likeliest one at temperature 0."""
-        if temperature == 0:
-            tokens = self.logits.argmax(-1)
-        else:
-            probs = (self.logits.double() / temperature).softmax(-1)
-            tokens = torch.multinomial(probs, 1, generator=generator).squeeze(1) if len(probs) else probs.long()[:, 0]
-        return _scatter(tokens, self._corrupted.is_target)
-
-
-def target_statistics(backbone: Denoiser, corrupted: CorruptedBatch) -> TokenStatistics:
-    """Statistics of one forward pass at the targets, (B, L); 0 elsewhere."""
-    return TargetPass(backbone, corrupted).statistics()
-
-
-def _scatter(values: Tensor, where: Tensor) -> Tensor:
-    canvas = values.new_zeros(where.shape)
-    return canvas.masked_scatter(where, values)
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every part is in its former mode."""
+    were_training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in were_training:
+            part.training = True

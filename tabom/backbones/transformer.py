@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from tabom.backbones.base import Backbone, Denoiser
+from tabom.backbones.base import Backbone, Denoiser, without_dropout
 from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_checkpoint, weight_files
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
@@ -158,7 +158,7 @@ class AdapterOff(Denoiser):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states without the adapter."""
         (backbone,) = self._backbone
-        with backbone.adapter_off():
+        with backbone.adapter_off(), without_dropout(backbone):
             return backbone(input_ids, attention_mask)
 
     @torch.no_grad()

@@ -67,6 +67,10 @@ class Evaluation(nn.Module):
             all(0 < ratio <= 1 for ratio in mask_ratios),
             f"mask_ratios: expected numbers above 0 and at most 1, got {tuple(mask_ratios)}",
         )
+        require(
+            probe is None or not probe.ranking.needs_reference,
+            "probe: expected a ranking that needs no base model, so that it is the same for every training",
+        )
         require(forgetting_weight >= 0, f"forgetting_weight: expected at least 0, got {forgetting_weight}")
         self._samplers = {
             f"accuracy_{number}_per_step": sampler.with_tokens_per_step(number) for number in tokens_per_step

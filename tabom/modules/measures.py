@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from tabom.backbones import Backbone, Denoiser
-from tabom.backbones.base import TargetPass
+from tabom.backbones.target_pass import TargetPass
 from tabom.corruption import TrajectorySegments
 from tabom.errors import require
 from tabom.functional.mask_ratio import fixed_ratio_mask

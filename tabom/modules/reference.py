@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from tabom.backbones import Backbone, Denoiser
-from tabom.backbones.base import Snapshot, TargetPass
+from tabom.backbones.snapshot import Snapshot
+from tabom.backbones.target_pass import TargetPass
 from tabom.objectives import Objective
 from tabom.types import CorruptedBatch, TokenStatistics
 

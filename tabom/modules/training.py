@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from tabom.backbones import Backbone, BackboneSource, Denoiser
-from tabom.backbones.base import TargetPass
+from tabom.backbones.target_pass import TargetPass
 from tabom.errors import TabomError, require
 from tabom.modules.evaluation import Evaluation
 from tabom.modules.reference import Reference

@@ -6,7 +6,7 @@ import torch
 from helpers import TINY, corrupted_batch
 
 from tabom.backbones import NewTinyDLM, PretrainedBackbone
-from tabom.backbones.base import target_statistics
+from tabom.backbones.target_pass import target_statistics
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 from tabom.functional.token_statistics import token_statistics

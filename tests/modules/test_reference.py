@@ -8,7 +8,8 @@ import torch
 from helpers import ScriptedDLM, corrupted_batch
 
 from tabom.backbones import Lora, PretrainedBackbone
-from tabom.backbones.base import Snapshot, TargetPass
+from tabom.backbones.snapshot import Snapshot
+from tabom.backbones.target_pass import TargetPass
 from tabom.backbones.tiny import TinyDLM
 from tabom.modules.reference import Reference
 from tabom.objectives.t3d import T3DObjective

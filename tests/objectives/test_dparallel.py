@@ -8,7 +8,7 @@ import torch
 from helpers import corrupted_batch, token_statistics_of, trajectory_batch
 
 from tabom.backbones import PretrainedBackbone
-from tabom.backbones.base import TargetPass
+from tabom.backbones.target_pass import TargetPass
 from tabom.errors import TabomError
 from tabom.objectives.dparallel import DParallelObjective
 from tabom.types import NEVER

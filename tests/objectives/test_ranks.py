@@ -1,4 +1,4 @@
-"""Two processes give the loss and the gradients of one, also where one of them has no pair; none waits for the other."""
+"""Two processes give the loss and gradients of one, also where one of them has no pair; none waits for the other."""
 
 import os
 import subprocess

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tabom.backbones import NewTinyDLM
-from tabom.backbones.base import TargetPass
+from tabom.backbones.target_pass import TargetPass
 from tabom.data.tokenizer import load_tokenizer
 from tabom.objectives import (
     DInferObjective,

@@ -1,0 +1,61 @@
+"""A backbone at an earlier step."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tabom.backbones.base import Backbone, Denoiser, without_dropout
+
+
+class Snapshot(Denoiser):
+    """A backbone as it was at some step: keeps copies of what is trained and shares the rest; never differentiated.
+
+    Args:
+        backbone: Lends its architecture and what is not trained.
+        weights: The trained weights by name; None copies the present ones.
+    """
+
+    def __init__(self, backbone: Backbone, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self._backbone = [backbone]  # in a list: not a part of this module
+        trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        values = trained if weights is None else weights
+        self.weights = {name: values[name].detach().to(p.device, copy=True) for name, p in trained.items()}
+
+    @property
+    def mask_token_id(self) -> int:
+        """The backbone's."""
+        return self._backbone[0].mask_token_id
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states at that step."""
+        with self._restored() as backbone:
+            return backbone(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head of that step."""
+        with self._restored() as backbone:
+            return backbone.logits(hidden)
+
+    @contextmanager
+    def _restored(self) -> Iterator[Backbone]:
+        """The backbone with the earlier weights, without dropout, for a while."""
+        (backbone,) = self._backbone
+        parameters = dict(backbone.named_parameters())
+        present = {name: parameters[name].data for name in self.weights}
+        # a checkpoint is read before the model moves to its device
+        self.weights = {name: values.to(present[name].device) for name, values in self.weights.items()}
+        torch.clear_autocast_cache()  # it holds casts by parameter, whatever the parameter's values are by now
+        try:
+            for name, values in self.weights.items():
+                parameters[name].data = values
+            with without_dropout(backbone):
+                yield backbone
+        finally:
+            for name, values in present.items():
+                parameters[name].data = values
+            torch.clear_autocast_cache()
