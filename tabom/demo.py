@@ -48,6 +48,8 @@ BASELINE = "SFT-SD"
 # its models there is nothing to be interpolated.
 OFF_FRONTIER = "SFT-GT"
 LEARNING_RATES = (3e-4, 1e-3, 2e-3)
+INTERPOLATIONS = {f"{BASELINE} x {weight:g}": weight for weight in (0.25, 0.5, 0.75)}
+TOWARDS_BASE = f"{BASELINE}, towards the base"
 COLUMNS = (
     Column("accuracy_1_per_step", "full %", scale=100),
     Column("accuracy_2_per_step", "2 a step %", scale=100),
@@ -69,7 +71,7 @@ PUBLIC_ACCURACIES = {f"public_{metric}": f"public puzzles, {title}" for metric, 
 FRONTIER_LEGEND = f"""Sudoku test puzzles solved, %, at equal forgetting: KL(base || model) on held-out Python text.
 Mean over seeds; in brackets the difference to {BASELINE} with the same seed, ± its standard error. Each method's curve
 runs from the base through its learning rates, linear in the root of the KL; -: the method does not go so far with
-every seed. KL in nats a token."""
+every seed. KL in nats a token. "{TOWARDS_BASE}": the weights of its largest learning rate, averaged with the base's."""
 
 
 @dataclass
@@ -101,8 +103,9 @@ class Demo:
         results = [MethodResult(BASE, 0, self._test(BASE, "tabom", f"{BASE}-seed0"))]
         for seed in self.seeds:
             for method, config in METHODS.items():
-                metrics = self._train_and_test(method, config, f"{config}-seed{seed}", [f"--seed_everything={seed}"])
-                results.append(MethodResult(method, seed, metrics))
+                name = f"{config}-seed{seed}"
+                checkpoint = self._train(method, config, name, f"--seed_everything={seed}")
+                results.append(MethodResult(method, seed, self._test(method, config, name, "--ckpt_path", checkpoint)))
                 self._save({"results": results})
 
         base_accuracy = results[0].metrics["accuracy_1_per_step"]
@@ -118,13 +121,9 @@ class Demo:
         self.console.print(rich_table(rows, "4x4 Sudoku after post-training of one base model"))
         self.console.print(LEGEND)
 
-    def _train_and_test(
-        self, method: str, config: str, name: str, fit_options: Sequence[str], options: Sequence[str] = ()
-    ) -> dict[str, float]:
-        """Train one model and test the checkpoint that did best on validation; ``options`` are for both."""
-        words = (f"--trainer.logger.init_args.name={name}", *fit_options, *options)
-        checkpoint = self._command(f"{method}, training", "fit", config, *words)
-        return self._test(method, config, name, "--ckpt_path", checkpoint, *options)
+    def _train(self, method: str, config: str, name: str, *options: str) -> str:
+        """Train one model; returns the checkpoint that did best on validation."""
+        return self._command(f"{method}, training", "fit", config, f"--trainer.logger.init_args.name={name}", *options)
 
     def _test(self, method: str, config: str, name: str, *options: str) -> dict[str, float]:
         self._command(f"{method}, test", "test", config, f"--trainer.logger.init_args.name={name}-test", *options)
@@ -243,7 +242,7 @@ class FullDemo(Demo):
         waiting = [t for t in trainings if (t.method, t.seed, t.learning_rate) not in finished]
         start = time.perf_counter()
         for index, training in enumerate(waiting, 1):
-            results.append(self._run(training))
+            results += self._run(training)
             self._save({"settings": settings, "results": results})
             minutes = (time.perf_counter() - start) / 60
             num_done, num_left = len(trainings) - len(waiting) + index, len(waiting) - index
@@ -294,15 +293,20 @@ class FullDemo(Demo):
         if not (TRAJECTORIES_DIR / "manifest.json").is_file():
             self._command("distillation", "predict", "distill")
 
-    def _run(self, training: Training) -> MethodResult:
-        name = f"{training.config}-lr{training.learning_rate:g}-seed{training.seed}"
-        fit_options = [
-            f"--seed_everything={training.seed}",
-            f"--model.init_args.optimizer.init_args.lr={training.learning_rate}",
-        ]
+    def _run(self, training: Training) -> list[MethodResult]:
+        """One trained model; of the baseline's largest learning rate also what lies between it and the base."""
+        method, config, seed, rate = dataclasses.astuple(training)
+        name = f"{config}-lr{rate:g}-seed{seed}"
         directories = self._directories(name)
-        metrics = self._train_and_test(training.method, training.config, name, fit_options, directories)
-        return MethodResult(training.method, training.seed, metrics, training.learning_rate)
+        options = (f"--seed_everything={seed}", f"--model.init_args.optimizer.init_args.lr={rate}")
+        checkpoint = ("--ckpt_path", self._train(method, config, name, *options, *directories))
+        results = [MethodResult(method, seed, self._test(method, config, name, *checkpoint, *directories), rate)]
+        if method == BASELINE and rate == max(self.learning_rates):
+            for part, weight in INTERPOLATIONS.items():
+                halfway = (f"--model.init_args.interpolation={weight}", *checkpoint, *directories)
+                metrics = self._test(part, config, f"{name}-x{weight:g}", *halfway)
+                results.append(MethodResult(part, seed, metrics, rate))
+        return results
 
     def _directories(self, name: str) -> list[str]:
         directory = self.output_dir / name
@@ -316,7 +320,13 @@ class FullDemo(Demo):
         from tabom.reporting.figures import plot_frontiers
 
         base, *trained = results
-        compared = [result for result in trained if result.method != OFF_FRONTIER]
+        compared = [r for r in trained if r.method != OFF_FRONTIER and r.method not in INTERPOLATIONS]
+        ends = {BASELINE: max(self.learning_rates)}
+        compared += [
+            dataclasses.replace(r, method=TOWARDS_BASE)
+            for r in trained
+            if r.method in INTERPOLATIONS or ends.get(r.method) == r.learning_rate
+        ]
         plot_frontiers(compared, base).savefig(self.output_dir / "frontier.png", dpi=150)
         self._write_table(results)
         text = f"{FRONTIER_LEGEND}\n"

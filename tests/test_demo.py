@@ -12,6 +12,7 @@ from tabom.cli import main
 from tabom.demo import (
     FULL_METHODS,
     FULL_OUTPUT_DIR,
+    INTERPOLATIONS,
     METHODS,
     OUTPUT_DIR,
     Demo,
@@ -114,7 +115,7 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
     monkeypatch.setattr(FullDemo, "_run", run)
     results = small_full_demo(learning_rates=[1e-3, 1e-2], kl_levels=[1e-12, 1e6]).run()
     out = capsys.readouterr().out
-    assert commands_of(out) == ["fit", "test"]
+    assert commands_of(out) == ["fit", "test", *["test"] * len(INTERPOLATIONS)]
     assert "3 of 3 runs done" in out
     record = json.loads(path.read_text())
     assert record["results"][:3] == kept["results"]
@@ -124,8 +125,10 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
         ("SFT-GT", 3, 1e-2),
         ("SFT-SD", 3, 1e-3),
         ("SFT-SD", 3, 1e-2),
+        *((method, 3, 1e-2) for method in INTERPOLATIONS),
     ]
-    assert len({r.metrics["kl"] for r in results}) == 4
+    *_, whole, quarter, half, most = [r.metrics["kl"] for r in results]
+    assert 0 < quarter < half < most < whole
     assert {path.name for path in FULL_OUTPUT_DIR.iterdir() if path.is_file()} == {
         "frontier.md",
         "frontier.png",
@@ -138,11 +141,13 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
         ["| SFT-GT", "0.01", "1"],
         ["| SFT-SD", "0.001", "1"],
         ["| SFT-SD", "0.01", "1"],
+        *([f"| {method}", "0.01", "1"] for method in INTERPOLATIONS),
     ]
     frontier = (FULL_OUTPUT_DIR / "frontier.md").read_text()
     assert frontier.startswith(demo.FRONTIER_LEGEND)
-    assert frontier.count("| SFT-SD | 1 |") == 2
+    assert frontier.count("| SFT-SD | 1 |") == frontier.count(f"| {demo.TOWARDS_BASE} | 1 |") == 2
     assert frontier.count("| 100.0 | - |") == 2
+    assert frontier.count("| 100.0 (+0.0) | - |") == 2
     assert "SFT-GT" not in frontier.removeprefix(demo.FRONTIER_LEGEND)
 
 
@@ -157,7 +162,7 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
 
     monkeypatch.setattr(FullDemo, "_command", record)
     public = tmp_path / "public.csv"
-    result = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
+    (result,) = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
     assert result == MethodResult("SFT-SD", 3, {"kl": 0.5, "public_kl": 0.5}, 1e-3)
     name = "sft_sd-lr0.001-seed3"
     common = (

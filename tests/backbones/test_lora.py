@@ -242,6 +242,32 @@ class TestFiles:
             load(saved[0]).save_adapter(tmp_path / "adapter")
 
 
+class TestTowardsTheBase:
+    def test_the_adapter_is_scaled(self, saved):
+        """The head has no adapter, and nothing else of the model changes."""
+        backbone = stirred(load(saved[0], lora=LORA))
+        base = load(saved[0]).state_dict()
+        before = {name: weight.clone() for name, weight in backbone._adapter.merged_state().items()}
+        backbone.interpolate(backbone.reference(), 0.25)
+        for name, weight in backbone._adapter.merged_state().items():
+            start = base[f"transformer.{name}"]
+            torch.testing.assert_close(weight, start + 0.25 * (before[name] - start))
+        assert any(not torch.equal(before[name], base[f"transformer.{name}"]) for name in before)
+
+    def test_at_nought_it_is_the_base(self, saved):
+        backbone, (ids, mask) = stirred(load(saved[0], lora=LORA)), ids_and_mask()
+        backbone.interpolate(backbone.reference(), 0.0)
+        assert torch.equal(logits(backbone, ids, mask), logits(load(saved[0]).eval(), ids, mask))
+
+    def test_an_exported_adapter_is_the_scaled_one(self, llada, tmp_path):
+        backbone = stirred(load(llada, lora=LORA))
+        backbone.interpolate(backbone.reference(), 0.5)
+        backbone.save_adapter(tmp_path / "adapter")
+        again = load(llada, adapter=str(tmp_path / "adapter")).eval()
+        ids, mask = ids_and_mask()
+        torch.testing.assert_close(logits(again, ids, mask), logits(backbone, ids, mask))
+
+
 class TestBadAdapters:
     @pytest.fixture
     def adapter(self, llada, tmp_path):

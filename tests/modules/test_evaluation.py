@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import last_checkpoint
+from safetensors.torch import load_file
 
 from tabom.errors import TabomError
 from tabom.modules import Evaluation, PassAt
@@ -150,6 +151,15 @@ class TestInterpolation:
         cli.model.interpolate()
         for name, weight in cli.model.backbone.state_dict().items():
             torch.testing.assert_close(weight, base[name] + 0.25 * (whole[name] - base[name]))
+
+    def test_the_export_lies_there_too(self, stage, trained, tmp_path):
+        stage("export", "tabom", f"--ckpt_path={trained}", "--output_dir=half", "--model.init_args.interpolation=0.5")
+        base, half = (load_file(tmp_path / path / "model.safetensors") for path in ("runs/demo/base", "half"))
+        whole = torch.load(trained, weights_only=True)["state_dict"]
+        assert half.keys() == base.keys()
+        for name, weight in half.items():
+            average = (base[name] + whole[f"backbone.transformer.{name}"]) / 2
+            torch.testing.assert_close(weight, average)
 
     def test_not_in_a_training(self, stage):
         with pytest.raises(TabomError) as error:

@@ -33,6 +33,35 @@ def test_every_method_trains(stage, config):
     assert metrics["validate/kl"] > 0
 
 
+OBJECTIVES = {
+    **dict.fromkeys(("tabom_global", "t3d", "logistic", "plackett_luce", "boltzmann_kl", "shuffled_order"), ""),
+    "dinfer": "",
+    "papl": "PaplObjective",
+    "dparallel": "DParallelObjective",
+    "inverse_ratio": "NelboObjective",
+    "cart": "NelboObjective",
+}
+SETTINGS = {
+    "dparallel": {"block_length": 8},
+    "inverse_ratio": {"weighting": "inverse_ratio"},
+    "cart": {"weighting": "cart"},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_on_the_same_data(stage, name):
+    class_path, config = OBJECTIVES[name], "sft_sd" if OBJECTIVES[name] else name
+    objective = json.dumps({"class_path": class_path, "init_args": SETTINGS.get(name, {})})
+    options = [f"--model.init_args.objective={objective}"] if class_path else []
+    cli = stage(
+        "fit", config, "--trainer.max_steps=3", "--trainer.limit_val_batches=0", "--trainer.callbacks=null", *options
+    )
+    metrics = cli.trainer.callback_metrics
+    assert {"loss", "train/loss", "train/reconstruction"} <= metrics.keys()
+    assert all(value.isfinite() for value in metrics.values())
+    assert cli.trainer.global_step == 3
+
+
 def test_the_base_has_forgotten_nothing(stage):
     metrics = stage("test", "tabom").trainer.callback_metrics
     assert metrics["test/kl"] == metrics["test/nelbo_change"] == 0
