@@ -6,9 +6,10 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full test test-slow lint type check clean
+.PHONY: help setup demo demo-full test test-slow bench bench-gpu lint type check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -33,6 +34,12 @@ test: $(STAMP) ## Run the tests, without the slow ones
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+bench: $(STAMP) ## What the ranking costs: time and memory as ratios, on this CPU (about 5 minutes)
+	$(BIN)/python benchmarks/ranking.py $(BENCH_FLAGS)
+
+bench-gpu: $(STAMP) ## The same on a GPU, with LLaDA's width
+	$(BIN)/python benchmarks/ranking.py --device cuda --hidden 4096 --layers 8 --batch 8 $(BENCH_FLAGS)
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check && $(BIN)/ruff format --check
