@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabom.functional import token_statistics as module
 from tabom.functional.token_statistics import kl_divergence, token_statistics
 
 quick = settings(deadline=None, max_examples=50)
@@ -180,3 +181,57 @@ def test_gradients_of_the_divergence():
     logits_p = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     logits_q = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(kl_divergence, (logits_p, logits_q))
+
+
+def plain(logits, targets, temperature=1.0):
+    """The definitions on whole tensors, differentiated by autograd."""
+    log_probs, tempered = logits.log_softmax(-1), (logits / temperature).log_softmax(-1)
+    return (
+        -log_probs.gather(-1, targets[..., None])[..., 0],
+        -(tempered.exp() * tempered).sum(-1),
+        log_probs.exp().amax(-1),
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("chunk", [1, 22, 10**6])
+def test_gradients_of_all_three_are_exact_whatever_the_chunk(monkeypatch, chunk, temperature):
+    monkeypatch.setitem(module._CHUNK_NUMBERS, "cpu", chunk)
+    logits = torch.randn(2, 3, 11, dtype=torch.float64, requires_grad=True)
+    targets, weights = torch.randint(0, 11, (2, 3)), torch.randn(3, 2, 3, dtype=torch.float64)
+    statistics = token_statistics(logits, targets, entropy_temperature=temperature)
+    expected = plain(logits, targets, temperature)
+    for got, want in zip(statistics, expected, strict=False):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+    assert torch.equal(statistics.is_correct, logits.argmax(-1) == targets)
+    gradients = [
+        torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, values, strict=False)), logits)[0]
+        for values in (statistics[:3], expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_of_half_precision_are_those_of_single_precision_rounded():
+    logits, targets = torch.randn(4, 300).mul(3).bfloat16(), torch.tensor([0, 1, 2, 299])
+
+    def gradient(values):
+        values = values.clone().requires_grad_()
+        statistics = token_statistics(values, targets)
+        (statistics.nll.sum() + statistics.entropy.sum()).backward()
+        return values.grad
+
+    assert torch.equal(gradient(logits), gradient(logits.float()).bfloat16())
+
+
+def test_nothing_as_large_as_the_logits_is_kept_for_the_gradient():
+    logits, kept = torch.randn(5, 1000, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        token_statistics(logits, torch.zeros(5, dtype=torch.long))
+    large = [tensor for tensor in kept if tensor.numel() >= logits.numel()]
+    assert [tensor.data_ptr() for tensor in large] == [logits.data_ptr()]
+
+
+def test_no_positions():
+    statistics = token_statistics(torch.zeros(0, 7, requires_grad=True), torch.zeros(0, dtype=torch.long))
+    assert [values.shape for values in statistics[:4]] == [(0,)] * 4
+    statistics.nll.sum().backward()
