@@ -90,6 +90,9 @@ class PromptDataModule(LightningDataModule):
         self.task = task
         self.response_length = response_length
         self.base_domains = base_domains or {}
+        for name in self.base_domains:
+            is_name = name.replace("-", "_").isidentifier()
+            require(is_name, f"base_domains: expected names of letters, digits, - and _, got {name!r}")
         self.num_queries = num_queries
         self.chat_template = chat_template
         self.evaluation = evaluation

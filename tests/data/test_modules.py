@@ -81,6 +81,13 @@ class TestPrompts:
         ]
         assert [sum(len(batch.noisy_ids) for batch in loader) for loader in data.val_dataloader()] == [10, 10, 5, 6]
 
+    @pytest.mark.parametrize("name", ["", "a.b", "a/b"])
+    def test_names_of_base_domains(self, name):
+        """They are parts of the logged keys."""
+        with pytest.raises(TabomError) as error:
+            PromptDataModule(**{**common(), "base_domains": {name: PythonSource()}})
+        assert str(error.value) == f"base_domains: expected names of letters, digits, - and _, got {name!r}"
+
     def test_a_base_domain_s_answers_are_verified_by_itself(self, tokenizer):
         data = PromptDataModule(**{**common(), "base_domains": {"countdown": Countdown()}})
         (example,) = Countdown().examples("test", 1)
@@ -202,6 +209,17 @@ class TestTrajectories:
         assert evaluated
         assert not evaluated & trained
         assert len(evaluated | trained) == 16
+
+    def test_held_out_queries_come_as_decoded_and_with_the_task_s_answers(self, trajectories):
+        data = trajectories(held_out=0.4)
+        *_, decoded, truth = data.val_dataloader()
+        decoded, truth = list(decoded), list(truth)
+        assert {batch.source for batch in decoded} == {"self_distilled"}
+        assert {batch.source for batch in truth} == {"ground_truth"}
+        ids = [[query_id for batch in batches for query_id in batch.query_ids] for batches in (decoded, truth)]
+        assert ids[0] == ids[1]
+        assert not torch.equal(decoded[0].clean_ids, truth[0].clean_ids)
+        assert (truth[0].unmask_step == NEVER).all()
 
     def test_too_few_for_a_batch(self, make_trajectories):
         data = TrajectoryDataModule(path=str(make_trajectories()), batch_size=40, held_out=0.0, **common())
