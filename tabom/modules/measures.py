@@ -274,7 +274,7 @@ class TrajectoryMeasures(nn.Module):
         """The probe's terms in nats, agreement and correlation of the order, and calibration.
 
         With a base also the share of pairs that it inverts itself; with mask ratios and the task's own answers also
-        ``ce_ratio``: their cross-entropy over that of the decoded ones, on average over the ratios.
+        ``ce_ratio``: their cross-entropy over that of the decoded ones, each a mean over the mask ratios.
         """
         results: dict[str, Tensor] = {}
         if self._probe is not None:
@@ -286,7 +286,7 @@ class TrajectoryMeasures(nn.Module):
                 results["inverted_under_base"] = 1 - self.base_agreement.compute()
         curves = self.curves(has_ground_truth=has_ground_truth)
         if len(curves) == len((SELF_DISTILLED, GROUND_TRUTH)):
-            results["ce_ratio"] = (curves[f"ce_{GROUND_TRUTH}"] / curves[f"ce_{SELF_DISTILLED}"]).nanmean()
+            results["ce_ratio"] = curves[f"ce_{GROUND_TRUTH}"].nanmean() / curves[f"ce_{SELF_DISTILLED}"].nanmean()
         return results
 
     def curves(self, *, has_ground_truth: bool) -> dict[str, Tensor]:
