@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import last_checkpoint
+
+from tabom.callbacks import evaluation_media
 
 WANDB = ("--trainer.logger=lightning.pytorch.loggers.WandbLogger", "--trainer.logger.offline=true")
 
@@ -38,12 +41,30 @@ def test_an_offline_run_holds_losses_metrics_config_curve_and_samples(offline_ru
 
     files = offline_run.parent / "files"
     media = [path.name for path in (files / "media").rglob("*") if path.is_file()]
-    assert any(name.startswith("tds_curve") and name.endswith(".png") for name in media)
-    (table,) = (path for path in (files / "media/table").rglob("samples*.json"))
-    content = json.loads(table.read_text())
+    figures = ("tds_curve", "tds_by_share", "entropy_by_step", "ranking_violations", "accuracy_against_forgetting")
+    assert all(any(name.startswith(figure) and name.endswith(".png") for name in media) for figure in figures)
+    tables = list((files / "media/table").rglob("samples*.json"))
+    assert len(tables) == 2  # one a check
+    content = json.loads(tables[0].read_text())
     assert content["columns"] == ["prompt", "response", "reference", "is_correct", "unmask_step"]
     assert len(content["data"]) == 4
     assert content["data"][0][0].startswith("sudoku ")
+
+
+def test_figures_of_a_training_go_on_when_it_is_resumed(stage, monkeypatch):
+    """Without a logger they are files; the second half of a training draws the first half as well."""
+    drawn = []
+    figures = evaluation_media.training_figures
+    monkeypatch.setattr(evaluation_media, "training_figures", lambda *lines: drawn.append(lines) or figures(*lines))
+    whole = stage("fit", "tabom", "--trainer.log_every_n_steps=1")
+    half = stage("fit", "tabom", "--trainer.log_every_n_steps=1", "--trainer.max_steps=3")
+    resumed = stage("fit", "tabom", "--trainer.log_every_n_steps=1", f"--ckpt_path={last_checkpoint(half)}")
+    assert [len(violations) for violations, _ in drawn] == [6, 3, 6]
+    assert [len(checks) for _, checks in drawn] == [2, 1, 2]
+    assert drawn[0] == drawn[2]
+    for cli in (whole, resumed):
+        names = {path.name for path in (Path(cli.trainer.default_root_dir) / "figures").iterdir()}
+        assert {"fit_ranking_violations.png", "fit_accuracy_against_forgetting.png", "validate_tds_curve.png"} <= names
 
 
 def test_the_recorded_config_can_be_replayed(offline_run, stage, repository, tmp_path):

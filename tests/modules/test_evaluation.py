@@ -1,6 +1,7 @@
 """What is measured on held-out data, and the way back to the base."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ CURVES = {"tds", "tds_by_share", "unmask_entropy", "ce_self_distilled", "ce_grou
 
 
 @pytest.fixture
-def trained(stage):
-    """A checkpoint that is far from its base."""
-    return last_checkpoint(stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05"))
+def trained(stage, tmp_path_factory):
+    """A checkpoint that is far from its base; trained once."""
+    path = tmp_path_factory.getbasetemp() / "far_from_the_base.ckpt"
+    if not path.exists():
+        shutil.copy(last_checkpoint(stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05")), path)
+    return path
 
 
 @pytest.fixture
