@@ -323,10 +323,10 @@ class FullDemo(Demo):
         compared = [r for r in trained if r.method != OFF_FRONTIER and r.method not in INTERPOLATIONS]
         ends = {BASELINE: max(self.learning_rates)}
         compared += [
-            dataclasses.replace(r, method=TOWARDS_BASE)
+            dataclasses.replace(r, method=TOWARDS_BASE, learning_rate=INTERPOLATIONS.get(r.method, 1.0))
             for r in trained
             if r.method in INTERPOLATIONS or ends.get(r.method) == r.learning_rate
-        ]
+        ]  # its points are told apart by the weight, as the others' by the rate
         plot_frontiers(compared, base).savefig(self.output_dir / "frontier.png", dpi=150)
         self._write_table(results)
         text = f"{FRONTIER_LEGEND}\n"

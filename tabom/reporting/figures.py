@@ -83,5 +83,5 @@ def plot_frontiers(results: Sequence[MethodResult], base: MethodResult, metric: 
         title="Gain against forgetting, each method over its learning rates",
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=4)
     return figure

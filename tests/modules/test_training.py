@@ -26,7 +26,8 @@ def test_every_method_trains(stage, config):
     expected = {
         *("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_change", "kl"),
         *("reconstruction", "ranking", "order_agreement", "order_correlation", "inverted_under_base", "tds"),
-        *("calibration_error", "text_calibration_error", "accuracy_minus_forgetting", "largest_nelbo_change"),
+        *("calibration_error", "text_calibration_error", "ce_ratio", "accuracy_minus_forgetting"),
+        "largest_nelbo_change",
     }
     assert expected == {name.removeprefix("validate/") for name in metrics if name.startswith("validate/")}
     assert all(torch.isfinite(value) for value in metrics.values())
