@@ -108,7 +108,7 @@ def test_figure_has_one_line_a_method_from_the_base_through_the_means_over_seeds
     lines = {line.get_label(): line.get_xydata() for line in axes.lines[:-1]}
     np.testing.assert_allclose(lines["SFT-SD"], [[0, 0], [0.04, 15], [0.16, 45]])
     np.testing.assert_allclose(lines["TABOM"], [[0, 0], [0.01, 15], [0.065, 30]])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SFT-SD", "TABOM"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SFT-SD", "TABOM"]
     left, middle, right = (axes.transData.transform((kl, 0))[0] for kl in (0, 0.01, 0.04))
     assert middle - left == pytest.approx(right - middle)
     figure.savefig(tmp_path / "figure.png")
