@@ -86,6 +86,11 @@ class Evaluation(nn.Module):
         self._num_rows = dict.fromkeys(_KINDS, 0)
 
     @property
+    def accuracies(self) -> tuple[str, ...]:
+        """Names of the accuracies, one for each parallelism."""
+        return tuple(self._samplers)
+
+    @property
     def samples(self) -> list[DecodedSample]:
         """Decodings of the last check."""
         return cast("DecodingMeasures", self.parts["decoding"]).samples
@@ -170,7 +175,7 @@ class Evaluation(nn.Module):
 
     def _derived(self, results: dict[str, Tensor], *, is_check: bool) -> dict[str, Tensor]:
         derived: dict[str, Tensor] = {}
-        accuracy = results.get(next(iter(self._samplers)))
+        accuracy = results.get(self.accuracies[0])
         if accuracy is not None:
             derived["accuracy_minus_forgetting"] = accuracy - self._forgetting_weight * results["kl"]
         if is_check:
