@@ -30,7 +30,7 @@ demo-full: $(STAMP) ## All methods at several learning rates, compared at equal 
 	$(BIN)/tabom demo --full $(DEMO_FLAGS)
 
 test: $(STAMP) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest --cov=tabom --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --dist loadscope --cov=tabom --cov-fail-under=90
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
