@@ -12,7 +12,7 @@ _VERBS = {
     "predict": ("tabom.lightning_cli", "decode queries and write trajectory shards"),
     "export": ("tabom.lightning_cli", "write a trained model or adapter for other tools"),
     "trajectories": ("tabom.commands.trajectories", "import released trajectories into shards"),
-    "demo": ("tabom.demo", "run everything from a tiny base model to a table and a figure"),
+    "demo": ("tabom.demo.command", "run everything from a tiny base model to a table and a figure"),
 }
 
 

@@ -5,6 +5,7 @@ S denoising steps.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,12 +57,12 @@ class Verdict:
     is_correct: bool
 
 
-_Batch = TypeVar("_Batch", bound="_Movable")
+_Batch = TypeVar("_Batch", bound="_Rows")
 
 
 @dataclass(frozen=True)
-class _Movable:
-    """Moves every tensor field; Lightning calls ``to`` before a step."""
+class _Rows:
+    """Moves every tensor field, which Lightning asks for before a step, and picks rows."""
 
     def to(self: _Batch, device: torch.device | str, *, non_blocking: bool = False) -> _Batch:
         """Return a copy on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
@@ -70,9 +71,20 @@ class _Movable:
         moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
         return dataclasses.replace(self, **moved)
 
+    def select(self: _Batch, rows: Sequence[int]) -> _Batch:
+        """Some of the rows of a batch in which every tensor and tuple has one entry a row."""
+        chosen: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value: Any = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                chosen[field.name] = value[torch.tensor(rows, device=value.device)]
+            elif not isinstance(value, str) and value is not None:
+                chosen[field.name] = tuple(value[row] for row in rows)
+        return dataclasses.replace(self, **chosen)
+
 
 @dataclass(frozen=True)
-class PromptBatch(_Movable):
+class PromptBatch(_Rows):
     """Prompts with a fully masked response, ready to be decoded.
 
     Attributes:
@@ -91,7 +103,7 @@ class PromptBatch(_Movable):
 
 
 @dataclass(frozen=True)
-class TrajectoryBatch(_Movable):
+class TrajectoryBatch(_Rows):
     """Clean sequences and, where a model decoded them itself, the order in which it did.
 
     Attributes:
@@ -116,7 +128,7 @@ class TrajectoryBatch(_Movable):
 
 
 @dataclass(frozen=True)
-class CorruptedBatch(_Movable):
+class CorruptedBatch(_Rows):
     """What the network sees and what it is asked for.
 
     Attributes:
@@ -168,7 +180,7 @@ class TokenStatistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DecodedBatch(_Movable):
+class DecodedBatch(_Rows):
     """What a sampler made of a :class:`PromptBatch`.
 
     Attributes:

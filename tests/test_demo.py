@@ -7,19 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tabom import demo
 from tabom.cli import main
-from tabom.demo import (
-    FULL_METHODS,
-    FULL_OUTPUT_DIR,
-    INTERPOLATIONS,
-    METHODS,
-    OUTPUT_DIR,
-    Demo,
-    FullDemo,
-    Training,
-    keep_earlier_results,
-)
+from tabom.demo import command, full, stages
+from tabom.demo.full import FULL_METHODS, FULL_OUTPUT_DIR, INTERPOLATIONS, FullDemo, Training
+from tabom.demo.stages import METHODS, OUTPUT_DIR, Demo, keep_earlier_results
 from tabom.errors import TabomError
 from tabom.reporting.comparison import MethodResult
 from tabom.tasks import Sudoku4x4
@@ -59,7 +50,7 @@ def small_demo(elsewhere, tmp_path, repository):
 @pytest.fixture
 def small_full_demo(elsewhere, monkeypatch, repository):
     """Two methods of the full demo, one of them off the frontier; made anew, as by another process."""
-    monkeypatch.setattr(demo, "FULL_METHODS", {"SFT-GT": "sft_gt", "SFT-SD": "sft_sd"})
+    monkeypatch.setattr(full, "FULL_METHODS", {"SFT-GT": "sft_gt", "SFT-SD": "sft_sd"})
 
     def make(**changes):
         options = {"seeds": [3], "overrides": OVERRIDES, "learning_rates": [1e-2, 1e-3], **changes}
@@ -76,7 +67,7 @@ def test_all_stages_and_what_they_leave(small_demo, capsys):
     ]
     record = json.loads((OUTPUT_DIR / "results.json").read_text())
     assert [row["metrics"] for row in record["results"]] == [result.metrics for result in results]
-    columns = {column.metric for column in demo.COLUMNS + demo.PUBLIC_COLUMNS}
+    columns = {column.metric for column in stages.COLUMNS + stages.PUBLIC_COLUMNS}
     assert all(columns <= result.metrics.keys() for result in results)
     assert results[0].metrics["kl"] == 0
     assert all(result.metrics["kl"] > 0 for result in results[1:])
@@ -144,11 +135,11 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
         *([f"| {method}", "0.01", "1"] for method in INTERPOLATIONS),
     ]
     frontier = (FULL_OUTPUT_DIR / "frontier.md").read_text()
-    assert frontier.startswith(demo.FRONTIER_LEGEND)
-    assert frontier.count("| SFT-SD | 1 |") == frontier.count(f"| {demo.TOWARDS_BASE} | 1 |") == 2
+    assert frontier.startswith(full.FRONTIER_LEGEND)
+    assert frontier.count("| SFT-SD | 1 |") == frontier.count(f"| {full.TOWARDS_BASE} | 1 |") == 2
     assert frontier.count("| 100.0 | - |") == 2
     assert frontier.count("| 100.0 (+0.0) | - |") == 2
-    assert "SFT-GT" not in frontier.removeprefix(demo.FRONTIER_LEGEND)
+    assert "SFT-GT" not in frontier.removeprefix(full.FRONTIER_LEGEND)
 
 
 def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_path):
@@ -257,7 +248,7 @@ def test_earlier_results_are_kept(monkeypatch, tmp_path, capsys):
 
 def test_options(monkeypatch, tmp_path, repository):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(demo, "OUTPUT_DIR", tmp_path / "runs")
+    monkeypatch.setattr(stages, "OUTPUT_DIR", tmp_path / "runs")
     seen = []
     monkeypatch.setattr(Demo, "run", lambda self: seen.append(self))
     main(["demo"])
@@ -267,7 +258,7 @@ def test_options(monkeypatch, tmp_path, repository):
 
 def test_options_of_the_full_demo(monkeypatch, repository, capsys):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(demo, "keep_earlier_results", lambda: pytest.fail("expected runs/demo to stay"))
+    monkeypatch.setattr(command, "keep_earlier_results", lambda: pytest.fail("expected runs/demo to stay"))
     seen = []
     monkeypatch.setattr(FullDemo, "run", lambda self: seen.append(self))
     main(["demo", "--full"])

@@ -33,9 +33,6 @@ def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_p
     assert len(found) >= 15
     monkeypatch.chdir(repository)
     for _, *words in found:
-        if words[0] == "fit" and len(words) == len(("fit", "--config", "FILE")):
-            assert (repository / words[2]).is_file()  # test_configs.py reads each of these
-            continue
         if words[0] == "trajectories":
             assert trajectories.parser().parse_args(words).file.suffix == ".jsonl"
             continue

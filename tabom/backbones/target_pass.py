@@ -45,11 +45,6 @@ class TargetPass:
         return _scatter(tokens, self._corrupted.is_target)
 
 
-def target_statistics(backbone: Denoiser, corrupted: CorruptedBatch) -> TokenStatistics:
-    """Statistics of one forward pass at the targets, (B, L); 0 elsewhere."""
-    return TargetPass(backbone, corrupted).statistics()
-
-
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One token a row."""
     if len(logits) == 0:

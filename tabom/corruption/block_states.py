@@ -4,9 +4,8 @@ import torch
 
 from tabom.corruption.trajectory_segments import check_order, is_revealed
 from tabom.errors import require
-from tabom.functional.direct_discriminative import block_ranks
 from tabom.functional.masking import block_index
-from tabom.functional.unmasking import unmasking_order, unmasking_rank
+from tabom.functional.unmasking import block_ranks, unmasking_order, unmasking_rank
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
 _MASK_RATIOS = (1.0, 0.75, 0.5, 0.25)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,7 +18,7 @@ from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
 from tabom.seeding import run_seed, seeded_generator
 from tabom.tasks import ExampleSource, Split, Task
-from tabom.types import CorruptedBatch, Example, SpecialIds, TrajectoryBatch, Verdict
+from tabom.types import Example, SpecialIds, TrajectoryBatch, Verdict
 
 
 @dataclass(frozen=True)
@@ -188,14 +187,7 @@ class PromptDataModule(LightningDataModule):
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         clean = dataclasses.replace(self.collate(rows), source=name)
         corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.evaluation.mask_seed))
-        return self._loader(range(len(rows)), functools.partial(_select, corrupted))
+        return self._loader(range(len(rows)), corrupted.select)
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:
         return evaluation_loader(rows, batch_size=self.evaluation.batch_size, collate_fn=collate_fn, **self._ranks)
-
-
-def _select(batch: CorruptedBatch, indices: list[int]) -> CorruptedBatch:
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    chosen = torch.tensor(indices)
-    rows = {name: value[chosen] for name, value in fields.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(batch, **rows, query_ids=tuple(batch.query_ids[index] for index in indices))

@@ -1,11 +1,27 @@
-"""How well entropies stand in the order of decoding, over a whole response.
+"""How well entropies stand in the order of decoding.
 
-Axes: B trajectories, L positions.
+Axes: B trajectories, W positions of a segment, L canvas positions.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def order_agreement_counts(
+    entropy: Float[Tensor, "B W"], is_pair: Bool[Tensor, "B W W"]
+) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Count the pairs whose entropies already stand in decoding order, H_r < H_s.
+
+    Args:
+        entropy: Predictive entropy in nats.
+        is_pair: From :func:`tabom.functional.ranking.ordered_pairs`.
+
+    Returns:
+        Number of agreeing pairs and number of pairs, per trajectory.
+    """
+    agrees = is_pair & (entropy[:, :, None] < entropy[:, None, :])
+    return agrees.sum((1, 2)), is_pair.sum((1, 2))
 
 
 def kendall_tau(

@@ -38,32 +38,6 @@ def discriminative_losses(
     return -logsigmoid(beta * log_ratio), -fake_weight * logsigmoid(-beta * sampled_log_ratio)
 
 
-def block_ranks(
-    order: Int[Tensor, "B L"], block: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
-) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
-    """Count what was decoded before each position of the same block.
-
-    Args:
-        order: Decoding order, >= 0 at ``where``; smaller is earlier. Positions of one order share a rank.
-        block: Number of the block, from :func:`tabom.functional.masking.block_index`.
-        where: Positions that take part.
-
-    Returns:
-        Rank inside the block, 0 first, and the number of positions that take part in that block; 0 outside ``where``.
-
-    Example:
-        >>> order, everywhere = torch.tensor([[3, 1, 1, 0]]), torch.ones(1, 4).bool()
-        >>> block_ranks(order, torch.tensor([[0, 0, 0, 1]]), where=everywhere)
-        (tensor([[2, 0, 0, 0]]), tensor([[3, 3, 3, 1]]))
-    """
-    span = order.amax() + 1
-    key = (block * span + order).masked_fill(~where, torch.iinfo(torch.long).max)
-    in_order = key.sort(1).values
-    start, end = (torch.searchsorted(in_order, (block + offset) * span) for offset in (0, 1))
-    rank = torch.searchsorted(in_order, key) - start
-    return rank.masked_fill(~where, 0), (end - start).masked_fill(~where, 0)
-
-
 def rank_weights(
     rank: Int[Tensor, "B L"], block_size: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
@@ -72,7 +46,7 @@ def rank_weights(
     .. math:: \frac{1}{|M|} \cdot \frac{B - \pi_i + 1}{B}, \qquad \pi_i = 1 \ldots B
 
     Args:
-        rank: Rank inside the block, :math:`\pi_i - 1`, from :func:`block_ranks`.
+        rank: Rank inside the block, :math:`\pi_i - 1`, from :func:`tabom.functional.unmasking.block_ranks`.
         block_size: B, positions in the block.
         where: M, the positions of the sum; the others have weight 0.
 
@@ -96,7 +70,8 @@ def prefix_level_weights(
     their block; the last level of a row holds its largest block whole. Levels without a position are left out.
 
     Args:
-        rank: Rank inside the block, from :func:`block_ranks`; positions that share a rank enter a prefix together.
+        rank: Rank inside the block, from :func:`tabom.functional.unmasking.block_ranks`; positions that share one
+            enter a prefix together.
         block_size: Positions in the block.
         where: Positions of the sum; the others have weight 0.
         path_tokens: k, >= 1.

@@ -206,19 +206,3 @@ def boltzmann_kl_loss(
 
 def _mean_over_pairs(values: Tensor, is_pair: Tensor) -> Tensor:
     return values.where(is_pair, 0.0).sum((1, 2)) / is_pair.sum((1, 2)).clamp(min=1)
-
-
-def order_agreement_counts(
-    entropy: Float[Tensor, "B W"], is_pair: Bool[Tensor, "B W W"]
-) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Count the pairs whose entropies already stand in decoding order, H_r < H_s.
-
-    Args:
-        entropy: Predictive entropy in nats.
-        is_pair: From :func:`ordered_pairs`.
-
-    Returns:
-        Number of agreeing pairs and number of pairs, per trajectory.
-    """
-    agrees = is_pair & (entropy[:, :, None] < entropy[:, None, :])
-    return agrees.sum((1, 2)), is_pair.sum((1, 2))

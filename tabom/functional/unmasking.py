@@ -90,6 +90,32 @@ def dense_steps(unmask_step: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]) 
     return unmasking_rank(unmask_step, no_entropy, where=is_revealed).masked_fill(~is_revealed, NEVER)
 
 
+def block_ranks(
+    order: Int[Tensor, "B L"], block: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """Count what was decoded before each position of the same block.
+
+    Args:
+        order: Decoding order, >= 0 at ``where``; smaller is earlier. Positions of one order share a rank.
+        block: Number of the block, from :func:`tabom.functional.masking.block_index`.
+        where: Positions that take part.
+
+    Returns:
+        Rank inside the block, 0 first, and the number of positions that take part in that block; 0 outside ``where``.
+
+    Example:
+        >>> order, everywhere = torch.tensor([[3, 1, 1, 0]]), torch.ones(1, 4).bool()
+        >>> block_ranks(order, torch.tensor([[0, 0, 0, 1]]), where=everywhere)
+        (tensor([[2, 0, 0, 0]]), tensor([[3, 3, 3, 1]]))
+    """
+    span = order.amax() + 1
+    key = (block * span + order).masked_fill(~where, torch.iinfo(torch.long).max)
+    in_order = key.sort(1).values
+    start, end = (torch.searchsorted(in_order, (block + offset) * span) for offset in (0, 1))
+    rank = torch.searchsorted(in_order, key) - start
+    return rank.masked_fill(~where, 0), (end - start).masked_fill(~where, 0)
+
+
 def non_left_to_right(
     order: Int[Tensor, "B L"], *, is_revealed: Bool[Tensor, "B L"], where: Bool[Tensor, "B L"]
 ) -> Bool[Tensor, "B L"]:

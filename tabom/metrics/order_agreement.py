@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from tabom.functional.ranking import order_agreement_counts
+from tabom.functional.agreement import order_agreement_counts
 
 
 class OrderAgreement(Metric):

@@ -16,7 +16,7 @@ from tabom.backbones import Backbone, Denoiser
 from tabom.backbones.target_pass import TargetPass
 from tabom.corruption import TrajectorySegments
 from tabom.errors import require
-from tabom.functional.mask_ratio import fixed_ratio_mask
+from tabom.functional.masking import fixed_ratio_mask
 from tabom.functional.token_statistics import kl_divergence
 from tabom.metrics import (
     AccuracyKept,
@@ -305,7 +305,7 @@ class TrajectoryMeasures(nn.Module):
                 probe.corrupt(
                     row, backbone.mask_token_id, seeded_generator("probe", row.query_ids[0], device=_device(row))
                 )
-                for row in _rows(batch)
+                for row in (batch.select([i]) for i in range(len(batch.query_ids)))
             ]
         )
         corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
@@ -356,16 +356,6 @@ def _is_correct(verdicts: Sequence[Verdict]) -> Tensor:
 
 def _device(batch: TrajectoryBatch) -> torch.device:
     return batch.clean_ids.device
-
-
-def _rows(batch: TrajectoryBatch) -> list[TrajectoryBatch]:
-    """The rows as batches of one."""
-    tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-    return [
-        dataclasses.replace(batch, **{name: value[i : i + 1] for name, value in tensors.items()}, query_ids=(query_id,))
-        for i, query_id in enumerate(batch.query_ids)
-    ]
 
 
 def _joined(rows: Sequence[CorruptedBatch]) -> CorruptedBatch:

@@ -10,13 +10,13 @@ from tabom.corruption.block_states import BlockStates
 from tabom.corruption.trajectory_segments import TrajectorySegments, is_revealed
 from tabom.errors import TabomError, require
 from tabom.functional.direct_discriminative import (
-    block_ranks,
     discriminative_losses,
     prefix_level_weights,
     rank_weights,
 )
 from tabom.functional.masking import block_index
 from tabom.functional.reduction import masked_mean
+from tabom.functional.unmasking import block_ranks
 from tabom.objectives.base import Objective
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 

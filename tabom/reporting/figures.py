@@ -1,4 +1,4 @@
-"""Figures, drawn without a display."""
+"""Figures that compare runs, drawn without a display."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,16 +12,6 @@ from tabom.reporting.comparison import MethodResult
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP*Xph"
 LINES = ("-", "--", ":")
-
-
-def plot_discrimination_curve(curve: Sequence[float]) -> Figure:
-    """Variance of the entropy over still-masked positions, by denoising step."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(range(len(curve)), curve, marker="o", markersize=3)
-    axes.set(xlabel="denoising step", ylabel="entropy variance (nats²)", title="Trajectory discrimination")
-    axes.grid(alpha=0.3)
-    return figure
 
 
 def plot_gain_against_forgetting(results: Sequence[MethodResult], base_accuracy: float) -> Figure:

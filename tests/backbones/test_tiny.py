@@ -6,7 +6,7 @@ import torch
 from helpers import TINY, corrupted_batch
 
 from tabom.backbones import NewTinyDLM, PretrainedBackbone
-from tabom.backbones.target_pass import target_statistics
+from tabom.backbones.target_pass import TargetPass
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 from tabom.functional.token_statistics import token_statistics
@@ -75,7 +75,7 @@ def test_only_targets_meet_the_vocabulary(backbone, monkeypatch):
     batch = dataclasses.replace(
         corrupted_batch(is_target.tolist()), clean_ids=ids, noisy_ids=noisy, attention_mask=mask
     )
-    statistics = target_statistics(backbone, batch)
+    statistics = TargetPass(backbone, batch).statistics()
     assert seen == [(3, 16)]
     expected = token_statistics(head(backbone(noisy, mask)), ids)
     torch.testing.assert_close(statistics.nll, expected.nll.where(is_target, 0.0))
@@ -86,7 +86,7 @@ def test_no_target_leaves_a_graph_behind(backbone):
     ids, mask = ids_and_mask()
     nothing = corrupted_batch([[False] * ids.shape[1]] * 2)
     batch = dataclasses.replace(nothing, clean_ids=ids, noisy_ids=ids, attention_mask=mask)
-    target_statistics(backbone, batch).nll.sum().backward()
+    TargetPass(backbone, batch).statistics().nll.sum().backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 

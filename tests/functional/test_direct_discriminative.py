@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabom.functional.direct_discriminative import (
-    block_ranks,
     discriminative_losses,
     prefix_level_weights,
     rank_weights,
 )
+from tabom.functional.unmasking import block_ranks
 
 quick = settings(deadline=None, max_examples=60)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.functional.mask_ratio import fixed_ratio_mask
+from tabom.functional.masking import fixed_ratio_mask
 
 quick = settings(deadline=None, max_examples=60)
 ratios = st.floats(0.001, 1.0)

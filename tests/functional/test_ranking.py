@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabom.functional.agreement import order_agreement_counts
 from tabom.functional.ranking import (
     boltzmann_kl_loss,
     logistic_ranking_loss,
-    order_agreement_counts,
     ordered_pairs,
     pair_violation,
     pairwise_ranking_loss,

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.functional.ranking import order_agreement_counts, ordered_pairs
+from tabom.functional.agreement import order_agreement_counts
+from tabom.functional.ranking import ordered_pairs
 from tabom.metrics import OrderAgreement
 
 NAN = float("nan")

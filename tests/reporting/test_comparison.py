@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from tabom.reporting.comparison import Column, MethodResult, comparison_rows, markdown_table, rich_table
-from tabom.reporting.figures import plot_discrimination_curve, plot_gain_against_forgetting
+from tabom.reporting.figures import plot_gain_against_forgetting
 
 COLUMNS = (Column("accuracy_1_per_step", "full %", scale=100), Column("kl", "KL", digits=3, is_signed=True))
 RESULTS = [
@@ -55,8 +55,3 @@ def test_figure_has_one_point_a_method(tmp_path):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["TABOM"]
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
-
-
-def test_curve():
-    (axes,) = plot_discrimination_curve([0.3, 0.2, float("nan")]).axes
-    assert list(axes.lines[0].get_ydata()[:2]) == [0.3, 0.2]

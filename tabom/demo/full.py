@@ -1,38 +1,22 @@
-"""The whole method on a laptop: base model, trajectories, four trainings, one table and one figure.
+"""Every method at several learning rates, compared at equal forgetting."""
 
-``--full`` trains every method at several learning rates and compares the methods at equal forgetting.
-"""
-
-import argparse
 import dataclasses
-import datetime
 import hashlib
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.console import Console
-from rich.table import Table
-
+from tabom.demo.stages import BASE, METHODS, OUTPUT_DIR, Demo
 from tabom.errors import TabomError, require
-from tabom.reporting.comparison import Column, MethodResult, comparison_rows, markdown_table, rich_table
+from tabom.reporting.comparison import MethodResult, markdown_table, rich_table
 from tabom.reporting.frontier import frontier_rows, matched_levels, seed_curves
 
-OUTPUT_DIR = Path("runs/demo")
 FULL_OUTPUT_DIR = Path("runs/demo-full")
 BASE_DIR = OUTPUT_DIR / "base"  # the directories that the configs name
 TRAJECTORIES_DIR = OUTPUT_DIR / "trajectories"
-METHODS = {
-    "SFT-GT": "sft_gt",
-    "SFT-SD": "sft_sd",
-    "trajectory masking": "trajectory_masking",
-    "TABOM": "tabom",
-}
 FULL_METHODS = METHODS | {
     "TABOM, global": "tabom_global",
     "dInfer": "dinfer",
@@ -42,7 +26,6 @@ FULL_METHODS = METHODS | {
     "Boltzmann KL": "boltzmann_kl",
     "shuffled order": "shuffled_order",
 }
-BASE = "base"
 BASELINE = "SFT-SD"
 # Its answers are laid out in another way, so that it forgets a hundred times more than the others: between the base and
 # its models there is nothing to be interpolated.
@@ -50,134 +33,12 @@ OFF_FRONTIER = "SFT-GT"
 LEARNING_RATES = (3e-4, 1e-3, 2e-3)
 INTERPOLATIONS = {f"{BASELINE} x {weight:g}": weight for weight in (0.25, 0.5, 0.75)}
 TOWARDS_BASE = f"{BASELINE}, towards the base"
-COLUMNS = (
-    Column("accuracy_1_per_step", "full %", scale=100),
-    Column("accuracy_2_per_step", "2 a step %", scale=100),
-    Column("nelbo_change", "NELBO change", digits=3, is_signed=True),
-    Column("kl", "KL", digits=3),
-    Column("tds", "TDS", digits=3),
-    Column("order_agreement", "order", digits=2),
-)
-PUBLIC_COLUMNS = (
-    Column("public_accuracy_1_per_step", "public, full %", scale=100),
-    Column("public_accuracy_2_per_step", "public, 2 a step %", scale=100),
-)
-LEGEND = """full %, 2 a step %: Sudoku test puzzles solved, decoding one or two tokens a step.
-NELBO change, KL(base || model): forgetting on held-out Python text, nats a token.
-TDS: trajectory discrimination score. order: share of held-out trajectory pairs whose entropies stand in decoding order.
-Mean ± standard deviation over seeds."""
 ACCURACIES = {"accuracy_1_per_step": "full decoding", "accuracy_2_per_step": "two tokens a step"}
 PUBLIC_ACCURACIES = {f"public_{metric}": f"public puzzles, {title}" for metric, title in ACCURACIES.items()}
 FRONTIER_LEGEND = f"""Sudoku test puzzles solved, %, at equal forgetting: KL(base || model) on held-out Python text.
 Mean over seeds; in brackets the difference to {BASELINE} with the same seed, ± its standard error. Each method's curve
 runs from the base through its learning rates, linear in the root of the KL; -: the method does not go so far with
 every seed. KL in nats a token. "{TOWARDS_BASE}": the weights of its largest learning rate, averaged with the base's."""
-
-
-@dataclass
-class Demo:
-    """Runs the stages in order, in one process.
-
-    Attributes:
-        configs: Directory with ``pretrain.yaml``, ``distill.yaml`` and one file a method.
-        seeds: Of the post-trainings.
-        public_test: CSV of public Sudoku puzzles to be tested on as well.
-        overrides: Further options of every command, by verb; the tests make the stages small with them.
-        seconds: Time by stage.
-    """
-
-    configs: Path
-    seeds: Sequence[int]
-    public_test: Path | None = None
-    overrides: dict[str, list[str]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    output_dir: ClassVar[Path] = OUTPUT_DIR
-    console: Console = field(default_factory=lambda: Console(width=max(Console().width, 150)))
-
-    def run(self) -> list[MethodResult]:
-        """Train, test, and write ``results.json``, ``table.md`` and ``figure.png`` under ``runs/demo``."""
-        from tabom.reporting.figures import plot_gain_against_forgetting
-
-        self._command("pretraining", "fit", "pretrain")
-        self._command("distillation", "predict", "distill")
-        results = [MethodResult(BASE, 0, self._test(BASE, "tabom", f"{BASE}-seed0"))]
-        for seed in self.seeds:
-            for method, config in METHODS.items():
-                name = f"{config}-seed{seed}"
-                checkpoint = self._train(method, config, name, f"--seed_everything={seed}")
-                results.append(MethodResult(method, seed, self._test(method, config, name, "--ckpt_path", checkpoint)))
-                self._save({"results": results})
-
-        base_accuracy = results[0].metrics["accuracy_1_per_step"]
-        plot_gain_against_forgetting(results[1:], base_accuracy).savefig(OUTPUT_DIR / "figure.png", dpi=150)
-        self._write_table(results)
-        self.console.print(self._timings())
-        self.console.print(f"Table, figure and runs are under {OUTPUT_DIR}/; wandb sync uploads the runs.")
-        return results
-
-    def _write_table(self, results: Sequence[MethodResult]) -> None:
-        rows = comparison_rows(results, COLUMNS + (PUBLIC_COLUMNS if self.public_test else ()))
-        (self.output_dir / "table.md").write_text(markdown_table(rows))
-        self.console.print(rich_table(rows, "4x4 Sudoku after post-training of one base model"))
-        self.console.print(LEGEND)
-
-    def _train(self, method: str, config: str, name: str, *options: str) -> str:
-        """Train one model; returns the checkpoint that did best on validation."""
-        return self._command(f"{method}, training", "fit", config, f"--trainer.logger.init_args.name={name}", *options)
-
-    def _test(self, method: str, config: str, name: str, *options: str) -> dict[str, float]:
-        self._command(f"{method}, test", "test", config, f"--trainer.logger.init_args.name={name}-test", *options)
-        metrics = dict(self._last_metrics)
-        if self.public_test is not None:
-            task = f"--data.init_args.task.init_args.test_file={self.public_test.resolve()}"
-            public = ("--data.init_args.evaluation.num_test_prompts=500", task, "--trainer.logger=false")
-            self._command(f"{method}, public test", "test", config, *options, *public)
-            metrics |= {f"public_{name}": value for name, value in self._last_metrics.items()}
-        return metrics
-
-    def _command(self, stage: str, verb: str, config: str, *options: str) -> str:
-        """Run one command as the shell would; returns the best checkpoint's path, if it wrote one."""
-        from lightning.pytorch.callbacks import ModelCheckpoint
-
-        from tabom.lightning_cli import run
-
-        words = [verb, "--config", str(self.configs / f"{config}.yaml"), *options, *self.overrides.get(verb, [])]
-        self.console.rule(f"{stage}: tabom {' '.join(words)}", align="left")
-        start = time.perf_counter()
-        trainer = run(words).trainer
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        self._last_metrics = {
-            name.partition("/")[2]: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("test/")
-        }
-        chosen = [
-            c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor
-        ]
-        return next(filter(None, chosen), "")
-
-    def _timings(self) -> Table:
-        table = Table("stage", "seconds", title="Time, all seeds together")
-        for stage, seconds in self.seconds.items():
-            table.add_row(stage, f"{seconds:.0f}")
-        table.add_row("total", f"{sum(self.seconds.values()):.0f}")
-        return table
-
-    def _save(self, content: dict[str, Any]) -> None:
-        """Write ``results.json``, whole or not at all: what was run where, and the results."""
-        import torch
-
-        record = {
-            "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
-            "torch": torch.__version__,
-            "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": self.seconds,
-            **content,
-            "results": [dataclasses.asdict(result) for result in content["results"]],
-        }
-        partial = self.output_dir / "results.json.partial"
-        partial.write_text(json.dumps(record, indent=2) + "\n")
-        partial.replace(self.output_dir / "results.json")
 
 
 @dataclass(frozen=True)
@@ -344,40 +205,3 @@ class FullDemo(Demo):
 def _sha256(path: Path) -> str:
     require(path.is_file(), f"{path}: expected a file, found none")
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def run(words: Sequence[str]) -> None:
-    """``tabom demo``."""
-    parser = argparse.ArgumentParser("tabom demo", description=__doc__)
-    parser.add_argument("verb", help=argparse.SUPPRESS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of the post-trainings (1 2)")
-    parser.add_argument("--configs", type=Path, default=Path("configs/demo"), help="directory of the stages' configs")
-    parser.add_argument("--public_test", type=Path, help="CSV of public 4x4 Sudoku puzzles to be tested on as well")
-    parser.add_argument("--full", action="store_true", help=f"all methods, at equal forgetting: {FULL_OUTPUT_DIR}/")
-    full = parser.add_argument_group("with --full")
-    full.add_argument("--learning_rates", type=float, nargs="+", help="of each method (3e-4 1e-3 2e-3)")
-    full.add_argument("--kl_levels", type=float, nargs="+", help="KL to compare at (default: what all methods reach)")
-    arguments = parser.parse_args(words)
-    require(
-        (arguments.configs / "pretrain.yaml").is_file(),
-        f"{arguments.configs}/pretrain.yaml: expected the demo's configs, found no such file; "
-        "run from the repository's root or give --configs",
-    )
-    shared = (arguments.configs, arguments.seeds, arguments.public_test)
-    if arguments.full:
-        rates = arguments.learning_rates or LEARNING_RATES
-        FullDemo(*shared, learning_rates=rates, kl_levels=arguments.kl_levels).run()
-        return
-    for name in ("learning_rates", "kl_levels"):
-        require(getattr(arguments, name) is None, f"{name}: expected --full beside it, which compares learning rates")
-    keep_earlier_results()
-    Demo(*shared).run()
-
-
-def keep_earlier_results() -> None:
-    """Move an earlier demo aside; nothing is overwritten."""
-    if OUTPUT_DIR.exists():
-        stamp = datetime.datetime.fromtimestamp(OUTPUT_DIR.stat().st_mtime, tz=datetime.UTC)
-        aside = OUTPUT_DIR.with_name(f"{OUTPUT_DIR.name}-{stamp:%Y%m%d-%H%M%S}")
-        OUTPUT_DIR.rename(aside)
-        print(f"Earlier results are kept in {aside}")

@@ -1,0 +1,40 @@
+"""``tabom demo``: base model, trajectories, four trainings, one table and one figure.
+
+``--full`` trains every method at several learning rates and compares the methods at equal forgetting.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabom.demo.full import FULL_OUTPUT_DIR, LEARNING_RATES, FullDemo
+from tabom.demo.stages import Demo, keep_earlier_results
+from tabom.errors import require
+
+
+def run(words: Sequence[str]) -> None:
+    """``tabom demo``."""
+    parser = argparse.ArgumentParser("tabom demo", description=__doc__)
+    parser.add_argument("verb", help=argparse.SUPPRESS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of the post-trainings (1 2)")
+    parser.add_argument("--configs", type=Path, default=Path("configs/demo"), help="directory of the stages' configs")
+    parser.add_argument("--public_test", type=Path, help="CSV of public 4x4 Sudoku puzzles to be tested on as well")
+    parser.add_argument("--full", action="store_true", help=f"all methods, at equal forgetting: {FULL_OUTPUT_DIR}/")
+    full = parser.add_argument_group("with --full")
+    full.add_argument("--learning_rates", type=float, nargs="+", help="of each method (3e-4 1e-3 2e-3)")
+    full.add_argument("--kl_levels", type=float, nargs="+", help="KL to compare at (default: what all methods reach)")
+    arguments = parser.parse_args(words)
+    require(
+        (arguments.configs / "pretrain.yaml").is_file(),
+        f"{arguments.configs}/pretrain.yaml: expected the demo's configs, found no such file; "
+        "run from the repository's root or give --configs",
+    )
+    shared = (arguments.configs, arguments.seeds, arguments.public_test)
+    if arguments.full:
+        rates = arguments.learning_rates or LEARNING_RATES
+        FullDemo(*shared, learning_rates=rates, kl_levels=arguments.kl_levels).run()
+        return
+    for name in ("learning_rates", "kl_levels"):
+        require(getattr(arguments, name) is None, f"{name}: expected --full beside it, which compares learning rates")
+    keep_earlier_results()
+    Demo(*shared).run()
