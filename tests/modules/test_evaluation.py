@@ -56,6 +56,14 @@ def several_domains():
     return (f"--data.init_args.base_domains={json.dumps(domains)}",)
 
 
+def test_accuracy_minus_forgetting(tested, trained):
+    """One nat of KL is worth as much accuracy as the weight says."""
+    results = tested(f"--ckpt_path={trained}", "--model.init_args.evaluation.init_args.forgetting_weight=2.0")
+    assert results["kl"] > 0.01
+    expected = results["accuracy_1_per_step"] - 2 * results["kl"]
+    assert results["accuracy_minus_forgetting"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_several_domains_and_their_average(tested, trained):
     results = tested(*several_domains(), f"--ckpt_path={trained}")
     for name in ("nelbo", "nelbo_change", "kl"):

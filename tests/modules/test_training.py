@@ -1,10 +1,13 @@
 import json
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from helpers import last_checkpoint
 
 from tabom.errors import TabomError
+from tabom.modules import TrainingModule
 from tabom.objectives import NelboObjective
 
 
@@ -178,3 +181,18 @@ def test_evaluation_in_smaller_batches_is_the_same(stage):
         return {name: float(value) for name, value in results.items() if name.split("/")[1] in ("nelbo", "tds")}
 
     assert metrics(100) == pytest.approx(metrics(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_several_processes_weigh_their_rows_together(num_processes):
+    objective = NelboObjective()
+    module = SimpleNamespace(
+        _base=[],
+        _mean_over_ranks=torch.neg,
+        backbone=torch.nn.Linear(1, 1),
+        device="cpu",
+        objective=objective,
+        trainer=SimpleNamespace(world_size=num_processes),
+    )
+    TrainingModule.on_fit_start(cast("TrainingModule", module))
+    assert (objective.mean_over_ranks is torch.neg) == (num_processes == 2)
