@@ -3,6 +3,12 @@
 import hashlib
 
 import torch
+from torch import Tensor
+
+_GOLDEN, _FIRST, _SECOND = (
+    constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+"""Constants of SplitMix64, as signed numbers."""
 
 
 def share_of(text: str) -> float:
@@ -18,6 +24,36 @@ def run_seed() -> int:
 def seeded_generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose stream depends on all ``parts`` and on nothing else, such as how often it was asked before."""
     return torch.Generator(device).manual_seed(_hash64(repr(parts)) >> 1)
+
+
+def stream_key(*parts: int | str) -> int:
+    """Key of the random stream that belongs to all ``parts``: a signed 64-bit number, for :func:`branch`."""
+    return _hash64(repr(parts)) - 2**63
+
+
+def branch(keys: Tensor, index: Tensor) -> Tensor:
+    """Key of each stream's branch number ``index``; both int64, broadcast.
+
+    A generator without a state (SplitMix64, whose n-th output this is): draws depend on their keys, and neither on the
+    device, nor on what else is drawn together with them.
+
+    References:
+        Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    bits = keys + (index + 1) * _GOLDEN
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+def uniform(keys: Tensor) -> Tensor:
+    """One draw from [0, 1) for each key that :func:`branch` gave, in float64."""
+    return _shifted(keys, 11).double() * 2.0**-53
+
+
+def _shifted(bits: Tensor, num: int) -> Tensor:
+    """Shift to the right, filled with zeros."""
+    return (bits >> num) & (2 ** (64 - num) - 1)
 
 
 def _hash64(text: str) -> int:

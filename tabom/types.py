@@ -93,6 +93,7 @@ class PromptBatch(_Rows):
         is_response: True on the last N positions.
         examples: Where the rows come from.
         source: Which held-out data they are, where there are several kinds.
+        samples: Number of each row among the decodings of its query; None if each is the first.
     """
 
     noisy_ids: Int[Tensor, "B L"]
@@ -100,6 +101,13 @@ class PromptBatch(_Rows):
     is_response: Bool[Tensor, "B L"]
     examples: tuple[Example, ...]
     source: str = ""
+    samples: tuple[int, ...] | None = None
+
+    @property
+    def queries(self) -> list[tuple[str, int]]:
+        """Query id and sample of each row."""
+        samples = self.samples or (0,) * len(self.examples)
+        return [(example.query_id, sample) for example, sample in zip(self.examples, samples, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,12 @@ def kl_divergence(logits_p: Float[Tensor, "*K V"], logits_q: Float[Tensor, "*K V
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
+def row_chunks(logits: Float[Tensor, "K V"]) -> list[slice]:
+    """Rows to work on together, so that what is made of them fits a cache; an empty batch is one chunk."""
+    num_rows = max(1, _CHUNK_NUMBERS["cpu" if logits.device.type == "cpu" else "other"] // logits.shape[1])
+    return [slice(start, start + num_rows) for start in range(0, max(1, len(logits)), num_rows)]
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
@@ -86,7 +92,7 @@ class _TokenStatistics(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, target_ids: Tensor) -> tuple[Tensor, ...]:
         """Keep the logits and the entropy; the probabilities are computed again for the gradient."""
         parts: list[tuple[Tensor, ...]] = []
-        for rows in _chunks(logits):
+        for rows in row_chunks(logits):
             log_probs = _log_softmax(logits[rows])
             nll = -log_probs.gather(1, target_ids[rows, None]).squeeze(1)
             peak, place = log_probs.max(1)
@@ -104,7 +110,7 @@ class _TokenStatistics(torch.autograd.Function):
         logits, target_ids, entropy, place = ctx.saved_tensors
         of_nll, of_entropy, of_confidence = (gradient[:, None] for gradient in gradients[:3])
         result = torch.empty_like(logits)
-        for rows in _chunks(logits):
+        for rows in row_chunks(logits):
             log_probs = _log_softmax(logits[rows])
             probs = log_probs.exp()
             at_peak = of_confidence[rows] * probs.gather(1, place[rows, None])
@@ -114,9 +120,3 @@ class _TokenStatistics(torch.autograd.Function):
             gradient.scatter_add_(1, place[rows, None], at_peak)
             result[rows] = gradient
         return result, None
-
-
-def _chunks(logits: Tensor) -> list[slice]:
-    """Rows that are worked on together; an empty batch is one chunk."""
-    num_rows = max(1, _CHUNK_NUMBERS["cpu" if logits.device.type == "cpu" else "other"] // logits.shape[1])
-    return [slice(start, start + num_rows) for start in range(0, max(1, len(logits)), num_rows)]

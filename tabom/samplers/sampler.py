@@ -1,10 +1,9 @@
 """Batched decoding of masked diffusion language models.
 
-Axes: B rows, L canvas positions, N response positions, K candidates (masked positions of the rows' current blocks, row
-by row), V vocabulary, S steps.
+Axes: B rows of a batch, S of them in work, L canvas positions, N response positions, K candidates (masked positions of
+the rows' current blocks, row by row), V vocabulary, T steps.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,17 +11,20 @@ import torch
 from torch import Tensor
 
 from tabom.errors import require
-from tabom.functional.token_statistics import token_statistics
+from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.filtering import likely_tokens
+from tabom.samplers.progress import Positions, Progress, Turn
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
 from tabom.samplers.trace_credit import TraceCredit
-from tabom.seeding import seeded_generator
+from tabom.seeding import branch, stream_key, uniform
 from tabom.types import DecodedBatch, PromptBatch
 
 Score = Literal["entropy", "confidence", "margin", "random"]
 ScoreDistribution = Literal["model", "sampling"]
 
 _SCORE_DECIMALS = 5
+_TOKEN, _SCORE, _POSITION, _SCHEDULE = range(4)
+"""Random streams of a position at a step: what each draw is for."""
 
 
 class Denoiser(Protocol):
@@ -165,61 +167,67 @@ class Sampler:
         return sum(self._schedule.max_num_steps(length, len(lengths)) for length in lengths)
 
     @torch.inference_mode()
-    def decode(self, backbone: Denoiser, batch: PromptBatch, *, record_steps: bool = False) -> DecodedBatch:
+    def decode(
+        self,
+        backbone: Denoiser,
+        batch: PromptBatch,
+        *,
+        num_slots: int | None = None,
+        eos_token_id: int | None = None,
+        record_steps: bool = False,
+        on_finished: Callable[[int], None] | None = None,
+    ) -> DecodedBatch:
         """Decode a batch.
 
         Args:
-            backbone: Gives hidden states (B, L, D) and, for any of them, logits; and says its mask token.
+            backbone: Gives hidden states (S, L, D) and, for any of them, logits; and says its mask token.
             batch: Prompts with masked responses.
+            num_slots: Rows that are in work at a time; one that is finished makes room for the next, longest prompts
+                first. None: all.
+            eos_token_id: A row is finished as soon as nothing is masked before its first token of this kind. What is
+                still masked after it becomes this token, in one further step, with entropy and score NaN. None: every
+                position is decoded.
             record_steps: Also record the entropy of every masked position before each step. The head is then applied to
                 all of them, and not only to those of the current blocks.
+            on_finished: Told how many rows a step finished, if any.
 
         Returns:
-            Tokens and the record of their unmasking.
+            Tokens and the record of their unmasking, in the order of the batch.
 
         Raises:
             TabomError: If the schedule does not fit the blocks, or an id is outside the vocabulary.
         """
-        num_rows, length = batch.noisy_ids.shape[0], int(batch.is_response[0].sum())
+        length = int(batch.is_response[0].sum())
         num_blocks, num_steps = len(self._block_lengths(length)), self.num_steps(length)
-        canvas = batch.noisy_ids.clone()
-        response = canvas[:, -length:]
-        block_of = torch.arange(length, device=canvas.device) // (self.block_length or length)
-        is_masked = torch.ones_like(response, dtype=torch.bool)
-        unmask_step, block_step = torch.zeros_like(response), torch.zeros_like(response[:, 0])
-        unmask_entropy, unmask_score = torch.zeros(2, num_rows, length, device=canvas.device)
-        step_entropy = unmask_entropy.new_full((num_rows, num_steps, length), torch.nan) if record_steps else None
-        generators = [seeded_generator(self.seed, example.query_id) for example in batch.examples]
+        canvas, device = batch.noisy_ids.clone(), batch.noisy_ids.device
+        record = _Record(canvas[:, -length:], num_steps if record_steps else 0)
+        row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
+        prompt_lengths = (batch.attention_mask.sum(1) - length).cpu().numpy()
+        progress = Progress(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
         credit = None
-        for step in range(num_steps):
-            rows = is_masked.any(1)
-            if not rows.any():
-                break
-            is_candidate = is_masked & (block_of == block_of[is_masked.long().argmax(1)][:, None])
-            is_read = is_masked if record_steps else is_candidate
-            logits = self._logits(backbone, canvas[rows], batch, rows, is_read[rows])
-            if step_entropy is not None:
-                is_competing = is_candidate[is_read]
-                waiting, logits = logits[~is_competing], logits[is_competing]
-                step_entropy[:, step][is_read & ~is_candidate] = token_statistics(waiting, waiting.argmax(-1)).entropy
-            fused = logits
+        while len(progress.rows):
+            turn = progress.turn(device)
+            hidden = self._hidden(backbone, canvas, batch, turn)
+            fused = logits = self._logits(backbone, hidden, turn.candidates)
             if self.trace_credit is not None:
-                fused, credit = self.trace_credit(logits, is_candidate, credit)
-
-            uniform = functools.partial(self._uniforms, generators, is_candidate)
-            choice = self._choose(logits, fused, backbone.mask_token_id, uniform)
-            if step_entropy is not None:
-                step_entropy[:, step][is_candidate] = choice.entropy
-            is_revealed = self._select(choice, is_candidate, block_step, num_blocks, uniform)
-            is_taken = is_revealed[is_candidate]
-            response[is_revealed] = choice.tokens[is_taken]
-            unmask_step[is_revealed] = step
-            unmask_entropy[is_revealed] = choice.entropy[is_taken]
-            unmask_score[is_revealed] = choice.score[is_taken]
-            is_masked = is_masked & ~is_revealed
-            block_step = torch.where((is_candidate & is_masked).any(1), block_step + 1, 0)
-        require(not is_masked.any(), f"schedule: expected every position revealed in {num_steps} steps, got fewer")
-        return DecodedBatch(response.clone(), unmask_step, unmask_entropy, unmask_score, step_entropy)
+                place = turn.candidates.row * length + turn.candidates.column
+                fused, credit = self.trace_credit(logits, place, credit)
+            choice = self._choose(logits, fused, backbone.mask_token_id, turn.candidates, row_keys)
+            if record_steps:
+                waiting = self._logits(backbone, hidden, turn.waiting)
+                record.look_at(turn.waiting, token_statistics(waiting, waiting.argmax(-1)).entropy)
+                record.look_at(turn.candidates, choice.entropy)
+            is_revealed = self._select(choice, turn, num_blocks, row_keys)
+            tokens = turn.spread(choice.tokens, -1)
+            record.reveal(turn, is_revealed, tokens, choice)
+            is_end = is_revealed & (tokens == (-1 if eos_token_id is None else eos_token_id))
+            finished = progress.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
+            if finished and on_finished is not None:
+                on_finished(len(finished))
+            is_overdue = progress.step[progress.rows].max(initial=0) >= num_steps
+            require(not is_overdue, f"schedule: expected every position revealed in {num_steps} steps, got fewer")
+        record.fill(torch.from_numpy(progress.is_masked).to(device), eos_token_id)
+        return record.decoded()
 
     @property
     def _schedule(self) -> Schedule:
@@ -229,15 +237,22 @@ class Sampler:
         block_length = self.block_length or response_length
         return [min(block_length, response_length - start) for start in range(0, response_length, block_length)]
 
-    def _logits(self, backbone: Denoiser, canvas: Tensor, batch: PromptBatch, rows: Tensor, is_read: Tensor) -> Tensor:
-        """Logits in float32 of the positions to be read, guided and without forbidden tokens."""
-        length = is_read.shape[1]
-        attention_mask = batch.attention_mask[rows]
-        logits = backbone.logits(backbone(canvas, attention_mask)[:, -length:][is_read]).float()
+    def _hidden(self, backbone: Denoiser, canvas: Tensor, batch: PromptBatch, turn: Turn) -> list[Tensor]:
+        """Hidden states of the responses in work (S, N, D); with guidance also those without the prompt."""
+        width = turn.num_prompt + turn.response_length
+        ids, is_there = (part[:, -width:][turn.rows] for part in (canvas, batch.attention_mask))
+        seen = [ids]
         if self.cfg_scale > 0:
-            unprompted = canvas.masked_fill(~batch.is_response[rows], backbone.mask_token_id)
-            unconditional = backbone.logits(backbone(unprompted, attention_mask)[:, -length:][is_read]).float()
-            logits = unconditional + (self.cfg_scale + 1) * (logits - unconditional)
+            is_prompt = ~batch.is_response[:, -width:][turn.rows]
+            seen.append(ids.masked_fill(is_prompt, backbone.mask_token_id))
+        return [backbone(each, is_there)[:, -turn.response_length :] for each in seen]
+
+    def _logits(self, backbone: Denoiser, hidden: list[Tensor], positions: Positions) -> Tensor:
+        """Logits in float32 (K, V), guided and without forbidden tokens."""
+        each = [backbone.logits(states[positions.slot, positions.column]).float() for states in hidden]
+        logits = each[0]
+        if self.cfg_scale > 0:
+            logits = each[1] + (self.cfg_scale + 1) * (each[0] - each[1])
         for name in ("forbidden_token_ids", "deferred_token_ids"):
             ids = getattr(self, name)
             require(
@@ -248,7 +263,9 @@ class Sampler:
             logits[:, self.forbidden_token_ids] = torch.finfo(logits.dtype).min
         return logits
 
-    def _choose(self, logits: Tensor, fused: Tensor, mask_token_id: int, uniform: Callable[..., Tensor]) -> _Choice:
+    def _choose(
+        self, logits: Tensor, fused: Tensor, mask_token_id: int, candidates: Positions, row_keys: Tensor
+    ) -> _Choice:
         """Token of each candidate, the model's entropy there, and its score (K,), from logits (K, V)."""
         lowest = torch.finfo(fused.dtype).min
         sampling = fused if self.temperature == 0 else (fused / self.temperature).clamp(min=lowest)
@@ -257,13 +274,16 @@ class Sampler:
             is_likely = likely_tokens(sampling, top_p=self.top_p, top_k=self.top_k)
             sampling = sampling.masked_fill(~is_likely, lowest)
 
-        mask = torch.tensor([mask_token_id], device=fused.device)
-        tokens = fused.index_fill(-1, mask, -torch.inf).argmax(-1)
+        tokens = _likeliest(fused, mask_token_id)
         if self.temperature > 0:
-            noisy = fused.double() / self.temperature + _gumbel(uniform(fused.shape[-1]))
             if is_likely is not None:  # the mask token may have taken all the probability that the filter keeps
-                noisy = noisy.masked_fill(~is_likely.scatter(-1, tokens[:, None], value=True), -torch.inf)
-            tokens = noisy.index_fill(-1, mask, -torch.inf).argmax(-1)
+                is_likely = is_likely.scatter(-1, tokens[:, None], value=True)
+            for some in row_chunks(fused):
+                noisy = fused[some].double() / self.temperature
+                noisy += _gumbel(self._uniform(_TOKEN, candidates.take(some), row_keys, noisy.shape[-1]))
+                if is_likely is not None:
+                    noisy.masked_fill_(~is_likely[some], -torch.inf)
+                tokens[some] = _likeliest(noisy, mask_token_id)
 
         scored = fused if self.score_distribution == "model" else sampling
         statistics = token_statistics(scored, tokens)
@@ -274,28 +294,24 @@ class Sampler:
         elif self.score == "confidence":
             score = confidence
         elif self.score == "margin":
+            mask = torch.tensor([mask_token_id], device=scored.device)
             score = -scored.softmax(-1).index_fill(-1, mask, 0.0).topk(2).values.diff().squeeze(-1)
         else:
-            score = uniform().float()
+            score = self._uniform(_SCORE, candidates, row_keys).float()
         return _Choice(tokens, entropy, confidence, score)
 
-    def _select(
-        self,
-        choice: _Choice,
-        is_candidate: Tensor,
-        block_step: Tensor,
-        num_blocks: int,
-        uniform: Callable[..., Tensor],
-    ) -> Tensor:
-        """Candidates that this step reveals (B, N)."""
+    def _select(self, choice: _Choice, turn: Turn, num_blocks: int, row_keys: Tensor) -> Tensor:
+        """Candidates that this step reveals (S, N)."""
+        candidates = turn.candidates
+        is_candidate = turn.spread(torch.ones_like(choice.tokens, dtype=torch.bool), fill=False)
         key = choice.score.round(decimals=_SCORE_DECIMALS)
         if self.score_temperature > 0:
-            key = key.double() / self.score_temperature + _gumbel(uniform())
-        order = _spread(key, is_candidate, -torch.inf).argsort(dim=1, descending=True, stable=True)
+            key = key.double() / self.score_temperature + _gumbel(self._uniform(_POSITION, candidates, row_keys))
+        order = turn.spread(key, -torch.inf).argsort(dim=1, descending=True, stable=True)
         is_eligible = is_candidate
         if self.deferred_token_ids:
             deferred = torch.tensor(self.deferred_token_ids, device=key.device)
-            is_wanted = _spread(~torch.isin(choice.tokens, deferred), is_candidate, fill=False)
+            is_wanted = turn.spread(~torch.isin(choice.tokens, deferred), fill=False)
             is_eligible = is_wanted | (is_candidate & ~is_wanted.any(1, keepdim=True))
             is_last = is_candidate & ~is_eligible
             lateness = torch.where(is_candidate, is_last.long(), 2).gather(1, order)
@@ -304,33 +320,87 @@ class Sampler:
         schedule = self._schedule
         state = BlockState(
             rank=torch.empty_like(order).scatter_(1, order, positions),
-            confidence=_spread(choice.confidence.round(decimals=_SCORE_DECIMALS), is_candidate, 0.0),
+            confidence=turn.spread(choice.confidence.round(decimals=_SCORE_DECIMALS), 0.0),
             is_eligible=is_eligible,
             num_masked=is_candidate.sum(1),
-            step=block_step,
+            step=turn.block_step,
             num_blocks=num_blocks,
-            uniform=_spread(uniform(), is_candidate, 1.0) if schedule.is_random else None,
+            uniform=turn.spread(self._uniform(_SCHEDULE, candidates, row_keys), 1.0) if schedule.is_random else None,
         )
         return schedule.select(state) & is_candidate
 
-    def _uniforms(self, generators: list[torch.Generator], is_candidate: Tensor, *shape: int) -> Tensor:
-        """Uniform draws (K, *shape) in float64; a row's come from its own generator, in the order of its positions."""
-        counts = is_candidate.sum(1).tolist()
-        draws = [self._uniform(*pair, *shape) for pair in zip(generators, counts, strict=True) if pair[1]]
-        return torch.cat(draws).to(is_candidate.device)
+    def _uniform(self, stream: int, candidates: Positions, row_keys: Tensor, num_tokens: int | None = None) -> Tensor:
+        """One draw a candidate (K,), or one for each of its tokens (K, V), in float64.
 
-    def _uniform(self, generator: torch.Generator, *shape: int) -> Tensor:
-        """Every draw goes through here, so that a test can put recorded ones in its place."""
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
-
-
-def _gumbel(uniform: Tensor) -> Tensor:
-    return -(-uniform.log()).log()
+        It depends on query, sample, seed, step, position, token and purpose. Every draw is made here, so that a test
+        can put recorded ones in its place.
+        """
+        keys = branch(branch(row_keys[candidates.row], candidates.step), candidates.column)
+        keys = branch(keys, torch.tensor(stream))
+        if num_tokens is not None:
+            keys = branch(keys[:, None], torch.arange(num_tokens, device=keys.device))
+        return uniform(keys)
 
 
-def _spread(values: Tensor, where: Tensor, fill: float) -> Tensor:
-    """Put one value per candidate (K,) at its position; ``fill`` elsewhere (B, N)."""
-    return values.new_full(where.shape, fill).masked_scatter_(where, values)
+class _Record:
+    """What becomes of a batch (B, N), and how.
+
+    Args:
+        response: The canvas' responses, all masked; revealed in place.
+        num_steps: Steps of which all entropies are kept; 0 for none.
+    """
+
+    def __init__(self, response: Tensor, num_steps: int) -> None:
+        num_rows, length = response.shape
+        self.response = response
+        self.unmask_step = torch.zeros_like(response)
+        self.unmask_entropy, self.unmask_score = torch.zeros(2, num_rows, length, device=response.device)
+        self.step_entropy = None
+        if num_steps:
+            self.step_entropy = self.unmask_entropy.new_full((num_rows, num_steps, length), torch.nan)
+
+    def look_at(self, positions: Positions, entropy: Tensor) -> None:
+        """Keep the entropies of masked positions (K,) before a step."""
+        if self.step_entropy is not None:
+            self.step_entropy[positions.row, positions.step, positions.column] = entropy
+
+    def reveal(self, turn: Turn, is_revealed: Tensor, tokens: Tensor, choice: _Choice) -> None:
+        """Take over what a step revealed (S, N)."""
+        changes = (
+            (self.response, tokens),
+            (self.unmask_step, turn.step[:, None]),
+            (self.unmask_entropy, turn.spread(choice.entropy, 0.0)),
+            (self.unmask_score, turn.spread(choice.score, 0.0)),
+        )
+        for part, values in changes:
+            part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
+
+    def fill(self, is_masked: Tensor, token_id: int | None) -> None:
+        """Reveal the rest of every row, in one further step."""
+        if token_id is not None:
+            self.response.masked_fill_(is_masked, token_id)
+            self.unmask_step = torch.where(is_masked, self.unmask_step.amax(1, keepdim=True) + 1, self.unmask_step)
+            for part in (self.unmask_entropy, self.unmask_score):
+                part.masked_fill_(is_masked, torch.nan)
+
+    def decoded(self) -> DecodedBatch:
+        """All of it."""
+        return DecodedBatch(
+            self.response.clone(), self.unmask_step, self.unmask_entropy, self.unmask_score, self.step_entropy
+        )
+
+
+def _likeliest(logits: Tensor, mask_token_id: int) -> Tensor:
+    """The likeliest token besides the mask (K,)."""
+    of_mask = logits[:, mask_token_id].clone()
+    logits[:, mask_token_id] = -torch.inf
+    tokens = logits.argmax(-1)
+    logits[:, mask_token_id] = of_mask
+    return tokens
+
+
+def _gumbel(uniforms: Tensor) -> Tensor:
+    return -(-uniforms.log()).log()
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Fusion of the logits with what earlier steps of a block predicted.
 
-Axes: B rows, N response positions, K candidates (masked positions of the rows' current blocks), V vocabulary.
+Axes: K candidates (masked positions of the rows' current blocks), V vocabulary.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Credit(NamedTuple):
     """What has been added up so far.
 
     Attributes:
-        is_candidate: The positions it belongs to (B, N).
-        values: Credit of every token at each of them, in the order of the positions (K, V).
+        place: A number for each position that it belongs to, in ascending order (K,).
+        values: Credit of every token there (K, V).
     """
 
-    is_candidate: Tensor
+    place: Tensor
     values: Tensor
 
 
@@ -50,25 +50,25 @@ class TraceCredit:
         self.exponent = exponent
         self.decay = decay
 
-    def __call__(self, logits: Tensor, is_candidate: Tensor, earlier: Credit | None) -> tuple[Tensor, Credit]:
+    def __call__(self, logits: Tensor, place: Tensor, earlier: Credit | None) -> tuple[Tensor, Credit]:
         """Add this step's credit.
 
         Args:
-            logits: Of the candidates, in the order of the positions (K, V).
-            is_candidate: Where they are (B, N).
+            logits: Of the candidates (K, V).
+            place: A number for each of them that no other position of the batch has (K,).
             earlier: What the step before returned; None in the first.
 
         Returns:
             The fused logits (K, V), and the credit for the next step.
         """
-        values = torch.zeros_like(logits) if earlier is None else self.decay * _carried(earlier, is_candidate)
+        values = torch.zeros_like(logits) if earlier is None else self.decay * _carried(earlier, place)
         confidence, likeliest = logits.softmax(-1).max(-1, keepdim=True)
         values = values.scatter_add(-1, likeliest, confidence.pow(self.exponent))
-        return logits + self.weight * values.log1p(), Credit(is_candidate, values)
+        place, order = place.sort()
+        return logits + self.weight * values.log1p(), Credit(place, values[order])
 
 
-def _carried(earlier: Credit, is_candidate: Tensor) -> Tensor:
+def _carried(earlier: Credit, place: Tensor) -> Tensor:
     """Credit (K, V) of positions that were candidates before; none for those of a new block."""
-    index = earlier.is_candidate.flatten().cumsum(0).view_as(is_candidate) - 1
-    was_candidate = earlier.is_candidate[is_candidate]
-    return earlier.values[index[is_candidate].clamp(min=0)] * was_candidate[:, None]
+    index = torch.searchsorted(earlier.place, place).clamp(max=len(earlier.place) - 1)
+    return earlier.values[index] * (earlier.place[index] == place)[:, None]

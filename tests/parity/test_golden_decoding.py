@@ -124,20 +124,13 @@ def settings_of(name, case):
 class RecordedSampler(Sampler):
     """Draws what the official code drew: one draw a step for each masked position of the row's block."""
 
-    def replay(self, uniforms, unmask_step):
-        self.uniforms = uniforms[:, :, -unmask_step.shape[1] :]
-        self.recorded_step = unmask_step
-        self.rows, self.num_draws = {}, [0] * len(unmask_step)
+    def replay(self, uniforms):
+        self.uniforms = uniforms
         return self
 
-    def _uniform(self, generator, *shape):
-        row = self.rows.setdefault(id(generator), len(self.rows))
-        step = self.num_draws[row]
-        self.num_draws[row] += 1
-        masked = (self.recorded_step[row] >= step).nonzero()[:, 0]
-        block_length = self.block_length or self.recorded_step.shape[1]
-        draws = self.uniforms[step, row, masked[masked // block_length == masked[0] // block_length]].double()
-        assert draws.shape == shape
+    def _uniform(self, stream, candidates, row_keys, num_tokens=None):
+        draws = self.uniforms[candidates.step, candidates.row, candidates.column].double()
+        assert draws.shape[1:] == (() if num_tokens is None else (num_tokens,))
         return draws
 
 
@@ -159,7 +152,8 @@ def decode(name, cases, tensors, backbone_of):
     case = cases[name]
     sampler = RecordedSampler(**settings_of(name, case))
     if f"{name}/uniforms" in tensors:
-        sampler.replay(tensors[f"{name}/uniforms"], tensors[f"{name}/unmask_step"])
+        length = tensors[f"{name}/unmask_step"].shape[1]
+        sampler.replay(tensors[f"{name}/uniforms"][:, :, -length:])
     batch = batch_of(name, case, tensors)
     return batch, sampler.decode(backbone_of(case), batch)
 
