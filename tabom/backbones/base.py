@@ -1,6 +1,6 @@
 """The contract of a backbone.
 
-Axes: B rows, L positions, D hidden size, V vocabulary, K asked-for positions.
+Axes: B rows, L positions, D hidden size, V vocabulary, K asked-for positions, P positions that are computed.
 """
 
 import copy
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tabom.errors import require
+from tabom.backbones.cache import CanvasCache
+from tabom.errors import TabomError, require
 from tabom.types import SpecialIds
 
 
@@ -39,6 +40,44 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def logits(self, hidden: Float[Tensor, "*K D"]) -> Float[Tensor, "*K V"]:
         """Apply the head to the hidden states of asked-for positions."""
+
+    def forward_with_cache(
+        self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B L D"], CanvasCache]:
+        """What ``forward`` gives, and the keys and values that came up on the way.
+
+        Raises:
+            TabomError: If the backbone cannot keep them.
+        """
+        del input_ids, attention_mask
+        raise self._no_cache()
+
+    def forward_from_cache(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"],
+        positions: Int[Tensor, "B P"],
+        cache: CanvasCache,
+    ) -> Float[Tensor, "B P D"]:
+        """Hidden states that predict the tokens at ``positions``, computed for these alone.
+
+        They attend to the whole canvas; keys and values elsewhere come from ``cache``, which is left as it is. Exact if
+        the cache is of the same input; an approximation once a token has changed, those at ``positions`` included.
+
+        Args:
+            input_ids: The whole canvas; only the ids that are computed are read.
+            attention_mask: Of the whole canvas.
+            positions: Columns of the canvas, ascending in each row; a row with fewer repeats its last one.
+            cache: From ``forward_with_cache`` of this backbone, of as many rows and columns.
+
+        Raises:
+            TabomError: If the backbone cannot keep keys and values.
+        """
+        del input_ids, attention_mask, positions, cache
+        raise self._no_cache()
+
+    def _no_cache(self) -> TabomError:
+        return TabomError(f"cache: expected a backbone that can keep keys and values, got {type(self).__name__}")
 
 
 class Backbone(Denoiser):

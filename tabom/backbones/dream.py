@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tabom.backbones.cache import CanvasCache
 from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
 from tabom.errors import require
 
@@ -41,8 +42,38 @@ class DreamBackbone(DecoderBackbone):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states, each taken from its left neighbour; a row's first real token keeps its own."""
-        hidden = super().forward(input_ids, attention_mask)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        first = attention_mask.long().argmax(1, keepdim=True)
-        source = torch.maximum(positions - 1, first)
-        return hidden.gather(1, source[..., None].expand_as(hidden))
+        return _shifted(super().forward(input_ids, attention_mask), attention_mask)
+
+    def forward_with_cache(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, CanvasCache]:
+        """Hidden states, each taken from its left neighbour, and keys and values, which are not shifted."""
+        hidden, cache = super().forward_with_cache(input_ids, attention_mask)
+        return _shifted(hidden, attention_mask), cache
+
+    def forward_from_cache(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
+    ) -> Tensor:
+        """Hidden states of the left neighbours; computed are these and ``positions``: P + 1 columns if consecutive."""
+        source = _left_neighbours(positions, attention_mask)
+        is_computed = torch.zeros_like(attention_mask).scatter(1, positions, True).scatter(1, source, True)
+        place = is_computed.long().cumsum(1) - 1
+        last = place[:, -1:]
+        order = is_computed.long().argsort(dim=1, descending=True, stable=True)
+        columns = torch.arange(int(last.max()) + 1, device=order.device)
+        computed = order.gather(1, torch.minimum(columns, last))
+        hidden = super().forward_from_cache(input_ids, attention_mask, computed, cache)
+        return _gathered(hidden, place.gather(1, source))
+
+
+def _left_neighbours(positions: Tensor, attention_mask: Tensor) -> Tensor:
+    """Where the hidden states lie that predict the tokens at ``positions`` (B, P) or (P,)."""
+    first = attention_mask.long().argmax(1, keepdim=True)
+    return torch.maximum(positions - 1, first)
+
+
+def _shifted(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    return _gathered(hidden, _left_neighbours(positions, attention_mask))
+
+
+def _gathered(hidden: Tensor, index: Tensor) -> Tensor:
+    return hidden.gather(1, index[..., None].expand(*index.shape, hidden.shape[-1]))

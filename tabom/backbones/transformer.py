@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
+from tabom.backbones.cache import CanvasCache, PartialPass
 from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_checkpoint, weight_files
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
@@ -26,6 +27,7 @@ FULL_ATTENTION: dict[str, Any] = {
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
 }
 """What makes a causal decoder's configuration that of LLaDA and Dream."""
+_PARTIAL_ATTENTION = ("sdpa", "eager", "flex_attention")  # flash: transformers takes the queries for the last columns
 
 
 class TransformersBackbone(Backbone):
@@ -162,6 +164,22 @@ class AdapterOff(Denoiser):
             return backbone(input_ids, attention_mask)
 
     @torch.no_grad()
+    def forward_with_cache(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, CanvasCache]:
+        """Hidden states, keys and values without the adapter."""
+        (backbone,) = self._backbone
+        with backbone.adapter_off(), without_dropout(backbone):
+            return backbone.forward_with_cache(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def forward_from_cache(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
+    ) -> Tensor:
+        """Hidden states without the adapter."""
+        (backbone,) = self._backbone
+        with backbone.adapter_off(), without_dropout(backbone):
+            return backbone.forward_from_cache(input_ids, attention_mask, positions, cache)
+
+    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the head, which has no adapter."""
         (backbone,) = self._backbone
@@ -215,11 +233,46 @@ class DecoderBackbone(TransformersBackbone):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states; positions count real tokens, so padding moves nothing."""
-        position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        return self._run(input_ids, attention_mask, _position_ids(attention_mask), None)
+
+    def forward_with_cache(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, CanvasCache]:
+        """Hidden states, keys and values.
+
+        Raises:
+            TabomError: If the attention's implementation cannot compute a part of the canvas, or in training with
+                gradient checkpointing, where transformers keeps nothing.
+        """
+        attention = self.transformer.config._attn_implementation
+        require(
+            attention in _PARTIAL_ATTENTION,
+            f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
+        )
+        kept: Any = DynamicCache()
+        hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), kept)
+        require(len(kept) > 0, "cache: expected a backbone in evaluation mode, got one in training")
+        return hidden, CanvasCache([keys for keys, _, _ in kept], [values for _, values, _ in kept])
+
+    def forward_from_cache(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
+    ) -> Tensor:
+        """Hidden states at ``positions``, which attend to the whole canvas."""
+        position_ids = _position_ids(attention_mask).gather(1, positions)
+        return self._run(input_ids.gather(1, positions), attention_mask, position_ids, PartialPass(cache, positions))
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache | None) -> Tensor:
+        """Hidden states (B, P, D) of ids (B, P), which attend where the mask (B, L) is true."""
         output = self.transformer.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=False,
         )
         return output.last_hidden_state
+
+
+def _position_ids(attention_mask: Tensor) -> Tensor:
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 def read_weights(

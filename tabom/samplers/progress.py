@@ -41,7 +41,9 @@ class Turn(NamedTuple):
         rows: Rows in work (S,).
         step: Steps that each has spent (S,).
         block_step: Steps that each has spent in its current block (S,).
-        block_start: First column of that block (S,).
+        row_numbers: The rows again, on the host.
+        block_starts: First column of each one's current block, on the host.
+        is_first: Whether it is each one's first step in that block, on the host.
         candidates: Masked positions of the current blocks (K,).
         waiting: Masked positions of later blocks.
         num_prompt: Prompt tokens of the row that has most of them.
@@ -51,7 +53,9 @@ class Turn(NamedTuple):
     rows: Tensor
     step: Tensor
     block_step: Tensor
-    block_start: Tensor
+    row_numbers: list[int]
+    block_starts: list[int]
+    is_first: list[bool]
     candidates: Positions
     waiting: Positions
     num_prompt: int
@@ -96,9 +100,12 @@ class Progress:
         is_masked = self.is_masked[rows]
         block = self.block_of[is_masked.argmax(1)]
         is_candidate = is_masked & (self.block_of == block[:, None])
-        columns = (rows, self.step[rows], self.block_step[rows], block * self.block_length)
+        columns = (rows, self.step[rows], self.block_step[rows])
         return Turn(
             *(torch.from_numpy(column).to(device, non_blocking=True) for column in columns),
+            row_numbers=rows.tolist(),
+            block_starts=(block * self.block_length).tolist(),
+            is_first=(self.block_step[rows] == 0).tolist(),
             candidates=self._positions(is_candidate, device),
             waiting=self._positions(is_masked & ~is_candidate, device),
             num_prompt=int(self.prompt_lengths[rows].max()),

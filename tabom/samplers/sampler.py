@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tabom.errors import require
 from tabom.functional.token_statistics import row_chunks, token_statistics
+from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.filtering import likely_tokens
 from tabom.samplers.progress import Positions, Progress, Turn
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
@@ -84,9 +85,12 @@ class Sampler:
         deferred_token_ids: A position whose chosen token is one of these is revealed when nothing else is left to
             reveal in its block.
         trace_credit: Fuses logits with earlier predictions of the block; tokens and scores come from the fused ones.
+        cache_blocks: Keep the keys and values of the prompt and of finished blocks while a block is decoded: faster,
+            and an approximation (:class:`tabom.samplers.block_cache.BlockCache`).
 
     Raises:
-        TabomError: If a value is out of range, or a schedule is given together with ``tokens_per_step``.
+        TabomError: If a value is out of range, a schedule is given together with ``tokens_per_step``, or guidance
+            together with the cache.
 
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 2; ML-GSAI/LLaDA ``generate.py``; Dream ``generation_utils.py``.
@@ -108,6 +112,7 @@ class Sampler:
         forbidden_token_ids: tuple[int, ...] = (),
         deferred_token_ids: tuple[int, ...] = (),
         trace_credit: TraceCredit | None = None,
+        cache_blocks: bool = False,
     ) -> None:
         require(tokens_per_step >= 1, f"tokens_per_step: expected at least 1, got {tokens_per_step}")
         require(
@@ -122,6 +127,7 @@ class Sampler:
             block_length is None or block_length >= 1, f"block_length: expected at least 1 or null, got {block_length}"
         )
         require(cfg_scale >= 0, f"cfg_scale: expected at least 0, got {cfg_scale}")
+        require(not cache_blocks or cfg_scale == 0, f"cfg_scale: expected 0 beside cache_blocks, got {cfg_scale}")
         self.score: Score = score
         self.tokens_per_step = tokens_per_step
         self.temperature = temperature
@@ -136,6 +142,13 @@ class Sampler:
         self.forbidden_token_ids = tuple(forbidden_token_ids)
         self.deferred_token_ids = tuple(deferred_token_ids)
         self.trace_credit = trace_credit
+        self.cache_blocks = cache_blocks
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another response."""
+        draws = self.temperature > 0 or self.score_temperature > 0 or self.score == "random"
+        return draws or self._schedule.is_random
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides what a query decodes to, besides the model, as JSON can hold it."""
@@ -204,10 +217,10 @@ class Sampler:
         row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
         prompt_lengths = (batch.attention_mask.sum(1) - length).cpu().numpy()
         progress = Progress(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
-        credit = None
+        credit, cache = None, BlockCache() if self.cache_blocks else None
         while len(progress.rows):
             turn = progress.turn(device)
-            hidden = self._hidden(backbone, canvas, batch, turn)
+            hidden = self._hidden(backbone, canvas, batch, turn, cache)
             fused = logits = self._logits(backbone, hidden, turn.candidates)
             if self.trace_credit is not None:
                 place = turn.candidates.row * length + turn.candidates.column
@@ -237,10 +250,14 @@ class Sampler:
         block_length = self.block_length or response_length
         return [min(block_length, response_length - start) for start in range(0, response_length, block_length)]
 
-    def _hidden(self, backbone: Denoiser, canvas: Tensor, batch: PromptBatch, turn: Turn) -> list[Tensor]:
+    def _hidden(
+        self, backbone: Denoiser, canvas: Tensor, batch: PromptBatch, turn: Turn, cache: BlockCache | None
+    ) -> list[Tensor]:
         """Hidden states of the responses in work (S, N, D); with guidance also those without the prompt."""
         width = turn.num_prompt + turn.response_length
         ids, is_there = (part[:, -width:][turn.rows] for part in (canvas, batch.attention_mask))
+        if cache is not None:
+            return [cache.hidden(backbone, ids, is_there, turn)]
         seen = [ids]
         if self.cfg_scale > 0:
             is_prompt = ~batch.is_response[:, -width:][turn.rows]

@@ -167,7 +167,8 @@ def test_progress_of_blocks():
     is_revealed = np.array([[True, False, False, False], [True, True, False, False]])
     assert progress.advance(is_revealed, np.zeros_like(is_revealed)) == []
     turn = progress.turn(torch.device("cpu"))
-    assert turn.block_start.tolist() == [0, 2]
+    assert turn.block_starts == [0, 2]
+    assert turn.is_first == [False, True]
     assert turn.block_step.tolist() == [1, 0]
     assert turn.step.tolist() == [1, 1]
     assert turn.candidates.column.tolist() == [1, 2, 3]
