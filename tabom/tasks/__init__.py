@@ -3,7 +3,17 @@
 from tabom.tasks.base import ExampleSource, Split, Task
 from tabom.tasks.countdown import Countdown
 from tabom.tasks.python_source import PythonSource
+from tabom.tasks.question_dataset import QuestionDataset
 from tabom.tasks.question_file import QuestionFile
 from tabom.tasks.sudoku import Sudoku4x4
 
-__all__ = ["Countdown", "ExampleSource", "PythonSource", "QuestionFile", "Split", "Sudoku4x4", "Task"]
+__all__ = [
+    "Countdown",
+    "ExampleSource",
+    "PythonSource",
+    "QuestionDataset",
+    "QuestionFile",
+    "Split",
+    "Sudoku4x4",
+    "Task",
+]

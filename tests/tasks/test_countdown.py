@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tabom.errors import TabomError
 from tabom.tasks import Countdown
@@ -29,6 +31,30 @@ PUZZLE = Example("q", "countdown 30,100,93>23=", "")
 )
 def test_verdicts(response, is_correct):
     assert Countdown().is_correct(PUZZLE, response) is is_correct
+
+
+@given(st.text(max_size=64) | st.text("0123456789+-*/() _.exob\0\n\\'\"[]{}:~\ud800", max_size=64))
+def test_any_text_has_a_verdict(response):
+    assert Countdown().is_correct(Example("q", "countdown 30,100,93>1000000=", ""), response) is False
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "9**9**9**9",
+        "9" * 64,
+        "1e999999999",
+        "(" * 64,
+        "-" * 63 + "1",
+        "1or 2",
+        "\0",
+        "\ud800",
+        "0x" + "f" * 62,
+        "f'{1}'",
+    ],
+)
+def test_hard_texts(response):
+    assert Countdown().is_correct(PUZZLE, response) is False
 
 
 def test_fractions_on_the_way_are_exact():

@@ -2,15 +2,15 @@
 
 import csv
 import json
-import sys
-import threading
-from fractions import Fraction
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tabom.errors import TabomError
 from tabom.tasks import QuestionFile
-from tabom.tasks.question_file import last_number
+from tabom.tasks.answers import last_number
 from tabom.types import Example
 
 
@@ -23,6 +23,8 @@ def write(tmp_path):
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
+        elif path.suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
         else:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(path)
@@ -88,7 +90,7 @@ class TestSplits:
 
 
 class TestRows:
-    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
     def test_columns(self, write, name):
         content = [{"ask": 'one,\n"quoted"', "say": "1"}, {"ask": "two", "say": "2"}]
         task = QuestionFile(write(name, content), prompt_column="ask", answer_column="say", held_out=0.0)
@@ -115,8 +117,94 @@ class TestRows:
     def test_no_file(self, tmp_path):
         task = QuestionFile(str(tmp_path / "none.jsonl"))
         assert failure(lambda: task.examples("train", 1)) == (
-            f"{tmp_path}/none.jsonl: expected a CSV or JSON Lines file, found no such file"
+            f"{tmp_path}/none.jsonl: expected a CSV, JSON Lines or Parquet file, found no such file"
         )
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+    def test_nested_columns(self, write, name):
+        turns = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4"}]
+        path = write(name, [{"turns": turns, "turns.0": "another", "answer": {"value": 4}}])
+        for columns, expected in {
+            ("turns.0.content", "turns.1.content"): ("2?", "4"),
+            ("turns.0", "answer.value"): ("another", "4"),
+        }.items():
+            task = QuestionFile(path, prompt_column=columns[0], answer_column=columns[1], held_out=0.0)
+            (example,) = task.examples("train", 1)
+            assert (example.prompt, example.reference) == expected
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            ("turns.2.content", "expected columns question, turns.2.content, found no turns.2.content"),
+            ("turns.x", "expected columns question, turns.x, found no turns.x"),
+            ("question.x", "expected columns question, question.x, found no question.x"),
+            ("turns", "column turns: expected text or a number, got list"),
+            ("turns.1", "column turns.1: expected text or a number, got dict"),
+        ],
+    )
+    @pytest.mark.parametrize(("name", "place"), [("a.jsonl", ":1"), ("a.parquet", ": row 0")])
+    def test_a_value_that_is_no_text(self, write, name, place, column, message):
+        path = write(name, [{"question": "1?", "turns": [{"content": "1"}, {"content": "2"}]}])
+        task = QuestionFile(path, answer_column=column)
+        assert failure(lambda: task.examples("train", 1)) == f"{path}{place}: {message}"
+
+    @pytest.mark.parametrize(("name", "kind"), [("a.jsonl", "JSON Lines"), ("a.csv", "CSV")])
+    def test_a_file_that_is_not_utf8(self, tmp_path, name, kind):
+        path = tmp_path / name
+        path.write_bytes(b"question,answer\n\xff,1\n")
+        message = failure(lambda: QuestionFile(str(path)).examples("train", 1))
+        assert message.startswith(f"{path}: expected {kind} in UTF-8 ('utf-8' codec can't decode byte 0xff in")
+
+    def test_a_csv_field_that_is_too_long(self, write):
+        path = write("a.csv", [{"question": "1" * 140_000, "answer": "1"}])
+        assert failure(lambda: QuestionFile(path).examples("train", 1)) == (
+            f"{path}: expected CSV in UTF-8 (field larger than field limit (131072))"
+        )
+
+    @pytest.mark.parametrize("line", ["{", "[" * 100_000, "[1]", "9" * 5000])
+    def test_a_line_that_is_no_object(self, tmp_path, line):
+        path = tmp_path / "a.jsonl"
+        path.write_text(line)
+        assert failure(lambda: QuestionFile(str(path)).examples("train", 1)) == (
+            f"{path}:1: expected columns question, answer, found no question, answer"
+        )
+
+
+class TestParquet:
+    def test_a_value_that_is_missing(self, write):
+        path = write("a.parquet", [*rows(1500), {"question": "none?", "answer": None}])
+        task = QuestionFile(path)
+        assert failure(lambda: task.examples("train", 1)) == (
+            f"{path}: row 1500: expected columns question, answer, found no answer"
+        )
+
+    def test_a_column_that_is_missing(self, write):
+        path = write("a.parquet", rows(2))
+        for column in ("say", "say.value"):
+            task = QuestionFile(path, answer_column=column)
+            assert failure(lambda task=task: task.examples("train", 1)) == (
+                f"{path}: expected columns question, {task.answer_column}, found question, answer"
+            )
+
+    def test_the_rows_are_those_of_the_other_formats(self, write):
+        tasks = [QuestionFile(write(f"a.{suffix}", rows(2100)), held_out=0.1) for suffix in ("jsonl", "csv", "parquet")]
+        examples = [task.examples("train", 1800) for task in tasks]
+        assert examples[0] == examples[1] == examples[2]
+
+    @pytest.mark.parametrize("num_bytes", [0, 20, 300])
+    def test_a_file_that_is_cut_off(self, write, num_bytes):
+        path = Path(write("a.parquet", rows(50)))
+        path.write_bytes(path.read_bytes()[:num_bytes])
+        message = failure(lambda: QuestionFile(str(path)).examples("train", 1))
+        assert message.startswith(f"{path}: expected a Parquet file (")
+
+    def test_damaged_pages(self, write):
+        path = Path(write("a.parquet", rows(50)))
+        content = bytearray(path.read_bytes())
+        content[4:200] = bytes(196)
+        path.write_bytes(content)
+        message = failure(lambda: QuestionFile(str(path)).examples("train", 1))
+        assert message.startswith(f"{path}: expected a Parquet file (")
 
 
 @pytest.mark.parametrize("held_out", [-0.1, 1.0])
@@ -135,37 +223,6 @@ def verdict(verifier, reference, response):
 )
 def test_exact(response, is_correct):
     assert verdict("exact", "a b ", response) is is_correct
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("#### 1,234", 1234),
-        ("The answer is $1234.00.", 1234),
-        ("1,234,567.25 in all", Fraction(4938269, 4)),
-        ("first 3, then 1,2", 2),
-        ("1,2345", 2345),
-        ("12345,678", 678),
-        ("18\n#### -5", -5),
-        ("a loss of -$5.50!", Fraction(-11, 2)),
-        ("\u22127", -7),
-        ("10-5", 5),
-        ("(3)-2", 2),
-        ("10 - 5", 5),
-        ("x=-3/4", Fraction(-3, 4)),
-        ("0.1", Fraction(1, 10)),
-        (".5", Fraction(1, 2)),
-        ("50% of it", 50),
-        ("3/0", None),
-        ("none", None),
-        ("", None),
-        ("\u0663", None),
-        ("9" * 6000, 10**6000 - 1),
-    ],
-    ids=lambda value: str(value)[:20] if isinstance(value, str) else "",
-)
-def test_last_number(text, value):
-    assert last_number(text) == value
 
 
 def test_number():
@@ -191,19 +248,6 @@ def test_number():
 )
 def test_math(reference, response, is_correct):
     assert verdict("math", reference, response) is is_correct
-
-
-def test_math_outside_the_main_thread():
-    verdicts = []
-    thread = threading.Thread(target=lambda: verdicts.extend(verdict("math", r"\boxed{2}", r) for r in ("$2$", "$3$")))
-    thread.start()
-    thread.join()
-    assert verdicts == [True, False]
-
-
-def test_math_without_its_library(monkeypatch):
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    assert failure(lambda: verdict("math", "1", "1")) == ("verifier: math needs math-verify; pip install 'tabom[math]'")
 
 
 class TestGsm8k:

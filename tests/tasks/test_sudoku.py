@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tabom.errors import TabomError
 from tabom.tasks import Sudoku4x4
@@ -37,6 +39,11 @@ def test_there_are_288_grids():
 )
 def test_verdicts(response, is_correct):
     assert Sudoku4x4().is_correct(example("1204341221434321"), response) is is_correct
+
+
+@given(st.text())
+def test_any_text_has_a_verdict(response):
+    assert Sudoku4x4().is_correct(example("1204341221434321"), response) is ("".join(response.split()) == SOLUTION)
 
 
 def test_any_valid_completion_counts():
@@ -119,7 +126,9 @@ class TestFile:
     def test_no_file(self, tmp_path):
         with pytest.raises(TabomError) as error:
             Sudoku4x4(test_file=str(tmp_path / "none.csv")).examples("test", 1)
-        assert str(error.value) == f"{tmp_path}/none.csv: expected a CSV or JSON Lines file, found no such file"
+        assert str(error.value) == (
+            f"{tmp_path}/none.csv: expected a CSV, JSON Lines or Parquet file, found no such file"
+        )
 
 
 def test_public_file(shared_data):
