@@ -11,7 +11,7 @@ _VERBS = {
     "test": ("tabom.lightning_cli", "measure on the test split"),
     "predict": ("tabom.lightning_cli", "decode queries and write trajectory shards"),
     "export": ("tabom.lightning_cli", "write a trained model or adapter for other tools"),
-    "trajectories": ("tabom.commands.trajectories", "import released trajectories into shards"),
+    "trajectories": ("tabom.commands.trajectories", "check, show, count, compare or import trajectories"),
     "demo": ("tabom.demo.command", "run everything from a tiny base model to a table and a figure"),
 }
 

@@ -111,6 +111,24 @@ class PromptBatch(_Rows):
 
 
 @dataclass(frozen=True)
+class PromptShard:
+    """Queries whose trajectories are kept in one file.
+
+    Attributes:
+        index: Number of the file.
+        prompts: Every sample of every query; None if there is nothing to do for it.
+    """
+
+    index: int
+    prompts: PromptBatch | None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PromptShard":
+        """Return a copy on ``device``, which Lightning asks for before a step."""
+        moved = self.prompts.to(device, non_blocking=non_blocking) if self.prompts else None
+        return PromptShard(self.index, moved)
+
+
+@dataclass(frozen=True)
 class TrajectoryBatch(_Rows):
     """Clean sequences and, where a model decoded them itself, the order in which it did.
 

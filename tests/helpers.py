@@ -10,7 +10,7 @@ from tabom.backbones import NewTinyDLM
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.modules import TabomTrainer
 from tabom.tasks import Sudoku4x4
-from tabom.trajectories import Manifest, TrajectoryRow, write_shard
+from tabom.trajectories import Origin, TrajectoryRow, TrajectoryStore
 from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32}
@@ -212,6 +212,27 @@ class ScriptedDLM:
         return hidden
 
 
+def origin_of(tokenizer, **changes):
+    values = {
+        "response_length": 19,
+        "mask_token_id": tokenizer.mask_token_id,
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "model_fingerprint": "0" * 64,
+        "query_fingerprint": "1" * 64,
+        "num_shards": 3,
+        "settings": {"sampler": {"score": "entropy", "temperature": 0.0}, "batch_size": 8, "keep": "all"},
+    }
+    return Origin(**{**values, **changes})
+
+
+def write_chunk(store, index, rows, tokenizer):
+    """A shard with the numbers that belong to its rows."""
+    num_wrong = sum(not row.is_verified for row in rows)
+    num_tokens = sum(row.response_ids.index(tokenizer.eos_token_id) + 1 for row in rows)
+    rejected = {"wrong answer": num_wrong} if num_wrong else {}
+    return store.write(index, rows, num_queries=len(rows), num_tokens=num_tokens, rejected=rejected)
+
+
 def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, unmask_step=None, response_length=19):
     """Trajectories whose answers are the references, decoded in a random order."""
     verified = [i % 3 != 2 for i in range(num_rows)] if is_verified is None else is_verified
@@ -222,6 +243,7 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
         rows.append(
             TrajectoryRow(
                 query_id=example.query_id,
+                sample=0,
                 is_verified=verified[i],
                 prompt_ids=tokenizer(example.prompt)["input_ids"],
                 response_ids=answer + [tokenizer.eos_token_id] * (response_length - len(answer)),
@@ -234,19 +256,12 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
                 reference=example.reference,
             )
         )
-    shards = tuple(
-        write_shard(rows[start : start + 10], directory / f"shard-{start}.parquet", response_length)
-        for start in range(0, num_rows, 10)
-    )
-    Manifest(
-        response_length=response_length,
-        mask_token_id=tokenizer.mask_token_id,
-        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        model_fingerprint="0" * 64,
-        sampler={},
-        schema={},
-        shards=shards,
-    ).save(directory)
+    chunks = [rows[start : start + 10] for start in range(0, num_rows, 10)]
+    store = TrajectoryStore(directory)
+    store.open(origin_of(tokenizer, response_length=response_length, num_shards=len(chunks)))
+    for index, chunk in enumerate(chunks):
+        write_chunk(store, index, chunk, tokenizer)
+    store.finish()
     return directory
 
 

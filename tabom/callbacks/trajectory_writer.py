@@ -1,43 +1,62 @@
 """Writes decoded trajectories to shards while they are made."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch.distributed as dist
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import WandbLogger
 
+from tabom.data import PromptDataModule
 from tabom.data.tokenizer import tokenizer_fingerprint
-from tabom.errors import require
-from tabom.trajectories import Manifest, ShardInfo, TrajectoryRow, check_output_dir, write_shard
-from tabom.trajectories.schema import features
+from tabom.errors import TabomError
+from tabom.modules import DistillationModule
+from tabom.modules.distillation import DistilledShard
+from tabom.trajectories import Manifest, Origin, TrajectoryStore
+from tabom.trajectories.timings import add_timing
 
 
 class TrajectoryWriter(BasePredictionWriter):
-    """Collects what ``DistillationModule`` predicts; writes a shard as soon as it is full, and the manifest last.
+    """Keeps what ``DistillationModule`` decodes, a file a shard, and says at the end what came out.
+
+    A run that was killed goes on where it stopped when the same command is given again, on any number of processes; one
+    that is finished has nothing to do. Another model, other queries or settings are refused.
 
     Args:
-        output_dir: Directory; must not hold trajectories yet, which is checked before decoding starts.
-        rows_per_shard: Trajectories a file.
-
-    Raises:
-        TabomError: If ``rows_per_shard`` is below 1.
+        output_dir: Directory, on a file system that all processes share.
     """
 
-    def __init__(self, output_dir: str, rows_per_shard: int = 1000) -> None:
+    def __init__(self, output_dir: str) -> None:
         super().__init__(write_interval="batch")
-        require(rows_per_shard >= 1, f"rows_per_shard: expected at least 1, got {rows_per_shard}")
         self.output_dir = Path(output_dir)
-        self.rows_per_shard = rows_per_shard
-        self._rows: list[TrajectoryRow] = []
-        self._shards: list[ShardInfo] = []
+        self._store = TrajectoryStore(self.output_dir)
+        self._num_decoded = self._num_tokens = 0
+        self._start = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the data module which shards are there."""
+        del pl_module, stage
+        cast("PromptDataModule", trainer.datamodule).finished_shards = self._store.finished()  # pyright: ignore
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise ``TabomError`` where trajectories would be overwritten."""
-        del pl_module
-        check_output_dir(self.output_dir)
-        trainer.strategy.barrier("nobody writes before everybody has looked")
+        """See to it that shards that are there belong to this run.
+
+        Raises:
+            TabomError: If they do not, or one is damaged.
+        """
+        failure = ""
+        if trainer.is_global_zero:
+            try:
+                self._store.open(_origin(cast("DistillationModule", pl_module)))
+            except TabomError as error:
+                failure = str(error)
+        failure = trainer.strategy.broadcast(failure)
+        if failure:
+            raise TabomError(failure)
+        self._start = time.monotonic()
 
     def write_on_batch_end(
         self,
@@ -49,41 +68,64 @@ class TrajectoryWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep the rows; write full shards."""
-        del batch_indices, batch, batch_idx, dataloader_idx
-        self._rows += prediction
-        while len(self._rows) >= self.rows_per_shard:
-            self._flush(trainer, pl_module)
+        """Write the shard."""
+        del trainer, pl_module, batch_indices, batch, batch_idx, dataloader_idx
+        shard = cast("DistilledShard", prediction)
+        if shard.num_queries:
+            self._store.write(
+                shard.index,
+                shard.rows,
+                num_queries=shard.num_queries,
+                num_tokens=shard.num_tokens,
+                rejected=shard.rejected,
+            )
+            self._num_decoded += shard.num_queries
+            self._num_tokens += shard.num_tokens
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the rest, the manifest, and say what came out."""
-        if self._rows:
-            self._flush(trainer, pl_module)
-        shards = self._shards
-        if trainer.world_size > 1:
-            gathered: list[list[ShardInfo]] = [[] for _ in range(trainer.world_size)]
-            dist.all_gather_object(gathered, self._shards)
-            shards = [shard for part in gathered for shard in part]
-        if trainer.is_global_zero:
-            manifest = self._manifest(pl_module, shards)
-            manifest.save(self.output_dir)
-            verified = f"{manifest.num_verified} of {manifest.num_rows} trajectories verified"
-            share = 100 * manifest.num_verified / max(manifest.num_rows, 1)
-            print(f"{self.output_dir}: {verified} ({share:.1f} %)")
+        """Write the manifest, and say what came out."""
+        seconds = time.monotonic() - self._start
+        counts = torch.tensor([self._num_decoded, self._num_tokens], device=pl_module.device)
+        num_decoded, num_tokens = cast("torch.Tensor", trainer.strategy.reduce(counts, reduce_op="sum")).tolist()
+        trainer.strategy.barrier("all shards are written")
+        if not trainer.is_global_zero:
+            return
+        manifest = self._store.finish()
+        add_timing(self.output_dir, num_tokens=num_tokens, seconds=seconds, num_processes=trainer.world_size)
+        statistics = _statistics(manifest) | {
+            "decoded by this run": num_decoded,
+            "tokens a second": round(num_tokens / seconds, 1),
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                rows = [[name, str(value)] for name, value in statistics.items()]
+                logger.log_table("distill/statistics", columns=["", "value"], data=rows)
+                logger.experiment.summary.update({f"distill/{name}": value for name, value in statistics.items()})
+        width = max(map(len, statistics))
+        lines = [f"  {name:<{width}}  {value:,}" for name, value in statistics.items()]
+        print("\n".join([f"{self.output_dir}:", *lines]))
 
-    def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows, self._rows = self._rows[: self.rows_per_shard], self._rows[self.rows_per_shard :]
-        path = self.output_dir / f"shard-{trainer.global_rank:03d}-{len(self._shards):05d}.parquet"
-        self._shards.append(write_shard(rows, path, pl_module.data.response_length))  # pyright: ignore
 
-    def _manifest(self, pl_module: Any, shards: list[ShardInfo]) -> Manifest:
-        response_length = pl_module.data.response_length
-        return Manifest(
-            response_length=response_length,
-            mask_token_id=pl_module.backbone.mask_token_id,
-            tokenizer_fingerprint=tokenizer_fingerprint(pl_module.data.tokenizer),
-            model_fingerprint=pl_module.backbone.fingerprint(),
-            sampler=pl_module.sampler.settings(),
-            schema={field.name: str(field.type) for field in features(response_length).arrow_schema},
-            shards=tuple(shards),
-        )
+def _origin(module: DistillationModule) -> Origin:
+    data = module.data
+    return Origin(
+        response_length=data.response_length,
+        mask_token_id=module.backbone.mask_token_id,
+        tokenizer_fingerprint=tokenizer_fingerprint(data.tokenizer),
+        model_fingerprint=module.backbone.fingerprint(),
+        query_fingerprint=data.query_fingerprint(),
+        num_shards=data.num_shards,
+        settings=module.settings() | data.query_settings(),
+    )
+
+
+def _statistics(manifest: Manifest) -> dict[str, float]:
+    """What is in the directory."""
+    return {
+        "trajectories": manifest.num_queries,
+        "verified": manifest.num_verified,
+        "verified, %": round(100 * manifest.num_verified / manifest.num_queries, 1),
+        "kept": manifest.num_rows,
+        **{f"rejected, {reason}": number for reason, number in sorted(manifest.rejected.items())},
+        "mean response tokens": round(manifest.num_tokens / manifest.num_queries, 1),
+    }

@@ -1,206 +1,31 @@
-"""Turn released trajectories (JSON Lines) into shards that `tabom fit` reads."""
+"""Look at directories of trajectories, compare them, and import released ones."""
 
 import argparse
-import dataclasses
-import itertools
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from tabom.errors import TabomError, require
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from tabom.trajectories import TrajectoryRow
-    from tabom.trajectories.released import Rejection, ReleasedRow
-
-METHODS = ("entropy", "default", "credit")
-REPORT_NAME = "import_report.json"
+from tabom.commands import trajectory_compare, trajectory_import, trajectory_show, trajectory_stats
+from tabom.commands.trajectory_import import METHODS, REPORT_NAME, import_released
 
 
-@dataclass
-class ImportReport:
-    """What became of the lines of a file.
-
-    Attributes:
-        file: Its path.
-        sha256: Of the file.
-        num_kept: Rows that are in the shards.
-        num_listed: Those that list ``non_ltr_positions``.
-        num_agreeing: Those whose list is what follows from their order.
-        rejections: Lines that were left out.
-    """
-
-    file: str
-    sha256: str
-    num_kept: int = 0
-    num_listed: int = 0
-    num_agreeing: int = 0
-    rejections: "list[Rejection]" = field(default_factory=list)
-
-    @property
-    def num_rows(self) -> int:
-        """Lines that are not blank."""
-        return self.num_kept + len(self.rejections)
-
-    def reasons(self) -> list[tuple[str, int, "Rejection"]]:
-        """Reason, how often, and the first line, most frequent first."""
-        first = {rejection.reason: rejection for rejection in reversed(self.rejections)}
-        counts = Counter(rejection.reason for rejection in self.rejections)
-        return [(reason, count, first[reason]) for reason, count in counts.most_common()]
-
-    def content(self) -> dict[str, Any]:
-        """As it is written to ``import_report.json``."""
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "num_rows": self.num_rows,
-            "num_kept": self.num_kept,
-            "num_rejected": {reason: count for reason, count, _ in self.reasons()},
-            "non_ltr_positions": {"num_listed": self.num_listed, "num_agreeing": self.num_agreeing},
-            "rejected_lines": [dataclasses.asdict(rejection) for rejection in self.rejections],
-        }
-
-    def table(self) -> "Table":
-        """For a terminal."""
-        from rich.table import Table
-
-        table = Table(title=f"Import of {self.file}")
-        table.add_column("")
-        table.add_column("rows", justify="right")
-        table.add_column("first line", justify="right")
-        table.add_row("read", str(self.num_rows))
-        table.add_row("kept", str(self.num_kept))
-        table.add_row("... of these, with non_ltr_positions", str(self.num_listed))
-        table.add_row("... of these, as they follow from the order", str(self.num_agreeing), end_section=True)
-        for reason, count, first in self.reasons():
-            table.add_row(reason, str(count), str(first.line))
-        return table
-
-
-def import_released(
-    file: Path,
-    output_dir: Path,
-    *,
-    tokenizer: str,
-    methods: Sequence[str] = (),
-    is_chat: bool = True,
-    rows_per_shard: int = 1000,
-) -> ImportReport:
-    """Write the usable rows of ``file`` as shards, ``import_report.json`` and, last, the manifest.
-
-    Args:
-        file: JSON Lines; see :mod:`tabom.trajectories.released`. It is read once more for its checksum.
-        output_dir: Directory; must not hold trajectories yet.
-        tokenizer: Of the model that decoded: ``characters``, a directory or a hub id.
-        methods: Values of ``method`` that are wanted; empty if all are.
-        is_chat: Whether prompts stand in the tokenizer's chat template, as the released recipes have them.
-        rows_per_shard: Trajectories a file, and how many are held in memory.
+def check(directory: Path) -> None:
+    """Read and validate every shard.
 
     Raises:
-        TabomError: If the file is missing, nothing of it can be kept, or ``output_dir`` holds trajectories.
+        TabomError: About the first file, and row, that is not as the manifest says.
     """
-    import rich.progress
+    from rich.console import Console
+    from rich.progress import track
 
-    from tabom.data.encoding import encode_prompts
-    from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-    from tabom.trajectories import Manifest, check_output_dir, write_shard
-    from tabom.trajectories.manifest import file_sha256
-    from tabom.trajectories.released import read_released
-    from tabom.trajectories.schema import features
-    from tabom.types import SpecialIds
+    from tabom.trajectories import Manifest, stream_shards
 
-    require(rows_per_shard >= 1, f"rows_per_shard: expected at least 1, got {rows_per_shard}")
-    require(file.is_file(), f"{file}: expected a JSON Lines file of trajectories, found no such file")
-    check_output_dir(output_dir)
-    loaded = load_tokenizer(tokenizer)
-    report = ImportReport(str(file), file_sha256(file))
-    shards = []
-    response_length = 0
-    with rich.progress.open(file, "rb", description=file.name) as lines:
-        released = read_released(
-            lines,
-            vocabulary_size=max(loaded.get_vocab().values()) + 1,
-            methods=methods,
-            encode_prompt=lambda prompt, query_id: encode_prompts(loaded, [prompt], [query_id], chat=is_chat)[0],
-        )
-        rows = _kept(released, report)
-        while chunk := list(itertools.islice(rows, rows_per_shard)):
-            response_length = len(chunk[0].response_ids)
-            path = output_dir / f"shard-{len(shards):05d}.parquet"
-            shards.append(write_shard(_shard_rows(chunk, loaded, report, is_chat=is_chat), path, response_length))
-    _require_rows(report)
-    (output_dir / REPORT_NAME).write_text(json.dumps(report.content(), indent=2) + "\n")
-    Manifest(
-        response_length=response_length,
-        mask_token_id=SpecialIds.of(loaded).mask,
-        tokenizer_fingerprint=tokenizer_fingerprint(loaded),
-        model_fingerprint="unknown (imported)",
-        sampler={"imported_from": file.name, "sha256": report.sha256},
-        schema={column.name: str(column.type) for column in features(response_length).arrow_schema},
-        shards=tuple(shards),
-    ).save(output_dir)
-    return report
-
-
-def _kept(released: "Iterable[ReleasedRow | Rejection]", report: ImportReport) -> "Iterator[ReleasedRow]":
-    from tabom.trajectories.released import Rejection
-
-    for row in released:
-        if isinstance(row, Rejection):
-            report.rejections.append(row)
-        else:
-            report.num_kept += 1
-            yield row
-
-
-def _shard_rows(
-    rows: "Sequence[ReleasedRow]", tokenizer: Any, report: ImportReport, *, is_chat: bool
-) -> "list[TrajectoryRow]":
-    """Steps without gaps, text up to the end-of-sequence token; counts the rows whose positions agree."""
-    import torch
-
-    from tabom.data.encoding import until_eos
-    from tabom.functional.unmasking import dense_steps, non_left_to_right
-    from tabom.trajectories import TrajectoryRow
-    from tabom.types import NEVER, SpecialIds
-
-    eos = SpecialIds.of(tokenizer).eos
-    response_ids = torch.tensor([row.response_ids for row in rows])
-    is_text = until_eos(response_ids, eos) & (response_ids != eos)
-    everywhere = torch.ones_like(is_text)
-    step = dense_steps(torch.tensor([row.decoding_order for row in rows]), where=everywhere)
-    is_out_of_order = non_left_to_right(step, is_revealed=step != NEVER, where=everywhere)
-    for row, positions in zip(rows, is_out_of_order, strict=True):
-        if row.non_ltr_positions is not None:
-            report.num_listed += 1
-            report.num_agreeing += set(row.non_ltr_positions) == set(positions.nonzero().flatten().tolist())
-    return [
-        TrajectoryRow(
-            query_id=row.query_id,
-            is_verified=row.is_verified,
-            prompt_ids=row.prompt_ids,
-            response_ids=row.response_ids,
-            unmask_step=step[i].tolist(),
-            unmask_entropy=[float("nan")] * len(row.response_ids),
-            prompt=row.prompt,
-            response=str(tokenizer.decode(response_ids[i, is_text[i]].tolist(), skip_special_tokens=is_chat)),
-            reference=row.reference,
-        )
-        for i, row in enumerate(rows)
-    ]
-
-
-def _require_rows(report: ImportReport) -> None:
-    if report.num_kept == 0:
-        message = f"{report.file}: expected at least one usable row, found none among {report.num_rows}"
-        for reason, count, first in report.reasons()[:1]:
-            message += f"; {count} x {reason}, such as line {first.line}: {first.detail}"
-        raise TabomError(message)
+    manifest = Manifest.load(directory)
+    console = Console(stderr=True)
+    shards, num_shards = stream_shards(directory), len(manifest.shards)
+    for _ in track(shards, directory.name, num_shards, console=console, disable=not console.is_terminal):
+        pass
+    noun = "shard" if num_shards == 1 else "shards"
+    print(f"{directory}: {manifest.num_rows:,} trajectories in {num_shards:,} {noun}, all as the manifest says")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -208,7 +33,35 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("tabom trajectories", description=__doc__)
     options.add_argument("verb", help=argparse.SUPPRESS)
     actions = options.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    add = actions.add_parser("import", prog="tabom trajectories import", help=__doc__, description=__doc__)
+    _add_import(actions)
+    for action, text in (
+        ("check", "Validate every file and row; the first bad one is named."),
+        ("stats", trajectory_stats.__doc__),
+        ("show", trajectory_show.__doc__),
+    ):
+        add = actions.add_parser(action, prog=f"tabom trajectories {action}", help=text, description=text)
+        add.add_argument("path", type=Path, metavar="PATH", help="directory with a manifest.json")
+        if action == "check":
+            continue
+        add.add_argument("--tokenizer", help="directory or hub id of the tokenizer that made the token ids")
+        if action == "stats":
+            add.add_argument("--json", action="store_true", dest="is_json", help="the figures as JSON")
+        else:
+            which = add.add_mutually_exclusive_group()
+            which.add_argument("--row", type=int, default=0, help="number of the row in the whole directory (0)")
+            which.add_argument("--query", metavar="ID", help="the row of this query")
+            add.add_argument("--sample", type=int, default=0, help="which decoding of the query (0)")
+    text = trajectory_compare.__doc__
+    add = actions.add_parser("compare", prog="tabom trajectories compare", help=text, description=text)
+    add.add_argument("first", type=Path, metavar="FIRST", help="directory with a manifest.json")
+    add.add_argument("second", type=Path, metavar="SECOND", help="another one, of the same queries")
+    add.add_argument("--json", action="store_true", dest="is_json", help="the figures as JSON")
+    return options
+
+
+def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = trajectory_import.__doc__
+    add = actions.add_parser("import", prog="tabom trajectories import", help=text, description=text)
     add.add_argument("file", type=Path, metavar="FILE", help="JSON Lines with response_token_ids and decoding_order")
     add.add_argument("--output_dir", type=Path, required=True, help="new directory for shards, manifest and report")
     add.add_argument("--tokenizer", required=True, help="directory or hub id of the tokenizer that made the token ids")
@@ -218,13 +71,31 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--no_chat_template", dest="chat_template", action="store_false", help="prompts as they stand")
     add.add_argument("--rows_per_shard", type=int, default=1000, help="trajectories a file (1000)")
-    return options
 
 
 def run(words: Sequence[str]) -> None:
     """``tabom trajectories``."""
     arguments = parser().parse_args(words)
+    match arguments.action:
+        case "import":
+            _import(arguments)
+        case "check":
+            check(arguments.path)
+        case "compare":
+            trajectory_compare.print_comparison(arguments.first, arguments.second, is_json=arguments.is_json)
+        case "stats":
+            trajectory_stats.print_stats(arguments.path, tokenizer=arguments.tokenizer, is_json=arguments.is_json)
+        case _:
+            trajectory_show.print_row(
+                arguments.path,
+                row=arguments.row,
+                query_id=arguments.query,
+                sample=arguments.sample,
+                tokenizer=arguments.tokenizer,
+            )
 
+
+def _import(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     report = import_released(

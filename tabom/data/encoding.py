@@ -199,6 +199,7 @@ def collate_prompts(
     mask_token_id: int,
     response_length: int,
     source: str = "",
+    samples: tuple[int, ...] | None = None,
 ) -> PromptBatch:
     """Pad prompts on the left and append a masked response to each."""
     prompts = _pad_left([prompt_ids for _, prompt_ids in items], pad_token_id)
@@ -212,6 +213,7 @@ def collate_prompts(
         is_response=torch.cat([torch.zeros_like(is_prompt), is_response], 1),
         examples=tuple(example for example, _ in items),
         source=source,
+        samples=samples,
     )
 
 

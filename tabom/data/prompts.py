@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +21,7 @@ from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
 from tabom.seeding import run_seed, seeded_generator
 from tabom.tasks import ExampleSource, Split, Task
-from tabom.types import Example, SpecialIds, TrajectoryBatch, Verdict
+from tabom.types import Example, PromptBatch, PromptShard, SpecialIds, TrajectoryBatch, Verdict
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class PromptDataModule(LightningDataModule):
 
     ``validate`` and ``test`` get text of every base domain under masks that never change (``CorruptedBatch``), prompts
     of those that are tasks, and prompts of the new domain (``PromptBatch``); the ``source`` of a batch is its base
-    domain. ``predict`` gets the prompts of the training split.
+    domain. ``predict`` gets the prompts of the training split, by shards (``PromptShard``) that depend on these
+    arguments alone: not on the number of processes, nor on what has been decoded before.
 
     Args:
         task: New domain.
@@ -66,8 +70,14 @@ class PromptDataModule(LightningDataModule):
         response_length: N, tokens a response is decoded into.
         base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
         num_queries: Prompts of the training split for ``predict``.
+        num_samples: Decodings of each of them.
+        queries_per_shard: Prompts whose trajectories are kept in one file; at most so many are decoded twice when a run
+            is killed.
         chat_template: Whether prompts are a user's turns and answers an assistant's, in the task and the base domain.
         evaluation: Sizes of everything outside training.
+
+    Attributes:
+        finished_shards: Those that ``predict`` need not decode again.
 
     Raises:
         TabomError: If a number is below 1.
@@ -80,12 +90,19 @@ class PromptDataModule(LightningDataModule):
         response_length: int,
         base_domains: dict[str, ExampleSource] | None = None,
         num_queries: int = 1000,
+        num_samples: int = 1,
+        queries_per_shard: int = 256,
         chat_template: bool = False,
         evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__()
-        require(response_length >= 1, f"response_length: expected at least 1, got {response_length}")
-        require(num_queries >= 1, f"num_queries: expected at least 1, got {num_queries}")
+        for name, number in {
+            "response_length": response_length,
+            "num_queries": num_queries,
+            "num_samples": num_samples,
+            "queries_per_shard": queries_per_shard,
+        }.items():
+            require(number >= 1, f"{name}: expected at least 1, got {number}")
         self.task = task
         self.response_length = response_length
         self.base_domains = base_domains or {}
@@ -93,6 +110,9 @@ class PromptDataModule(LightningDataModule):
             is_name = name.replace("-", "_").isidentifier()
             require(is_name, f"base_domains: expected names of letters, digits, - and _, got {name!r}")
         self.num_queries = num_queries
+        self.num_samples = num_samples
+        self.queries_per_shard = queries_per_shard
+        self.finished_shards: frozenset[int] = frozenset()
         self.chat_template = chat_template
         self.evaluation = evaluation
         self._tokenizer_name = tokenizer
@@ -103,6 +123,11 @@ class PromptDataModule(LightningDataModule):
         return load_tokenizer(self._tokenizer_name)
 
     @property
+    def special_ids(self) -> SpecialIds:
+        """Of the tokenizer."""
+        return SpecialIds.of(self.tokenizer)
+
+    @property
     def base_tasks(self) -> dict[str, Task]:
         """The base domains that have a verifier."""
         return {name: domain for name, domain in self.base_domains.items() if isinstance(domain, Task)}
@@ -110,7 +135,7 @@ class PromptDataModule(LightningDataModule):
     def judge(self, examples: Sequence[Example], response_ids: Tensor, source: str = "") -> list[Verdict]:
         """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``source``."""
         task = self.base_tasks[source] if source else self.task
-        is_kept = until_eos(response_ids, self._ids.eos) & (response_ids != self._ids.eos)
+        is_kept = until_eos(response_ids, self.special_ids.eos) & (response_ids != self.special_ids.eos)
         verdicts = []
         for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
             text = str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
@@ -119,7 +144,7 @@ class PromptDataModule(LightningDataModule):
 
     def is_before_end(self, response_ids: Tensor) -> Tensor:
         """Positions up to and with the first end-of-sequence token (B, N)."""
-        return until_eos(response_ids, self._ids.eos)
+        return until_eos(response_ids, self.special_ids.eos)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the validation split."""
@@ -130,12 +155,51 @@ class PromptDataModule(LightningDataModule):
         return self._evaluation_loaders("test", self.evaluation.num_test_prompts)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Prompts of the training split."""
-        return self._prompt_loader(self.task, "train", self.num_queries)
+        """Prompts of the training split, one shard at a time; those to be decoded come first, shared by all ranks.
+
+        Raises:
+            TabomError: If a prompt cannot be encoded.
+        """
+        for index in range(self.num_shards):
+            self._encode(self._shard_queries(index))
+        shards = sorted(range(self.num_shards), key=lambda index: index in self.finished_shards)
+        num_idle = max(0, self._ranks["world_size"] - len(shards))  # every rank has to come by
+        return evaluation_loader(
+            [*shards, *[-1] * num_idle], batch_size=1, collate_fn=self._collate_shard, **self._ranks
+        )
+
+    @property
+    def num_shards(self) -> int:
+        """Files that ``predict`` fills."""
+        return math.ceil(self.num_queries / self.queries_per_shard)
+
+    def num_to_decode(self) -> int:
+        """Trajectories that are left for this rank."""
+        left = [index for index in range(self.num_shards) if index not in self.finished_shards]
+        rank, world_size = self._ranks["rank"], self._ranks["world_size"]
+        return sum(len(self._shard_queries(index)) for index in left[rank::world_size]) * self.num_samples
+
+    def query_settings(self) -> dict[str, Any]:
+        """What decides which queries are decoded and how they are judged, as JSON can hold it."""
+        return {
+            "task": f"{type(self.task).__module__}.{type(self.task).__qualname__}",
+            "verifier": getattr(self.task, "verifier", None),
+            "chat_template": self.chat_template,
+            "num_queries": self.num_queries,
+            "num_samples": self.num_samples,
+            "queries_per_shard": self.queries_per_shard,
+        }
+
+    def query_fingerprint(self) -> str:
+        """SHA-256 of all prompts and references that ``predict`` serves."""
+        digest = hashlib.sha256()
+        for example in self._queries:
+            digest.update(json.dumps(dataclasses.astuple(example)).encode())
+        return digest.hexdigest()
 
     def collate(self, rows: Sequence[Row]) -> TrajectoryBatch:
         """Pad rows to a batch."""
-        return collate_rows(rows, pad_token_id=self._ids.pad, eos_token_id=self._ids.eos)
+        return collate_rows(rows, pad_token_id=self.special_ids.pad, eos_token_id=self.special_ids.eos)
 
     def training_loader(self, rows: Sequence[Row], batch_size: int) -> ResumableLoader:
         """Shuffle by the run's seed and the epoch.
@@ -146,10 +210,6 @@ class PromptDataModule(LightningDataModule):
         num_needed = batch_size * self._ranks["world_size"]
         require(len(rows) >= num_needed, f"training data: expected at least {num_needed} rows, got {len(rows)}")
         return ResumableLoader(rows, batch_size=batch_size, seed=run_seed(), collate_fn=self.collate, **self._ranks)
-
-    @property
-    def _ids(self) -> SpecialIds:
-        return SpecialIds.of(self.tokenizer)
 
     @property
     def _ranks(self) -> dict[str, int]:
@@ -165,28 +225,47 @@ class PromptDataModule(LightningDataModule):
         return [*loaders, self._prompt_loader(self.task, split, num_prompts)] if num_prompts else loaders
 
     def _prompt_loader(self, task: Task, split: Split, num_prompts: int, source: str = "") -> DataLoader[Any]:
-        examples = task.examples(split, num_prompts)
-        prompt_ids = encode_prompts(
-            self.tokenizer,
-            [example.prompt for example in examples],
-            [example.query_id for example in examples],
-            chat=self.chat_template,
-        )
-        collate = functools.partial(
-            collate_prompts,
-            pad_token_id=self._ids.pad,
-            mask_token_id=self._ids.mask,
+        rows = self._encode(task.examples(split, num_prompts))
+        return self._loader(rows, functools.partial(self._collate_prompts, source=source))
+
+    def _collate_prompts(
+        self, rows: Sequence[tuple[Example, list[int]]], source: str = "", samples: tuple[int, ...] | None = None
+    ) -> PromptBatch:
+        return collate_prompts(
+            rows,
+            pad_token_id=self.special_ids.pad,
+            mask_token_id=self.special_ids.mask,
             response_length=self.response_length,
             source=source,
+            samples=samples,
         )
-        return self._loader(list(zip(examples, prompt_ids, strict=True)), collate)
+
+    def _encode(self, examples: Sequence[Example]) -> list[tuple[Example, list[int]]]:
+        texts, query_ids = [example.prompt for example in examples], [example.query_id for example in examples]
+        prompt_ids = encode_prompts(self.tokenizer, texts, query_ids, chat=self.chat_template)
+        return list(zip(examples, prompt_ids, strict=True))
+
+    @functools.cached_property
+    def _queries(self) -> list[Example]:
+        return self.task.examples("train", self.num_queries)
+
+    def _shard_queries(self, index: int) -> list[Example]:
+        return self._queries[index * self.queries_per_shard : (index + 1) * self.queries_per_shard]
+
+    def _collate_shard(self, indices: Sequence[int]) -> PromptShard:
+        index = indices[0]
+        if index < 0 or index in self.finished_shards:
+            return PromptShard(index, None)
+        rows = [row for row in self._encode(self._shard_queries(index)) for _ in range(self.num_samples)]
+        samples = tuple(range(self.num_samples)) * (len(rows) // self.num_samples)
+        return PromptShard(index, self._collate_prompts(rows, samples=samples))
 
     def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
         """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
         examples = base_domain.examples(split, self.evaluation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         clean = dataclasses.replace(self.collate(rows), source=name)
-        corrupted = UniformMasking()(clean, self._ids.mask, seeded_generator(self.evaluation.mask_seed))
+        corrupted = UniformMasking()(clean, self.special_ids.mask, seeded_generator(self.evaluation.mask_seed))
         return self._loader(range(len(rows)), corrupted.select)
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:

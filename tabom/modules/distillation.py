@@ -1,6 +1,9 @@
 """Self-distillation: the base decodes, the task verifies."""
 
-from typing import TYPE_CHECKING, Any, cast
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from lightning import LightningModule
@@ -10,31 +13,93 @@ from tabom.errors import require
 from tabom.functional.unmasking import dense_steps
 from tabom.samplers import Sampler
 from tabom.trajectories import TrajectoryRow
-from tabom.types import PromptBatch
+from tabom.types import PromptBatch, PromptShard, Verdict
 
 if TYPE_CHECKING:
     from tabom.data import PromptDataModule
 
 
+@dataclass(frozen=True)
+class DistilledShard:
+    """What became of a :class:`PromptShard`.
+
+    Attributes:
+        index: Number of the file.
+        rows: Trajectories to keep.
+        num_queries: Trajectories decoded; 0 if there was nothing to do.
+        num_tokens: Their response tokens, up to and with the first end-of-sequence token.
+        rejected: How many are wrong, by reason.
+    """
+
+    index: int
+    rows: list[TrajectoryRow]
+    num_queries: int
+    num_tokens: int
+    rejected: dict[str, int]
+
+    @property
+    def num_verified(self) -> int:
+        """Trajectories whose answer is right."""
+        return self.num_queries - sum(self.rejected.values())
+
+
 class DistillationModule(LightningModule):
-    """Decodes prompts and returns one trajectory per prompt, right or wrong.
+    """Decodes the prompts of a shard and returns their trajectories.
+
+    What a query decodes to depends on the model, the query, the number of the sample and the sampler alone.
 
     Args:
         backbone: Where the weights come from; read in ``configure_model``.
         sampler: Decodes.
+        batch_size: Rows that are decoded at a time; one that is finished makes room for the next.
+        keep: ``all`` trajectories, right or wrong, or the ``verified`` ones.
+        early_finish: Whether a row is finished as soon as everything up to its first end-of-sequence token is decoded.
+            The rest is filled with that token, recorded as revealed in one further step, without entropies.
+        compile: Whether the backbone is compiled (``torch.compile``).
+
+    Raises:
+        TabomError: If ``batch_size`` is below 1.
     """
 
     backbone: Backbone
 
-    def __init__(self, backbone: BackboneSource, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        backbone: BackboneSource,
+        sampler: Sampler,
+        batch_size: int = 32,
+        keep: Literal["all", "verified"] = "all",
+        early_finish: bool = True,
+        compile: bool = False,  # noqa: A002, the name that everybody looks for
+    ) -> None:
         super().__init__()
+        require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
         self.sampler = sampler
+        self.batch_size = batch_size
+        self.keep: Literal["all", "verified"] = keep
+        self.early_finish = early_finish
+        self.on_finished: Callable[[int], None] | None = None
+        self._is_compiled = compile
         self._source = backbone
 
     def configure_model(self) -> None:
         """Read the weights."""
         if "backbone" not in self._modules:
             self.backbone = self._source.load(self.data.tokenizer)
+            if self._is_compiled:
+                self.backbone.compile(dynamic=True)
+
+    def on_predict_start(self) -> None:
+        """Refuse to decode the same thing several times.
+
+        Raises:
+            TabomError: If several samples are asked for, and the sampler draws nothing.
+        """
+        num_samples = self.data.num_samples
+        require(
+            num_samples == 1 or self.sampler.is_random,
+            f"num_samples: expected 1 with a sampler that draws nothing (temperature 0), got {num_samples}",
+        )
 
     @property
     def data(self) -> "PromptDataModule":
@@ -43,31 +108,73 @@ class DistillationModule(LightningModule):
         require(data is not None, "data: expected tabom.data.PromptDataModule, got none")
         return cast("PromptDataModule", data)
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[TrajectoryRow]:
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the bytes of a shard, besides the model and the queries, as JSON can hold it."""
+        return {
+            "sampler": self.sampler.settings(),
+            "batch_size": self.batch_size,
+            "keep": self.keep,
+            "early_finish": self.early_finish,
+            "compile": self._is_compiled,
+            "precision": self.trainer.precision,
+        }
+
+    def predict_step(self, batch: PromptShard, batch_idx: int) -> DistilledShard:
         """Decode, verify, and gather what a shard stores; steps that reveal nothing are not counted there."""
         del batch_idx
-        decoded = self.sampler.decode(self.backbone, batch)
-        verdicts = self.data.judge(batch.examples, decoded.response_ids)
-        is_prompt = batch.attention_mask & ~batch.is_response
-        columns: tuple[Any, ...] = (
-            batch.examples,
-            verdicts,
-            decoded.response_ids.tolist(),
-            dense_steps(decoded.unmask_step, where=torch.ones_like(decoded.unmask_step, dtype=torch.bool)).tolist(),
-            decoded.unmask_entropy.tolist(),
-            [ids[kept].tolist() for ids, kept in zip(batch.noisy_ids, is_prompt, strict=True)],
+        prompts = batch.prompts
+        if prompts is None:
+            return DistilledShard(batch.index, [], 0, 0, {})
+        decoded = self.sampler.decode(
+            self.backbone,
+            prompts,
+            num_slots=self.batch_size,
+            eos_token_id=self.data.special_ids.eos if self.early_finish else None,
+            on_finished=self.on_finished,
         )
-        return [
+        verdicts = self.data.judge(prompts.examples, decoded.response_ids)
+        unmask_step = dense_steps(decoded.unmask_step, where=torch.ones_like(decoded.unmask_step, dtype=torch.bool))
+        is_counted = self.data.is_before_end(decoded.response_ids)
+        has_ended = (decoded.response_ids == self.data.special_ids.eos).any(1).tolist()
+        rows = [
             TrajectoryRow(
-                query_id=example.query_id,
+                query_id=query_id,
+                sample=sample,
                 is_verified=verdict.is_correct,
                 prompt_ids=prompt_ids,
                 response_ids=response_ids,
-                unmask_step=unmask_step,
-                unmask_entropy=unmask_entropy,
+                unmask_step=steps,
+                unmask_entropy=entropies,
                 prompt=example.prompt,
                 response=verdict.text,
                 reference=example.reference,
             )
-            for example, verdict, response_ids, unmask_step, unmask_entropy, prompt_ids in zip(*columns, strict=True)
+            for (query_id, sample), example, verdict, prompt_ids, response_ids, steps, entropies in zip(
+                prompts.queries,
+                prompts.examples,
+                verdicts,
+                _prompt_ids(prompts),
+                decoded.response_ids.tolist(),
+                unmask_step.tolist(),
+                decoded.unmask_entropy.tolist(),
+                strict=True,
+            )
+            if verdict.is_correct or self.keep == "all"
         ]
+        pairs = zip(verdicts, has_ended, strict=True)
+        reasons = Counter(_reason(verdict, ended) for verdict, ended in pairs if not verdict.is_correct)
+        return DistilledShard(
+            batch.index, rows, len(verdicts), int(is_counted.sum()), rejected=dict(sorted(reasons.items()))
+        )
+
+
+def _prompt_ids(prompts: PromptBatch) -> list[list[int]]:
+    is_prompt = prompts.attention_mask & ~prompts.is_response
+    return [ids[kept].tolist() for ids, kept in zip(prompts.noisy_ids.cpu(), is_prompt.cpu(), strict=True)]
+
+
+def _reason(verdict: Verdict, has_ended: bool) -> str:
+    """Why an answer does not count."""
+    if not has_ended:
+        return "no end of sequence"
+    return "wrong answer" if verdict.text.strip() else "no answer"

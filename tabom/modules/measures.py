@@ -40,6 +40,7 @@ from tabom.types import (
     DecodedBatch,
     Example,
     PromptBatch,
+    SpecialIds,
     TrajectoryBatch,
     Verdict,
 )
@@ -47,6 +48,11 @@ from tabom.types import (
 
 class Judge(Protocol):
     """What a data module knows about answers."""
+
+    @property
+    def special_ids(self) -> SpecialIds:
+        """Of the tokenizer."""
+        ...
 
     def judge(self, examples: Sequence[Example], response_ids: Tensor, source: str = "") -> list[Verdict]:
         """Text and verdict of each row (B, N), by the task or the base domain ``source``."""
@@ -155,7 +161,8 @@ class DecodingMeasures(nn.Module):
     def update(self, backbone: Backbone, batch: PromptBatch, judge: Judge) -> None:
         """Decode and verify."""
         for index, (name, sampler) in enumerate(self._samplers.items()):
-            decoded = sampler.decode(backbone, batch, record_steps=index == 0)
+            eos = None if index == 0 else judge.special_ids.eos
+            decoded = sampler.decode(backbone, batch, eos_token_id=eos, record_steps=index == 0)
             verdicts = judge.judge(batch.examples, decoded.response_ids)
             self.accuracy[name].update(_is_correct(verdicts).double())  # pyright: ignore[reportCallIssue]
             if index == 0:
@@ -166,7 +173,8 @@ class DecodingMeasures(nn.Module):
                 self._pass_at.sampler.with_seed(self._pass_at.sampler.seed + i)
                 for i in range(self._pass_at.num_samples)
             ]
-            responses = [sampler.decode(backbone, batch).response_ids for sampler in samplers]
+            eos = judge.special_ids.eos
+            responses = [sampler.decode(backbone, batch, eos_token_id=eos).response_ids for sampler in samplers]
             is_correct = torch.stack([_is_correct(judge.judge(batch.examples, ids)) for ids in responses])
             self.pass_at_k.update(len(samplers), is_correct.sum(0).to(batch.noisy_ids.device))
 
@@ -237,7 +245,7 @@ class SkillMeasures(nn.Module):
         return results
 
     def _verdicts(self, model: Denoiser, batch: PromptBatch, judge: Judge) -> Tensor:
-        decoded = self._sampler.decode(model, batch)
+        decoded = self._sampler.decode(model, batch, eos_token_id=judge.special_ids.eos)
         return _is_correct(judge.judge(batch.examples, decoded.response_ids, batch.source))
 
 

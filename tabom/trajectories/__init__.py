@@ -1,15 +1,22 @@
 """Trajectories on disk: Parquet shards and a manifest that says what they hold and how they came about."""
 
-from tabom.trajectories.manifest import Manifest, ShardInfo
-from tabom.trajectories.reader import TrajectoryTable, read_trajectories
-from tabom.trajectories.writer import TrajectoryRow, check_output_dir, write_shard
+from tabom.trajectories.manifest import Manifest, Origin, ShardInfo
+from tabom.trajectories.reader import TrajectoryTable, find_row, read_row, read_trajectories, stream_shards
+from tabom.trajectories.store import TrajectoryStore
+from tabom.trajectories.writer import TrajectoryRow, check_output_dir, shard_name, write_shard
 
 __all__ = [
     "Manifest",
+    "Origin",
     "ShardInfo",
     "TrajectoryRow",
+    "TrajectoryStore",
     "TrajectoryTable",
     "check_output_dir",
+    "find_row",
+    "read_row",
     "read_trajectories",
+    "shard_name",
+    "stream_shards",
     "write_shard",
 ]

@@ -1,5 +1,7 @@
 """Reads and validates shards."""
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +14,40 @@ import pyarrow.parquet as pq
 from tabom.errors import TabomError, require
 from tabom.trajectories.manifest import Manifest, ShardInfo, file_sha256
 from tabom.trajectories.schema import features
+from tabom.trajectories.writer import TrajectoryRow
 from tabom.types import NEVER
+
+_COLUMNS = [
+    "query_id",
+    "sample",
+    "is_verified",
+    "prompt_ids",
+    "response_ids",
+    "unmask_step",
+    "unmask_entropy",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class TrajectoryTable:
-    """All trajectories of a directory, in the order of the shards.
+    """Trajectories of a directory or of one of its shards, in the order in which they were written.
 
     Attributes:
         manifest: What the directory says of itself.
         query_ids: One per row.
+        samples: (rows,) int16, which decoding of the query, 0 first.
         is_verified: (rows,) bool.
         prompt_ids: One list of tokens per row.
         response_ids: (rows, N) int32.
         unmask_step: (rows, N) int16, 0 first; ``NEVER`` where decoding revealed nothing.
-        unmask_entropy: (rows, N) float32, nats.
+        unmask_entropy: (rows, N) float32, nats; NaN where none was recorded.
         references: The task's own answers.
     """
 
     manifest: Manifest
     query_ids: list[str]
+    samples: npt.NDArray[np.int16]
     is_verified: npt.NDArray[np.bool_]
     prompt_ids: list[list[int]]
     response_ids: npt.NDArray[np.int32]
@@ -44,25 +60,127 @@ def read_trajectories(directory: Path, *, tokenizer_fingerprint: str, response_l
     """Read every shard that the manifest names.
 
     Raises:
-        TabomError: If a shard is missing, truncated, altered, of another schema, tokenizer or response length, if a
-            row's steps are no valid order, or if there is no row at all. The message names file and row.
+        TabomError: If the trajectories are of another tokenizer or response length, if there is no row at all, or for
+            any reason of :func:`stream_shards`.
     """
     manifest = Manifest.load(directory)
+    origin = manifest.origin
     require(
-        manifest.tokenizer_fingerprint == tokenizer_fingerprint,
+        origin.tokenizer_fingerprint == tokenizer_fingerprint,
         f"{directory}: expected trajectories of the tokenizer {tokenizer_fingerprint[:12]}, "
-        f"got those of {manifest.tokenizer_fingerprint[:12]}",
+        f"got those of {origin.tokenizer_fingerprint[:12]}",
     )
     require(
-        manifest.response_length == response_length,
-        f"{directory}: expected trajectories of response_length {response_length}, got {manifest.response_length}",
+        origin.response_length == response_length,
+        f"{directory}: expected trajectories of response_length {response_length}, got {origin.response_length}",
     )
     require(manifest.num_rows > 0, f"{directory}: expected at least one trajectory, the manifest counts none")
-    tables = [_read_shard(directory / shard.file, shard, response_length) for shard in manifest.shards]
-    table = pa.concat_tables(tables)
+    parts = [table for _, table in stream_shards(directory)]
+    return TrajectoryTable(
+        manifest=manifest,
+        query_ids=[query_id for part in parts for query_id in part.query_ids],
+        samples=np.concatenate([part.samples for part in parts]),
+        is_verified=np.concatenate([part.is_verified for part in parts]),
+        prompt_ids=[ids for part in parts for ids in part.prompt_ids],
+        response_ids=np.concatenate([part.response_ids for part in parts]),
+        unmask_step=np.concatenate([part.unmask_step for part in parts]),
+        unmask_entropy=np.concatenate([part.unmask_entropy for part in parts]),
+        references=[reference for part in parts for reference in part.references],
+    )
+
+
+def stream_shards(directory: Path) -> Iterator[tuple[ShardInfo, TrajectoryTable]]:
+    """Read and validate one shard after the other; of those before, only hashes of the rows' names are kept.
+
+    Raises:
+        TabomError: If there is no manifest or a Parquet file that it does not name; if a shard is missing, altered, of
+            another schema, or does not hold as many rows and verified rows as the manifest says; if a row's steps are
+            no valid order or its response is no text; if a query's sample is there twice. The message names file and
+            row.
+    """
+    manifest = Manifest.load(directory)
+    named = {shard.file for shard in manifest.shards}
+    for path in sorted(directory.glob("*.parquet")):
+        require(path.name in named, f"{path}: expected only the shards that the manifest names, found this file too")
+    seen: set[bytes] = set()
+    for info in manifest.shards:
+        path = directory / info.file
+        table = _read_shard(path, info, manifest)
+        _check_rows(path, table, info)
+        _check_names(path, table, seen)
+        yield info, table
+
+
+def find_row(directory: Path, query_id: str, sample: int) -> int:
+    """Number of a row in the whole directory, from the columns that name rows.
+
+    Raises:
+        TabomError: If there is no such row.
+    """
+    first = 0
+    for info in Manifest.load(directory).shards:
+        table = _open(directory / info.file, info).read(["query_id", "sample"])
+        names = zip(table["query_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
+        for row, name in enumerate(names):
+            if name == (query_id, sample):
+                return first + row
+        first += info.num_rows
+    raise TabomError(f"{directory}: expected a trajectory of the query {query_id}, sample {sample}, found none")
+
+
+def read_row(directory: Path, row: int) -> tuple[ShardInfo, TrajectoryRow]:
+    """One trajectory and its shard; reads the row's group alone and checks no more than that it can be read.
+
+    Args:
+        directory: With a manifest.
+        row: From 0, through all shards.
+
+    Raises:
+        TabomError: If there is no such row.
+    """
+    manifest = Manifest.load(directory)
+    num_rows = manifest.num_rows
+    require(0 <= row < num_rows, f"{directory}: expected a row from 0 to {num_rows - 1}, got {row}")
+    shards = iter(manifest.shards)
+    info = next(shards)
+    while row >= info.num_rows:
+        row -= info.num_rows
+        info = next(shards)
+    file = _open(directory / info.file, info)
+    group = 0
+    while row >= file.metadata.row_group(group).num_rows:
+        row -= file.metadata.row_group(group).num_rows
+        group += 1
+    (content,) = file.read_row_group(group).slice(row, 1).to_pylist()
+    return info, TrajectoryRow(**content)
+
+
+def _open(path: Path, info: ShardInfo) -> pq.ParquetFile:
+    require(path.is_file(), f"{path}: expected a shard of {info.num_rows} trajectories, found no such file")
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise TabomError(f"{path}: expected a Parquet file ({error})") from error
+
+
+def _read_shard(path: Path, info: ShardInfo, manifest: Manifest) -> TrajectoryTable:
+    response_length = manifest.origin.response_length
+    require(path.is_file(), f"{path}: expected a shard of {info.num_rows} trajectories, found no such file")
+    require(
+        file_sha256(path) == info.sha256,
+        f"{path}: expected the checksum in the manifest; the shard is truncated or was altered",
+    )
+    file = _open(path, info)
+    found = file.schema_arrow
+    for field in features(response_length).arrow_schema:
+        index = found.get_field_index(field.name)
+        got = found.field(index).type if index >= 0 else "no such column"
+        require(got == field.type, f"{path}: column {field.name}: expected {field.type}, got {got}")
+    table = file.read(_COLUMNS)
     return TrajectoryTable(
         manifest=manifest,
         query_ids=table["query_id"].to_pylist(),
+        samples=table["sample"].to_numpy(),
         is_verified=table["is_verified"].to_numpy(),
         prompt_ids=table["prompt_ids"].to_pylist(),
         response_ids=_matrix(table["response_ids"], response_length),
@@ -72,27 +190,21 @@ def read_trajectories(directory: Path, *, tokenizer_fingerprint: str, response_l
     )
 
 
-def _read_shard(path: Path, info: ShardInfo, response_length: int) -> pa.Table:
-    require(path.is_file(), f"{path}: expected a shard of {info.num_rows} trajectories, found no such file")
+def _check_rows(path: Path, table: TrajectoryTable, info: ShardInfo) -> None:
+    num_rows, num_verified = len(table.query_ids), int(table.is_verified.sum())
+    require(num_rows == info.num_rows, f"{path}: expected {info.num_rows} rows, as the manifest says, got {num_rows}")
     require(
-        file_sha256(path) == info.sha256,
-        f"{path}: expected the checksum in the manifest; the shard is truncated or was altered",
+        num_verified == info.num_verified,
+        f"{path}: expected {info.num_verified} verified rows, as the manifest says, got {num_verified}",
     )
-    try:
-        found = pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise TabomError(f"{path}: expected a Parquet file ({error})") from error
-    for field in features(response_length).arrow_schema:
-        index = found.get_field_index(field.name)
-        got = found.field(index).type if index >= 0 else "no such column"
-        require(got == field.type, f"{path}: column {field.name}: expected {field.type}, got {got}")
-    table = pq.read_table(path)
-    require(
-        table.num_rows == info.num_rows,
-        f"{path}: expected {info.num_rows} rows, as the manifest says, got {table.num_rows}",
-    )
-    _check_order(path, _matrix(table["unmask_step"], response_length))
-    return table
+    mask_token_id = table.manifest.origin.mask_token_id
+    is_wrong = (table.response_ids < 0) | (table.response_ids == mask_token_id)
+    for row, position in np.argwhere(is_wrong)[:1].tolist():
+        raise TabomError(
+            f"{path}: row {row}: column response_ids: expected ids from 0 other than the mask token {mask_token_id}, "
+            f"got {table.response_ids[row, position]} at position {position}"
+        )
+    _check_order(path, table.unmask_step)
 
 
 def _check_order(path: Path, unmask_step: npt.NDArray[np.int16]) -> None:
@@ -106,6 +218,15 @@ def _check_order(path: Path, unmask_step: npt.NDArray[np.int16]) -> None:
             f"{path}: row {row}: column unmask_step: expected every step from 0 to the last to reveal a position, "
             f"and {NEVER} where none did, got {unmask_step[row].tolist()}"
         )
+
+
+def _check_names(path: Path, table: TrajectoryTable, seen: set[bytes]) -> None:
+    for row, name in enumerate(zip(table.query_ids, table.samples.tolist(), strict=True)):
+        digest = hashlib.blake2b(repr(name).encode(), digest_size=16).digest()
+        require(
+            digest not in seen, f"{path}: row {row}: expected every query's sample once, got {name[0]}, {name[1]} again"
+        )
+        seen.add(digest)
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[Any]:

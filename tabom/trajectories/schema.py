@@ -2,19 +2,20 @@
 
 from datasets import Features, List, Value
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def features(response_length: int) -> Features:
     """One row is one trajectory; lists of the response hold ``response_length`` entries each.
 
-    ``unmask_step`` counts from 0 and is -1 where decoding revealed nothing; ``unmask_entropy`` is in nats, NaN where
-    none was recorded; ``response`` is the text up to the first end-of-sequence token; ``reference`` is the task's own
-    answer.
+    ``sample`` numbers the decodings of one query from 0; ``unmask_step`` counts from 0 and is -1 where decoding
+    revealed nothing; ``unmask_entropy`` is in nats, NaN where none was recorded; ``response`` is the text up to the
+    first end-of-sequence token; ``reference`` is the task's own answer.
     """
     return Features(
         {
             "query_id": Value("string"),
+            "sample": Value("int16"),
             "is_verified": Value("bool"),
             "prompt_ids": List(Value("int32")),
             "response_ids": List(Value("int32"), length=response_length),
@@ -25,3 +26,8 @@ def features(response_length: int) -> Features:
             "reference": Value("string"),
         }
     )
+
+
+def column_types(response_length: int) -> dict[str, str]:
+    """Arrow types by column, as the manifest records them."""
+    return {field.name: str(field.type) for field in features(response_length).arrow_schema}

@@ -96,3 +96,17 @@ def test_csv_logger(stage, tmp_path):
 def test_no_logger(stage, tmp_path):
     stage("fit", "sft_sd", "--trainer.default_root_dir=plain")
     assert yaml.safe_load((tmp_path / "plain/tabom_config.yaml").read_text())["seed_everything"] == 1
+
+
+def test_an_offline_run_of_a_distillation_holds_what_came_out(stage, tmp_path):
+    writer = {"class_path": "TrajectoryWriter", "init_args": {"output_dir": "new"}}
+    options = (*WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", f"--trainer.callbacks={json.dumps([writer])}")
+    stage("predict", "distill", *options, "--data.init_args.num_queries=12")
+    (run_file,) = (tmp_path / "logs/wandb").glob("offline-run-*/run-*.wandb")
+    values = json.loads(inspect(run_file, "--summary"))["summary"]
+    assert {values[f"distill/{name}"] for name in ("trajectories", "kept", "decoded by this run")} == {12}
+    assert values["distill/tokens a second"] > 0
+    (table,) = (run_file.parent / "files/media/table").rglob("*.json")
+    content = dict(json.loads(table.read_text())["data"])
+    assert content["trajectories"] == "12"
+    assert {"verified", "verified, %", "mean response tokens"} <= content.keys()

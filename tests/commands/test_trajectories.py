@@ -102,12 +102,13 @@ def test_the_manifest_says_where_they_come_from(released, output_dir, tokenizer)
     path = released({"prompt": "one?", "text": "1"})
     run(path, output_dir)
     manifest = Manifest.load(output_dir)
-    assert manifest.sampler == {
+    assert manifest.origin.settings == {
         "imported_from": "released.jsonl",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    assert manifest.model_fingerprint == "unknown (imported)"
-    assert (manifest.response_length, manifest.mask_token_id) == (LENGTH, tokenizer.mask_token_id)
+    origin = manifest.origin
+    assert (origin.model_fingerprint, origin.query_fingerprint, origin.num_shards) == ("unknown (imported)", "", 1)
+    assert (origin.response_length, origin.mask_token_id) == (LENGTH, tokenizer.mask_token_id)
     assert manifest.schema["unmask_step"] == "fixed_size_list<item: int16>[6]"
 
 
@@ -122,6 +123,24 @@ def test_shards_hold_so_many_rows(released, output_dir, tokenizer):
     ]
     assert table_of(output_dir, tokenizer).query_ids == [str(i) for i in range(7)]
     assert len(list(output_dir.iterdir())) == 5
+
+
+def test_the_manifest_counts(released, output_dir):
+    rows = [("a", "12", True), ("b", "345", False), ("c", "6", False), ("d", "7", True)]
+    path = released(*({"prompt": prompt, "text": text, "correct": verdict} for prompt, text, verdict in rows))
+    run(path, output_dir, "--rows_per_shard=2")
+    shards = Manifest.load(output_dir).shards
+    assert [(shard.num_queries, shard.num_verified, shard.num_tokens) for shard in shards] == [(2, 1, 7), (2, 1, 4)]
+    assert [shard.rejected for shard in shards] == [{"not correct, as the file says": 1}] * 2
+
+
+def test_a_response_with_a_mask_token_is_left_out(released, output_dir, tokenizer):
+    masked = [5, 5, tokenizer.mask_token_id, 2, 2, 2]
+    path = released({"prompt": "a", "text": "", "response_token_ids": masked}, {"prompt": "b", "text": "1", "id": "b"})
+    run(path, output_dir)
+    assert table_of(output_dir, tokenizer).query_ids == ["b"]
+    (line,) = json.loads((output_dir / "import_report.json").read_text())["rejected_lines"]
+    assert line == {"line": 1, "reason": "mask token in the response", "detail": "got 1 at position 2"}
 
 
 def test_prompts_stand_in_the_chat_template(released, output_dir, chatting):
@@ -244,10 +263,11 @@ def test_training_reads_them(released, output_dir):
     assert batch.unmask_entropy.isnan().all()
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("action", ["import", "check", "stats", "show"])
+def test_help_loads_nothing_heavy(action):
     code = (
         "import sys\nfrom tabom.cli import main\n"
-        "try:\n    main(['trajectories', 'import', '--help'])\n"
+        f"try:\n    main(['trajectories', '{action}', '--help'])\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'torch', 'datasets', 'transformers', 'rich', 'numpy'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"

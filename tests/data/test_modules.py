@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,8 +24,10 @@ def common():
 
 @pytest.fixture
 def trajectories(make_trajectories):
+    path = str(make_trajectories())
+
     def make(**changes):
-        return TrajectoryDataModule(path=str(make_trajectories()), batch_size=4, **{**common(), **changes})
+        return TrajectoryDataModule(path=path, batch_size=4, **{**common(), **changes})
 
     return make
 
@@ -59,9 +62,53 @@ class TestPrompts:
         assert torch.equal(first, noisy())
 
     def test_predict_holds_training_queries(self):
-        data = PromptDataModule(**common(), num_queries=9)
-        queries = [example for batch in data.predict_dataloader() for example in batch.examples]
+        data = PromptDataModule(**common(), num_queries=9, queries_per_shard=4)
+        shards = list(data.predict_dataloader())
+        assert [shard.index for shard in shards] == [0, 1, 2]
+        assert [len(shard.prompts.examples) for shard in shards] == [4, 4, 1]
+        queries = [example for shard in shards for example in shard.prompts.examples]
         assert queries == Sudoku4x4().examples("train", 9)
+        assert data.num_to_decode() == 9
+
+    def test_samples_of_a_query_stand_together(self):
+        data = PromptDataModule(**common(), num_queries=3, num_samples=2)
+        (shard,) = data.predict_dataloader()
+        first, second, third = (example.query_id for example in Sudoku4x4().examples("train", 3))
+        assert shard.prompts.queries == [(first, 0), (first, 1), (second, 0), (second, 1), (third, 0), (third, 1)]
+        assert data.num_to_decode() == 6
+
+    def test_finished_shards_come_last_and_hold_nothing(self):
+        data = PromptDataModule(**common(), num_queries=9, queries_per_shard=2)
+        data.finished_shards = frozenset({0, 3})
+        shards = [(shard.index, shard.prompts is None) for shard in data.predict_dataloader()]
+        assert shards == [(1, False), (2, False), (4, False), (0, True), (3, True)]
+        assert data.num_to_decode() == 5
+
+    def test_what_is_left_is_shared_by_all_ranks_and_none_goes_without(self):
+        def of_rank(rank, finished, **sizes):
+            data = PromptDataModule(**common(), **sizes)
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=4)
+            data.finished_shards = frozenset(finished)
+            return [shard.index for shard in data.predict_dataloader() if shard.prompts], data.num_to_decode()
+
+        sizes = {"num_queries": 15, "queries_per_shard": 2}
+        assert [of_rank(rank, {0, 1, 4}, **sizes) for rank in range(4)] == [([2, 7], 3), ([3], 2), ([5], 2), ([6], 2)]
+        assert [of_rank(rank, (), num_queries=2) for rank in range(4)] == [([0], 2), ([], 0), ([], 0), ([], 0)]
+        data = PromptDataModule(**common(), num_queries=2)
+        data.trainer = SimpleNamespace(global_rank=3, world_size=4)
+        assert [shard.prompts for shard in data.predict_dataloader()] == [None]
+
+    def test_a_prompt_that_cannot_be_encoded_is_found_before_anything_is_decoded(self, monkeypatch):
+        examples = [*Sudoku4x4().examples("train", 4), Example("q/5", "", "x")]
+        monkeypatch.setattr(Sudoku4x4, "examples", lambda self, split, num_examples: examples)
+        data = PromptDataModule(**common(), num_queries=5, queries_per_shard=2)
+        with pytest.raises(TabomError, match=r"^q/5: expected a prompt of at least one token, got none$"):
+            data.predict_dataloader()
+
+    @pytest.mark.parametrize("name", ["response_length", "num_queries", "num_samples", "queries_per_shard"])
+    def test_numbers_below_one(self, name):
+        with pytest.raises(TabomError, match=rf"^{name}: expected at least 1, got 0$"):
+            PromptDataModule(**{**common(), name: 0})
 
     def test_without_a_base_domain(self):
         (loader,) = PromptDataModule(**{**common(), "base_domains": None}).val_dataloader()
@@ -262,9 +309,3 @@ def test_nothing_to_evaluate_on(name, smallest):
     with pytest.raises(TabomError) as error:
         EvaluationSizes(**{name: smallest - 1})
     assert str(error.value) == f"evaluation.{name}: expected at least {smallest}, got {smallest - 1}"
-
-
-def test_no_queries():
-    with pytest.raises(TabomError) as error:
-        PromptDataModule(**common(), num_queries=0)
-    assert str(error.value) == "num_queries: expected at least 1, got 0"

@@ -4,14 +4,14 @@ The processes are started as a user starts them; a fork of the test process woul
 """
 
 import csv
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from tabom.data.tokenizer import tokenizer_fingerprint
-from tabom.trajectories import read_trajectories
+from tabom.trajectories import Manifest
 
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2")
 
@@ -51,15 +51,43 @@ def test_metrics_of_two_processes_are_those_of_one(stage, tabom, tmp_path):
         assert float(together[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
 
 
-def test_two_processes_distil(tabom, tmp_path, tokenizer):
-    callback = '[{"class_path": "TrajectoryWriter", "init_args": {"output_dir": "two"}}]'
-    options = ("--data.init_args.num_queries=11", "--data.init_args.evaluation.batch_size=3")
-    tabom("predict", "distill", f"--trainer.callbacks={callback}", *options, *TWO)
-    table = read_trajectories(
-        tmp_path / "two", tokenizer_fingerprint=tokenizer_fingerprint(tokenizer), response_length=19
-    )
-    assert [shard.num_rows for shard in table.manifest.shards] == [6, 5]
-    assert len(set(table.query_ids)) == 11
+def files(directory):
+    """Shards and manifest."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "timings.jsonl"}
+
+
+def distil(run, directory, *options):
+    callback = f'[{{"class_path": "TrajectoryWriter", "init_args": {{"output_dir": "{directory}"}}}}]'
+    run("predict", "distill", f"--trainer.callbacks={callback}", "--data.init_args.num_queries=11", *options)
+
+
+@pytest.mark.parametrize("queries_per_shard", [4, 11], ids=["three files", "one file for two processes"])
+def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, queries_per_shard):
+    options = (f"--data.init_args.queries_per_shard={queries_per_shard}", "--model.init_args.batch_size=3")
+    distil(stage, "one", *options)
+    distil(tabom, "two", *options, *TWO)
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert len(one) == -(-11 // queries_per_shard) + 1
+    assert one == two
+    (timing,) = map(json.loads, (tmp_path / "two/timings.jsonl").read_text().splitlines())
+    assert timing["num_tokens"] == Manifest.load(tmp_path / "two").num_tokens
+    assert timing["num_processes"] == 2
+
+
+def test_what_two_processes_began_one_finishes(stage, tabom, tmp_path, monkeypatch):
+    """As after a kill: the second and third file are there, with their records, and no manifest yet."""
+    options = ("--data.init_args.queries_per_shard=4", "--model.init_args.batch_size=3")
+    distil(tabom, "two", *options, *TWO)
+    whole = files(tmp_path / "two")
+    (tmp_path / "two/shard-00000.parquet").unlink()
+    distil(stage, "two", *options)
+    assert files(tmp_path / "two") == whole
+
+
+def test_a_refusal_ends_both_processes(stage, tabom, tmp_path):
+    distil(stage, "one", "--model.init_args.batch_size=3")
+    with pytest.raises(AssertionError, match=r"one: expected settings\.batch_size 3, .*, got 4"):
+        distil(tabom, "one", "--model.init_args.batch_size=4", *TWO)
 
 
 def test_two_processes_train(tabom, tmp_path):

@@ -1,0 +1,235 @@
+"""Queries decoded a second: our engine over a straightforward loop, in the same process on the same model.
+
+The reference is what the official samplers do: a batch goes through all steps together, the head is applied to the
+whole canvas, and no row makes room for another. Both decode the same queries, most confident first, in four blocks;
+entropies are recorded by ours alone. Where a response ends is written into the model, for both in the same way:
+
+* ``half``: responses end evenly spread over the canvas, so that half of it lies after the end;
+* ``none``: nothing ends early.
+
+Model FLOP utilisation (MFU): operations of all forward passes, over the time, over what a large matrix product reaches
+on this machine.
+
+    python benchmarks/distill.py --json benchmarks/results/FILE.json
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tabom.backbones.llada import LladaBackbone
+from tabom.samplers import Sampler
+from tabom.types import Example, PromptBatch
+
+EOS = 0
+
+
+class EndingModel:
+    """A random model whose response ends where the first token of the prompt says, counted in response tokens.
+
+    The head has one input for the end of sequence alone; from the end on it is the only one that is not 0. Its other
+    weights are scaled up, so that the distributions have a peak, as those of a trained model. Operations are counted as
+    the matrices are applied, two for a multiplication and an addition.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, dtype: torch.dtype) -> None:
+        self.length = arguments.response
+        config = {
+            "model_type": "llada",
+            "d_model": arguments.hidden,
+            "embedding_size": arguments.vocabulary,
+            "vocab_size": arguments.vocabulary,
+            "mask_token_id": arguments.vocabulary - 1,
+            "max_sequence_length": arguments.prompt + arguments.response,
+            "mlp_hidden_size": arguments.mlp or 4 * arguments.hidden,
+            "n_heads": arguments.hidden // arguments.head_size,
+            "n_kv_heads": arguments.hidden // arguments.head_size,
+            "n_layers": arguments.layers,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500000.0,
+        }
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        with torch.device(arguments.device):
+            self.backbone = LladaBackbone.from_config(config).eval().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+        head = self.backbone.transformer.get_output_embeddings().weight
+        head *= 50
+        head[:, -1] = 0.0
+        head[EOS] = 0.0
+        head[EOS, -1] = 100.0
+        self.mask_token_id = self.backbone.mask_token_id
+        self.num_weights = sum(p.numel() for name, p in self.backbone.named_parameters() if ".layers." in name)
+        self.num_operations = 0
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states."""
+        num_rows, width = input_ids.shape
+        hidden = self.backbone(input_ids, attention_mask).clone()
+        end = input_ids[:, 0] - 1  # no prompt is padded here
+        is_after = torch.arange(width, device=hidden.device) - (width - self.length) >= end[:, None]
+        hidden[..., -1] = 0.0
+        only_end = torch.zeros_like(hidden[0, 0])
+        only_end[-1] = 1.0
+        config = self.backbone.transformer.config
+        attention = 4 * width * config.hidden_size * config.num_hidden_layers
+        self.num_operations += num_rows * width * (2 * self.num_weights + attention)
+        return torch.where(is_after[..., None], only_end, hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head."""
+        logits = self.backbone.logits(hidden)
+        self.num_operations += 2 * hidden.numel() * logits.shape[-1]
+        return logits
+
+
+def make_queries(arguments: argparse.Namespace, kind: str) -> PromptBatch:
+    """As many prompts of one length as are asked for; ends in a random order."""
+    generator = torch.Generator().manual_seed(0)
+    number, length = arguments.queries, arguments.response
+    ends = torch.full((number,), length)
+    if kind == "half":
+        ends = torch.linspace(1, length, number).round().long()[torch.randperm(number, generator=generator)]
+    prompt = torch.randint(length + 2, arguments.vocabulary - 1, (number, arguments.prompt), generator=generator)
+    prompt[:, 0] = ends + 1
+    response = torch.full((number, length), arguments.vocabulary - 1)
+    ids = torch.cat([prompt, response], 1)
+    is_response = torch.zeros_like(ids, dtype=torch.bool)
+    is_response[:, arguments.prompt :] = True
+    examples = tuple(Example(str(row), "", "") for row in range(number))
+    return PromptBatch(ids, torch.ones_like(is_response), is_response, examples).to(arguments.device)
+
+
+@torch.inference_mode()
+def reference(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch) -> Tensor:
+    """Responses of all queries, one batch after the other, every batch to its last step."""
+    responses = []
+    for start in range(0, arguments.queries, arguments.batch):
+        canvas = queries.noisy_ids[start : start + arguments.batch].clone()
+        is_there = queries.attention_mask[start : start + arguments.batch]
+        for block_end in range(arguments.block, arguments.response + 1, arguments.block):
+            last = arguments.prompt + block_end
+            for _ in range(arguments.block):
+                is_masked = canvas == model.mask_token_id
+                logits = model.logits(model(canvas, is_there)).float()
+                logits[..., model.mask_token_id] = -torch.inf
+                tokens = logits.argmax(-1)
+                confidence = logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
+                confidence = confidence.masked_fill(~is_masked, -torch.inf)
+                confidence[:, last:] = -torch.inf
+                chosen = confidence.topk(1, dim=1).indices
+                canvas.scatter_(1, chosen, tokens.gather(1, chosen))
+        responses.append(canvas[:, arguments.prompt :])
+    return torch.cat(responses)
+
+
+def ours(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch) -> Tensor:
+    """The same through the engine."""
+    sampler = Sampler("confidence", block_length=arguments.block)
+    return sampler.decode(model, queries, num_slots=arguments.batch, eos_token_id=EOS).response_ids
+
+
+def seconds(arguments: argparse.Namespace, call, *inputs) -> float:  # noqa: ANN001, ANN002
+    """How long a call takes."""
+    start = time.perf_counter()
+    call(arguments, *inputs)
+    if arguments.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matrix_peak(device: str, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product: the best of some."""
+    size = 8192 if device == "cuda" else 2048
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        for _ in range(5):
+            matrix @ matrix
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) / 5)
+    return 2 * size**3 / min(times)
+
+
+def text_of(responses: Tensor) -> Tensor:
+    """Responses with everything after the first end of sequence made equal."""
+    is_after = (responses == EOS).cumsum(1) > 0
+    return responses.masked_fill(is_after, EOS)
+
+
+def main() -> None:
+    """Measure, print a table, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, default=152064)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--head_size", type=int, default=64)
+    parser.add_argument("--mlp", type=int, help="width of the inner layers (4 times the hidden size)")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--response", type=int, default=64)
+    parser.add_argument("--block", type=int, default=16, help="block length; has to divide the response")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--queries", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args()
+    dtype = getattr(torch, arguments.dtype)
+    with torch.inference_mode():
+        model = EndingModel(arguments, dtype)
+    record = {
+        "benchmark": "distill",
+        "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        "torch": torch.__version__,
+        "settings": {name: value for name, value in vars(arguments).items() if name != "json"},
+        "matrix_peak": matrix_peak(arguments.device, dtype),
+        "cases": {},
+    }
+    if arguments.device == "cuda":
+        record["machine"]["gpu"] = torch.cuda.get_device_name()
+    print(f"{'canvas after the end':22}{'ours, queries/s':>16}{'reference':>11}{'ratio':>7}{'same text':>11}{'MFU':>7}")
+    for kind in ("half", "none"):
+        queries = make_queries(arguments, kind)
+        # the first round warms up, and its responses are compared
+        same = text_of(ours(arguments, model, queries)) == text_of(reference(arguments, model, queries))
+        rounds = []
+        for _ in range(arguments.rounds):
+            of_reference = seconds(arguments, reference, model, queries)
+            model.num_operations = 0
+            of_ours = seconds(arguments, ours, model, queries)
+            rounds.append((of_reference, of_ours))
+        time_of = {
+            "reference": statistics.median(of_reference for of_reference, _ in rounds),
+            "ours": statistics.median(of_ours for _, of_ours in rounds),
+        }
+        case = {
+            "queries_per_second": {name: arguments.queries / value for name, value in time_of.items()},
+            "ratio": statistics.median(of_reference / of_ours for of_reference, of_ours in rounds),
+            "rounds": rounds,
+            "same_text": same.all(1).float().mean().item(),
+            "model_flop_utilisation": model.num_operations / time_of["ours"] / record["matrix_peak"],
+        }
+        record["cases"][kind] = case
+        rates = case["queries_per_second"]
+        print(
+            f"{kind:22}{rates['ours']:16.2f}{rates['reference']:11.2f}{case['ratio']:7.2f}"
+            f"{case['same_text']:11.1%}{case['model_flop_utilisation']:7.1%}"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
