@@ -6,6 +6,7 @@ import pytest
 import yaml
 from helpers import ParseOnlyTrainer
 
+from tabom.callbacks import TrajectoryWriter
 from tabom.lightning_cli import run
 
 ROOT = Path(__file__).parents[1] / "configs"
@@ -48,6 +49,14 @@ def test_config(path, tmp_path, monkeypatch):
 def instantiate(verb, *paths):
     words = [word for path in paths for word in ("--config", str(path))]
     return run([verb, *words, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+
+
+@pytest.mark.parametrize("recipe", ["demo", *RECIPES[:4]])
+def test_where_trajectories_go_can_be_changed_on_the_command_line(recipe):
+    path, option = ROOT / recipe / "distill.yaml", "--trainer.callbacks.init_args.output_dir=elsewhere"
+    cli = run(["predict", "--config", str(path), option], trainer_class=ParseOnlyTrainer)
+    (writer,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, TrajectoryWriter))
+    assert writer.output_dir == Path("elsewhere")
 
 
 PAPER_ABLATIONS = {

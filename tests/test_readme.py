@@ -34,7 +34,7 @@ def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_p
     monkeypatch.chdir(repository)
     for _, *words in found:
         if words[0] == "trajectories":
-            assert trajectories.parser().parse_args(words).file.suffix == ".jsonl"
+            trajectories.parser().parse_args(words)
             continue
         if "--print_config" in words:
             with pytest.raises(SystemExit) as error:
