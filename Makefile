@@ -6,7 +6,9 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_FLAGS ?=
-BENCH_FLAGS ?=
+# A directory: each benchmark writes its figures there.
+BENCH_RESULTS ?=
+results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-full test test-slow bench bench-gpu lint type check clean
@@ -35,11 +37,15 @@ test: $(STAMP) ## Run the tests, without the slow ones
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-bench: $(STAMP) ## What the ranking costs: time and memory as ratios, on this CPU (about 5 minutes)
-	$(BIN)/python benchmarks/ranking.py $(BENCH_FLAGS)
+bench: $(STAMP) ## What the ranking costs and the decoding engine saves, as ratios, on this CPU (about 15 minutes)
+	$(BIN)/python benchmarks/ranking.py $(call results,ranking)
+	$(BIN)/python benchmarks/distill.py $(call results,distill)
 
-bench-gpu: $(STAMP) ## The same on a GPU, with LLaDA's width
-	$(BIN)/python benchmarks/ranking.py --device cuda --hidden 4096 --layers 8 --batch 8 $(BENCH_FLAGS)
+bench-gpu: $(STAMP) ## The same on a GPU: LLaDA's width, and the engine on its whole shape
+	$(BIN)/python benchmarks/ranking.py --device cuda --hidden 4096 --layers 8 --batch 8 $(call results,ranking-gpu)
+	$(BIN)/python benchmarks/distill.py --device cuda --dtype bfloat16 --vocabulary 126464 --hidden 4096 --head_size 128 \
+		--mlp 12288 --layers 32 --prompt 384 --response 128 --block 32 --batch 32 --queries 64 --rounds 1 \
+		$(call results,distill-gpu)
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check && $(BIN)/ruff format --check

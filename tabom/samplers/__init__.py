@@ -4,6 +4,7 @@ from tabom.samplers.sampler import Sampler
 from tabom.samplers.schedules import (
     AncestralUnmasking,
     ConfidenceThreshold,
+    EntropyBound,
     EvenSplit,
     FixedTokens,
     LinearTimesteps,
@@ -14,6 +15,7 @@ from tabom.samplers.trace_credit import TraceCredit
 __all__ = [
     "AncestralUnmasking",
     "ConfidenceThreshold",
+    "EntropyBound",
     "EvenSplit",
     "FixedTokens",
     "LinearTimesteps",

@@ -338,6 +338,7 @@ class Sampler:
         state = BlockState(
             rank=torch.empty_like(order).scatter_(1, order, positions),
             confidence=turn.spread(choice.confidence.round(decimals=_SCORE_DECIMALS), 0.0),
+            entropy=turn.spread(choice.entropy.round(decimals=_SCORE_DECIMALS), 0.0),
             is_eligible=is_eligible,
             num_masked=is_candidate.sum(1),
             step=turn.block_step,

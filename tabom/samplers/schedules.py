@@ -18,6 +18,7 @@ class BlockState(NamedTuple):
     Attributes:
         rank: 0 for the position to be revealed first (B, N); those that do not compete come last.
         confidence: Probability of the chosen token, rounded to 5 decimals (B, N).
+        entropy: Of the model's distribution in nats, rounded to 5 decimals (B, N).
         is_eligible: Masked positions of the row's current block, without those whose chosen token is deferred (B, N).
         num_masked: Masked positions of the row's current block (B,).
         step: Steps that the row has spent in its current block (B,).
@@ -27,6 +28,7 @@ class BlockState(NamedTuple):
 
     rank: Tensor
     confidence: Tensor
+    entropy: Tensor
     is_eligible: Tensor
     num_masked: Tensor
     step: Tensor
@@ -181,6 +183,40 @@ class ConfidenceThreshold(Schedule):
         """Eligible positions that reach the threshold, and the first."""
         is_confident = block.is_eligible & (block.confidence >= self.threshold)
         return is_confident | ((block.rank == 0) & ~is_confident.any(1, keepdim=True))
+
+    def max_num_steps(self, length: int, num_blocks: int) -> int:
+        """One token a step."""
+        del num_blocks
+        return length
+
+
+class EntropyBound(Schedule):
+    r"""The first positions by rank, as many as :math:`\sum_i H_i - \max_i H_i \le bound` holds for.
+
+    The sum bounds what their joint distribution differs from the product of their own ones; the first position is
+    always revealed.
+
+    Args:
+        bound: In nats, at least 0. At 0 only positions without any entropy are revealed together.
+
+    Raises:
+        TabomError: If it is out of range.
+
+    References:
+        Ben-Hamu et al. 2025, arXiv:2505.24857 (EB-Sampler).
+    """
+
+    def __init__(self, bound: float) -> None:
+        require(bound >= 0, f"bound: expected at least 0, got {bound}")
+        self.bound = bound
+
+    def select(self, block: BlockState) -> Tensor:
+        """Eligible positions up to the bound."""
+        entropy = block.entropy.masked_fill(~block.is_eligible, torch.inf)
+        in_order = torch.empty_like(entropy).scatter_(1, block.rank, entropy).double()
+        is_within = in_order.cumsum(1) - in_order.cummax(1).values <= self.bound  # infinite ones compare as false
+        is_within[:, 0] = True
+        return is_within.gather(1, block.rank) & block.is_eligible
 
     def max_num_steps(self, length: int, num_blocks: int) -> int:
         """One token a step."""

@@ -66,7 +66,7 @@ class TrajectoryStore:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         there = self._there()
-        if there is None:
+        if there is None or not (self.is_complete or any(self.directory.glob("*.parquet"))):
             check_output_dir(self.directory)
             self._remove_partial()
             write_sealed(self.directory / RUN_NAME, dataclasses.asdict(origin))

@@ -14,6 +14,7 @@ from tabom.errors import TabomError
 from tabom.samplers import (
     AncestralUnmasking,
     ConfidenceThreshold,
+    EntropyBound,
     EvenSplit,
     FixedTokens,
     LinearTimesteps,
@@ -35,6 +36,8 @@ SETTINGS = [
 OPTIONS = [
     {"score": "margin", "tokens_per_step": 3, "block_length": 4},
     {"score": "margin", "schedule": ConfidenceThreshold(0.3), "block_length": 3, "temperature": 0.7},
+    {"schedule": EntropyBound(1.0), "block_length": 4},
+    {"schedule": EntropyBound(2.0), "score": "confidence", "deferred_token_ids": tuple(range(10, 40))},
     {"schedule": ConfidenceThreshold(0.25), "deferred_token_ids": tuple(range(10, 40))},
     {"schedule": LinearTimesteps(6), "temperature": 0.7, "top_p": 0.9, "top_k": 5, "score_distribution": "sampling"},
     {"schedule": LinearTimesteps(3), "score_temperature": 0.5},
@@ -43,6 +46,8 @@ OPTIONS = [
     {"score": "confidence", "cfg_scale": 0.5, "temperature": 0.7},
     {"score": "confidence", "block_length": 2, "trace_credit": TraceCredit()},
 ]
+
+GUIDED = OPTIONS[-2]
 
 
 def prompts(tokenizer, texts, response_length=N):
@@ -123,7 +128,7 @@ def test_replaying_unmask_step_reproduces_every_state(backbone, tokenizer, setti
         torch.testing.assert_close(recorded, entropy[is_revealed], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS, OPTIONS[0], OPTIONS[7]])
+@pytest.mark.parametrize("settings", [*SETTINGS, OPTIONS[0], GUIDED])
 def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, settings):
     batch = prompts(tokenizer, ["abc", "hello"])
     sampler = Sampler(**settings)
@@ -285,6 +290,23 @@ def test_confidence_threshold_takes_all_that_reach_it_and_at_least_one(tokenizer
     assert decoded.unmask_step.tolist() == [[0, 1, 2, 3]]
 
 
+def test_entropy_bound_takes_what_the_sum_without_the_largest_allows(tokenizer):
+    """Entropies 0.5004, 0.6109, 0.3251, 0.6730: the two smallest add 0.3251 to the bound, three of them 0.8255."""
+    table = [[0.0, 0.2, 0.8], [0.0, 0.3, 0.7], [0.0, 0.1, 0.9], [0.0, 0.4, 0.6]]
+    for bound, expected in {
+        0.0: [1, 2, 0, 3],
+        0.33: [0, 1, 0, 2],
+        0.82: [0, 1, 0, 1],
+        0.83: [0, 0, 0, 1],
+        1.5: [0, 0, 0, 0],
+    }.items():
+        assert scripted(tokenizer, table, schedule=EntropyBound(bound)).unmask_step.tolist() == [expected]
+    sure = [[0.0, 1.0, 0.0]] * 2 + table[:1]
+    assert scripted(tokenizer, sure, schedule=EntropyBound(0.0)).unmask_step.tolist() == [[0, 0, 0]]
+    deferred = scripted(tokenizer, [*table[:3], [0.0, 0.6, 0.4]], schedule=EntropyBound(9.0), deferred_token_ids=(1,))
+    assert deferred.unmask_step.tolist() == [[0, 0, 0, 1]]
+
+
 def test_rows_go_from_block_to_block_on_their_own(tokenizer):
     """The first row is sure of its first block and is in the second one a step later; the other takes a step more."""
 
@@ -440,6 +462,7 @@ def test_bad_settings(settings, message):
         (lambda: LinearTimesteps(4, eps=0.0), "eps: expected a time between 0 and 1, got 0.0"),
         (lambda: LinearTimesteps(4, 0.1, 0), "max_tokens_per_step: expected at least 1 or null, got 0"),
         (lambda: ConfidenceThreshold(0.0), "threshold: expected above 0 and at most 1, got 0.0"),
+        (lambda: EntropyBound(-0.1), "bound: expected at least 0, got -0.1"),
         (lambda: AncestralUnmasking(4, 1.0), "eps: expected a time between 0 and 1, got 1.0"),
         (lambda: TraceCredit(weight=-1.0), "weight: expected at least 0, got -1.0"),
         (lambda: TraceCredit(exponent=-1.0), "exponent: expected at least 0, got -1.0"),

@@ -197,6 +197,18 @@ def test_another_origin(store, fill, origin, changes, text, is_finished):
     assert content(store.directory) == before
 
 
+def test_another_origin_where_nothing_was_written_yet(store, fill, origin, chunks, tokenizer):
+    """Somebody stopped a run before its first shard, to change a setting."""
+    fill(())
+    (store.directory / "shard-00000.parquet.partial").write_bytes(b"half")
+    changed = dataclasses.replace(origin, model_fingerprint="2" * 64)
+    store.open(changed)
+    assert sorted(content(store.directory)) == ["run.json"]
+    for index, chunk in enumerate(chunks):
+        write_chunk(store, index, chunk, tokenizer)
+    assert store.finish().origin == changed
+
+
 def test_the_same_origin_in_other_types(store, fill, origin):
     settings = {"lengths": (1, 2), "keep": "all"}
     first = dataclasses.replace(origin, settings=settings)
