@@ -263,6 +263,21 @@ def test_killed_at_twenty_random_moments(repository, stage, tmp_path):
     kill_and_resume(repository, tmp_path, num_kills=20, num_queries=200, seed=1)
 
 
+@pytest.mark.slow
+def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, monkeypatch):
+    predict(directory="plain")
+    compiled = []
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: compiled.append(options) or compile_(self, **options)
+    )
+    predict("--model.init_args.compile=true", directory="compiled")
+    assert compiled == [{"dynamic": True}]
+    plain, other = read(tmp_path / "plain", tokenizer), read(tmp_path / "compiled", tokenizer)
+    assert other.response_ids.tolist() == plain.response_ids.tolist()
+    assert other.unmask_step.tolist() == plain.unmask_step.tolist()
+
+
 def test_a_module_that_does_not_decode(stage):
     with pytest.raises(TabomError, match=r"^`Trainer\.predict` requires `forward` method to run\.$"):
         stage("predict", "tabom", callbacks())
