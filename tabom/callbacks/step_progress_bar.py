@@ -21,7 +21,7 @@ class StepProgressBar(TQDMProgressBar):
         super().on_predict_start(trainer, pl_module)
         module = cast("DistillationModule", pl_module)
         self.predict_progress_bar.reset(total=module.data.num_to_decode())
-        self.predict_progress_bar.unit = "trajectories"
+        self.predict_progress_bar.unit = " trajectories"
         self.predict_progress_bar.set_description("Decoding")
         self._num_seen = self._num_verified = 0
         module.on_finished = lambda num: cast("None", self.predict_progress_bar.update(num))

@@ -45,7 +45,6 @@ class Turn(NamedTuple):
         block_starts: First column of each one's current block, on the host.
         is_first: Whether it is each one's first step in that block, on the host.
         candidates: Masked positions of the current blocks (K,).
-        waiting: Masked positions of later blocks.
         num_prompt: Prompt tokens of the row that has most of them.
         response_length: N.
     """
@@ -57,7 +56,6 @@ class Turn(NamedTuple):
     block_starts: list[int]
     is_first: list[bool]
     candidates: Positions
-    waiting: Positions
     num_prompt: int
     response_length: int
 
@@ -97,20 +95,21 @@ class Progress:
     def turn(self, device: torch.device) -> Turn:
         """What is to be done next, on the device."""
         rows = self.rows
-        is_masked = self.is_masked[rows]
-        block = self.block_of[is_masked.argmax(1)]
-        is_candidate = is_masked & (self.block_of == block[:, None])
-        columns = (rows, self.step[rows], self.block_step[rows])
+        is_candidate, block = self._current()
+        columns = np.stack([rows, self.step[rows], self.block_step[rows]])
         return Turn(
-            *(torch.from_numpy(column).to(device, non_blocking=True) for column in columns),
+            *torch.from_numpy(columns).to(device, non_blocking=True),
             row_numbers=rows.tolist(),
             block_starts=(block * self.block_length).tolist(),
             is_first=(self.block_step[rows] == 0).tolist(),
             candidates=self._positions(is_candidate, device),
-            waiting=self._positions(is_masked & ~is_candidate, device),
             num_prompt=int(self.prompt_lengths[rows].max()),
             response_length=len(self.block_of),
         )
+
+    def waiting(self, device: torch.device) -> Positions:
+        """Masked positions of later blocks, on the device."""
+        return self._positions(self.is_masked[self.rows] & ~self._current()[0], device)
 
     def advance(self, is_revealed: Mask, is_end: Mask) -> list[int]:
         """Take note of a step.
@@ -123,13 +122,13 @@ class Progress:
             Rows that are finished: nothing is masked in them before their end.
         """
         rows = self.rows
-        start = self.block_of[self.is_masked[rows].argmax(1)]
+        is_candidate, _ = self._current()
         self.is_masked[rows] &= ~is_revealed
         first_end = np.where(is_end.any(1), is_end.argmax(1), self.end[rows])
         self.end[rows] = np.minimum(self.end[rows], first_end)
         self.step[rows] += 1
-        is_within = self.is_masked[rows] & (self.block_of == start[:, None])
-        self.block_step[rows] = np.where(is_within.any(1), self.block_step[rows] + 1, 0)
+        is_left = (is_candidate & self.is_masked[rows]).any(1)
+        self.block_step[rows] = np.where(is_left, self.block_step[rows] + 1, 0)
         is_before_end = np.arange(len(self.block_of)) < self.end[rows, None]
         is_finished = ~(self.is_masked[rows] & is_before_end).any(1)
         self.rows = rows[~is_finished]
@@ -141,8 +140,13 @@ class Progress:
         new = np.array([self._queue.popleft() for _ in range(num_free)], dtype=np.int64)
         self.rows = np.concatenate([self.rows, new])
 
+    def _current(self) -> tuple[Mask, npt.NDArray[np.int64]]:
+        """Masked positions of the blocks that are being decoded (S, N), and the blocks' numbers (S,)."""
+        is_masked = self.is_masked[self.rows]
+        block = self.block_of[is_masked.argmax(1)]
+        return is_masked & (self.block_of == block[:, None]), block
+
     def _positions(self, where: Mask, device: torch.device) -> Positions:
         slot, column = np.nonzero(where)
         row = self.rows[slot]
-        parts = (row, slot, column, self.step[row])
-        return Positions(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
+        return Positions(*torch.from_numpy(np.stack([row, slot, column, self.step[row]])).to(device, non_blocking=True))

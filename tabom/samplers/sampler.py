@@ -212,6 +212,7 @@ class Sampler:
         """
         length = int(batch.is_response[0].sum())
         num_blocks, num_steps = len(self._block_lengths(length)), self.num_steps(length)
+        end_token_id = -1 if eos_token_id is None else eos_token_id
         canvas, device = batch.noisy_ids.clone(), batch.noisy_ids.device
         record = _Record(canvas[:, -length:], num_steps if record_steps else 0)
         row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
@@ -227,13 +228,14 @@ class Sampler:
                 fused, credit = self.trace_credit(logits, place, credit)
             choice = self._choose(logits, fused, backbone.mask_token_id, turn.candidates, row_keys)
             if record_steps:
-                waiting = self._logits(backbone, hidden, turn.waiting)
-                record.look_at(turn.waiting, token_statistics(waiting, waiting.argmax(-1)).entropy)
+                waiting = progress.waiting(device)
+                logits = self._logits(backbone, hidden, waiting)
+                record.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
                 record.look_at(turn.candidates, choice.entropy)
             is_revealed = self._select(choice, turn, num_blocks, row_keys)
             tokens = turn.spread(choice.tokens, -1)
             record.reveal(turn, is_revealed, tokens, choice)
-            is_end = is_revealed & (tokens == (-1 if eos_token_id is None else eos_token_id))
+            is_end = is_revealed & (tokens == end_token_id)
             finished = progress.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
             if finished and on_finished is not None:
                 on_finished(len(finished))

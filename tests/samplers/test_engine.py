@@ -9,7 +9,7 @@ from helpers import TINY, ScriptedDLM
 from test_sampler import OPTIONS, SETTINGS, prompts
 
 from tabom.backbones import NewTinyDLM
-from tabom.samplers import Sampler
+from tabom.samplers import ConfidenceThreshold, Sampler, TraceCredit
 from tabom.samplers.progress import Progress
 
 TEXTS = ["abc", "a longer prompt with padding on the others", "1", "def f(x):", "zz", "another one of some length", "q"]
@@ -63,7 +63,10 @@ def ending_prompts(tokenizer, ends, length):
     return dataclasses.replace(batch, noisy_ids=ids)
 
 
-@pytest.mark.parametrize("settings", SETTINGS + OPTIONS)
+CREDIT = {"score": "confidence", "trace_credit": TraceCredit(weight=5.0), "schedule": ConfidenceThreshold(0.3)}
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, *OPTIONS, CREDIT])
 @pytest.mark.parametrize("num_slots", [1, 3])
 def test_few_slots_and_many_give_the_same(backbone, tokenizer, settings, num_slots):
     batch = prompts(tokenizer, TEXTS)
@@ -73,6 +76,16 @@ def test_few_slots_and_many_give_the_same(backbone, tokenizer, settings, num_slo
     assert torch.equal(refilled.unmask_step, together.unmask_step)
     torch.testing.assert_close(refilled.unmask_entropy, together.unmask_entropy, rtol=0, atol=1e-5)
     torch.testing.assert_close(refilled.unmask_score, together.unmask_score, rtol=0, atol=1e-5)
+
+
+def test_draws_made_in_pieces_are_the_same(backbone, tokenizer, monkeypatch):
+    batch = prompts(tokenizer, TEXTS)
+    whole = Sampler(temperature=0.7, top_k=5).decode(backbone, batch)
+    monkeypatch.setattr(
+        "tabom.samplers.sampler.row_chunks",
+        lambda logits: [slice(start, start + 2) for start in range(0, len(logits), 2)],
+    )
+    assert torch.equal(Sampler(temperature=0.7, top_k=5).decode(backbone, batch).response_ids, whole.response_ids)
 
 
 def test_longest_prompts_come_first_and_the_canvas_gets_narrower(backbone, tokenizer):
@@ -136,6 +149,17 @@ def test_an_end_that_is_revealed_early_waits_for_what_is_before_it(tokenizer):
     assert decoded.unmask_step.tolist() == [[5, 4, 3, 0, 2, 1]]
 
 
+def test_the_first_end_counts_also_when_a_later_one_is_revealed_after_it(tokenizer):
+    """Ends at columns 1 and 4 come first and second, then column 0: nothing is left before the first end."""
+    table = torch.zeros(6, 4)
+    table[:, 1] = torch.tensor([5.0, 0.0, 4.0, 3.0, 0.0, 2.0])
+    table[[1, 4], 2] = torch.tensor([9.0, 8.0])
+    batch = prompts(tokenizer, ["a"], response_length=6)
+    decoded = Sampler("confidence").decode(ScriptedDLM(table), batch, eos_token_id=2)
+    assert decoded.response_ids.tolist() == [[1, 2, 2, 2, 2, 2]]
+    assert decoded.unmask_step.tolist() == [[2, 0, 3, 3, 1, 3]]
+
+
 def test_samples_of_a_query_differ_and_the_first_is_that_of_the_query(backbone, tokenizer):
     batch = prompts(tokenizer, ["abc", "abc", "abc"])
     sampler = Sampler(temperature=2.0)
@@ -157,12 +181,21 @@ def test_draws_have_nothing_to_do_with_each_other(tokenizer):
     assert (order - 1000).abs().max() < 4 * (4000 * 3 / 16) ** 0.5
 
 
+def test_prompts_of_one_length_keep_their_order():
+    progress = Progress(np.full(100, 7), response_length=1, block_length=1, num_slots=100)
+    assert progress.rows.tolist() == list(range(100))
+
+
 def test_progress_of_blocks():
     progress = Progress(np.array([2, 5]), response_length=4, block_length=2, num_slots=2)
     assert progress.rows.tolist() == [1, 0]
     turn = progress.turn(torch.device("cpu"))
     assert [part.tolist() for part in turn.candidates] == [[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
-    assert [part.tolist() for part in turn.waiting[:3]] == [[1, 1, 0, 0], [0, 0, 1, 1], [2, 3, 2, 3]]
+    assert [part.tolist() for part in progress.waiting(torch.device("cpu"))[:3]] == [
+        [1, 1, 0, 0],
+        [0, 0, 1, 1],
+        [2, 3, 2, 3],
+    ]
     assert turn.num_prompt == 5
     is_revealed = np.array([[True, False, False, False], [True, True, False, False]])
     assert progress.advance(is_revealed, np.zeros_like(is_revealed)) == []
