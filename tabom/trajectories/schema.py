@@ -9,8 +9,8 @@ def features(response_length: int) -> Features:
     """One row is one trajectory; lists of the response hold ``response_length`` entries each.
 
     ``sample`` numbers the decodings of one query from 0; ``unmask_step`` counts from 0 and is -1 where decoding
-    revealed nothing; ``unmask_entropy`` is in nats, NaN where none was recorded; ``response`` is the text up to the
-    first end-of-sequence token; ``reference`` is the task's own answer.
+    revealed nothing; ``unmask_entropy`` is in nats, rounded to a multiple of 2**-20, NaN where none was recorded;
+    ``response`` is the text up to the first end-of-sequence token; ``reference`` is the task's own answer.
     """
     return Features(
         {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +15,9 @@ from tabom.trajectories.schema import features
 
 ROWS_PER_GROUP = 250
 """Trajectories that are compressed together; a reader who wants one of them reads these."""
+
+_STEPS_PER_NAT = 2**20
+"""Entropies are rounded to this, which is finer than what another batch size changes, and takes a byte less."""
 
 _SPLIT_BYTES = "BYTE_STREAM_SPLIT"
 _ENCODINGS = {"unmask_step.list.element": _SPLIT_BYTES, "unmask_entropy.list.element": _SPLIT_BYTES}
@@ -77,6 +81,8 @@ def write_shard(
         What the manifest says of it.
     """
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in dataclasses.fields(TrajectoryRow)}
+    entropies = [np.asarray(values, dtype=np.float32) for values in columns["unmask_entropy"]]
+    columns["unmask_entropy"] = [np.round(values * _STEPS_PER_NAT) / _STEPS_PER_NAT for values in entropies]
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         pq.write_table(

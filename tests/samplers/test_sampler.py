@@ -501,6 +501,22 @@ def test_settings_that_do_not_fit_the_model_or_the_response(tokenizer, settings,
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_random"),
+    [
+        ({}, False),
+        ({"tokens_per_step": 2}, False),
+        ({"schedule": ConfidenceThreshold(0.5)}, False),
+        ({"temperature": 0.5}, True),
+        ({"score_temperature": 0.5}, True),
+        ({"score": "random"}, True),
+        ({"schedule": AncestralUnmasking(4)}, True),
+    ],
+)
+def test_what_draws(settings, is_random):
+    assert Sampler(**settings).is_random == is_random
+
+
 def test_settings_make_the_same_sampler():
     sampler = Sampler("confidence", 3, 0.5, 7, top_p=0.9, block_length=4, forbidden_token_ids=(2,))
     assert Sampler(**sampler.settings()).settings() == sampler.settings()

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from helpers import origin_of
 
 from tabom.data.tokenizer import tokenizer_fingerprint
@@ -72,6 +73,16 @@ def test_what_is_written_is_read(make_trajectories, tokenizer):
     assert table.samples.dtype == np.int16
     assert [shard.num_rows for shard in table.manifest.shards] == [10, 10, 4]
     assert len(pa.array(table.query_ids).unique()) == 24
+
+
+def test_entropies_are_rounded_to_less_than_a_millionth_nat(make_trajectories, tokenizer):
+    table = read(make_trajectories(), tokenizer)
+    generator = torch.Generator().manual_seed(0)
+    for entropies in table.unmask_entropy:
+        torch.randperm(19, generator=generator)
+        expected = torch.rand(19, generator=generator).numpy()
+        assert 0 < np.abs(entropies - expected).max() <= 2**-21
+        assert (entropies * 2**20 == np.round(entropies * 2**20)).all()
 
 
 def test_nothing_temporary_is_left(make_trajectories):
