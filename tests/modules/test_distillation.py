@@ -264,6 +264,7 @@ def test_killed_at_twenty_random_moments(repository, stage, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, while it imports its compiler
 def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, monkeypatch):
     predict(directory="plain")
     compiled = []
