@@ -263,6 +263,21 @@ def test_killed_at_twenty_random_moments(repository, stage, tmp_path):
     kill_and_resume(repository, tmp_path, num_kills=20, num_queries=200, seed=1)
 
 
+def test_what_the_sampler_is_asked_for(predict, tokenizer, monkeypatch):
+    asked = []
+    decode = Sampler.decode
+
+    def noted(self, backbone, batch, *, num_slots, eos_token_id, on_finished):
+        asked.append((len(batch.examples), num_slots, eos_token_id))
+        return decode(self, backbone, batch, num_slots=num_slots, eos_token_id=eos_token_id, on_finished=on_finished)
+
+    monkeypatch.setattr(Sampler, "decode", noted)
+    predict("--model.init_args.batch_size=3", *sizes(5, 4), directory="early")
+    predict("--model.init_args.early_finish=false", *sizes(5, 4), directory="whole")
+    eos = tokenizer.eos_token_id
+    assert asked == [(4, 3, eos), (1, 3, eos), (4, 128, None), (1, 128, None)]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, while it imports its compiler
 def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, monkeypatch):
