@@ -182,8 +182,8 @@ def test_draws_have_nothing_to_do_with_each_other(tokenizer):
 
 
 def test_prompts_of_one_length_keep_their_order():
-    progress = Progress(np.full(100, 7), response_length=1, block_length=1, num_slots=100)
-    assert progress.rows.tolist() == list(range(100))
+    progress = Progress(np.array([5, 7, 6] * 50), response_length=1, block_length=1, num_slots=150)
+    assert progress.rows.tolist() == [*range(1, 150, 3), *range(2, 150, 3), *range(0, 150, 3)]
 
 
 def test_progress_of_blocks():
