@@ -317,14 +317,16 @@ def test_steps_that_reveal_nothing_are_not_counted(stage, tmp_path, tokenizer):
     assert table.manifest.origin.settings["sampler"]["schedule"]["init_args"]["num_steps"] == 19
 
 
-def test_progress_counts_trajectories(stage, capsys):
+def test_progress_counts_the_trajectories_that_are_left(stage, tmp_path, capsys):
     writer = {"class_path": "TrajectoryWriter", "init_args": {"output_dir": "new"}}
     bars = json.dumps([writer, {"class_path": "StepProgressBar"}])
-    stage("predict", "distill", f"--trainer.callbacks={bars}", *sizes(20, 8))
-    last = capsys.readouterr().out.split("new:")[0].rstrip().rsplit("\r", 1)[-1]
-    assert last.startswith("Decoding: 100%")
-    assert "20/20" in last
-    assert "verified=" in last
+    for num_left in (20, 8):
+        stage("predict", "distill", f"--trainer.callbacks={bars}", *sizes(20, 8))
+        last = capsys.readouterr().out.split("new:")[0].rstrip().rsplit("\r", 1)[-1]
+        assert last.startswith("Decoding: 100%")
+        assert f"{num_left}/{num_left}" in last
+        assert "verified=" in last
+        (tmp_path / "new/shard-00001.parquet").unlink()
 
 
 def test_bad_batch_size():

@@ -64,6 +64,20 @@ def test_accuracy_minus_forgetting(tested, trained):
     assert results["accuracy_minus_forgetting"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_every_position_is_decoded_where_steps_are_recorded(tested, monkeypatch):
+    """The discrimination score needs all steps; accuracies do not."""
+    asked = set()
+    decode = Sampler.decode
+
+    def noted(self, backbone, batch, *, eos_token_id=None, record_steps=False):
+        asked.add((self.tokens_per_step, eos_token_id, record_steps))
+        return decode(self, backbone, batch, eos_token_id=eos_token_id, record_steps=record_steps)
+
+    monkeypatch.setattr(Sampler, "decode", noted)
+    tested()
+    assert asked == {(1, None, True), (2, 2, False)}
+
+
 def test_several_domains_and_their_average(tested, trained):
     results = tested(*several_domains(), f"--ckpt_path={trained}")
     for name in ("nelbo", "nelbo_change", "kl"):
