@@ -15,6 +15,7 @@ from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.filtering import likely_tokens
 from tabom.samplers.progress import Positions, Progress, Turn
+from tabom.samplers.record import Record
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
 from tabom.samplers.trace_credit import TraceCredit
 from tabom.seeding import branch, stream_key, uniform
@@ -214,7 +215,7 @@ class Sampler:
         num_blocks, num_steps = len(self._block_lengths(length)), self.num_steps(length)
         end_token_id = -1 if eos_token_id is None else eos_token_id
         canvas, device = batch.noisy_ids.clone(), batch.noisy_ids.device
-        record = _Record(canvas[:, -length:], num_steps if record_steps else 0)
+        record = Record(canvas[:, -length:], num_steps if record_steps else 0)
         row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
         prompt_lengths = (batch.attention_mask.sum(1) - length).cpu().numpy()
         progress = Progress(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
@@ -234,7 +235,7 @@ class Sampler:
                 record.look_at(turn.candidates, choice.entropy)
             is_revealed = self._select(choice, turn, num_blocks, row_keys)
             tokens = turn.spread(choice.tokens, -1)
-            record.reveal(turn, is_revealed, tokens, choice)
+            record.reveal(turn, is_revealed, tokens, choice.entropy, choice.score)
             is_end = is_revealed & (tokens == end_token_id)
             finished = progress.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
             if finished and on_finished is not None:
@@ -360,54 +361,6 @@ class Sampler:
         if num_tokens is not None:
             keys = branch(keys[:, None], torch.arange(num_tokens, device=keys.device))
         return uniform(keys)
-
-
-class _Record:
-    """What becomes of a batch (B, N), and how.
-
-    Args:
-        response: The canvas' responses, all masked; revealed in place.
-        num_steps: Steps of which all entropies are kept; 0 for none.
-    """
-
-    def __init__(self, response: Tensor, num_steps: int) -> None:
-        num_rows, length = response.shape
-        self.response = response
-        self.unmask_step = torch.zeros_like(response)
-        self.unmask_entropy, self.unmask_score = torch.zeros(2, num_rows, length, device=response.device)
-        self.step_entropy = None
-        if num_steps:
-            self.step_entropy = self.unmask_entropy.new_full((num_rows, num_steps, length), torch.nan)
-
-    def look_at(self, positions: Positions, entropy: Tensor) -> None:
-        """Keep the entropies of masked positions (K,) before a step."""
-        if self.step_entropy is not None:
-            self.step_entropy[positions.row, positions.step, positions.column] = entropy
-
-    def reveal(self, turn: Turn, is_revealed: Tensor, tokens: Tensor, choice: _Choice) -> None:
-        """Take over what a step revealed (S, N)."""
-        changes = (
-            (self.response, tokens),
-            (self.unmask_step, turn.step[:, None]),
-            (self.unmask_entropy, turn.spread(choice.entropy, 0.0)),
-            (self.unmask_score, turn.spread(choice.score, 0.0)),
-        )
-        for part, values in changes:
-            part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
-
-    def fill(self, is_masked: Tensor, token_id: int | None) -> None:
-        """Reveal the rest of every row, in one further step."""
-        if token_id is not None:
-            self.response.masked_fill_(is_masked, token_id)
-            self.unmask_step = torch.where(is_masked, self.unmask_step.amax(1, keepdim=True) + 1, self.unmask_step)
-            for part in (self.unmask_entropy, self.unmask_score):
-                part.masked_fill_(is_masked, torch.nan)
-
-    def decoded(self) -> DecodedBatch:
-        """All of it."""
-        return DecodedBatch(
-            self.response.clone(), self.unmask_step, self.unmask_entropy, self.unmask_score, self.step_entropy
-        )
 
 
 def _likeliest(logits: Tensor, mask_token_id: int) -> Tensor:
