@@ -11,7 +11,7 @@ BENCH_RESULTS ?=
 results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full test test-slow bench bench-gpu lint type check clean
+.PHONY: help setup demo demo-full test test-slow coverage bench bench-gpu lint type check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -32,20 +32,32 @@ demo-full: $(STAMP) ## All methods at several learning rates, compared at equal 
 	$(BIN)/tabom demo --full $(DEMO_FLAGS)
 
 test: $(STAMP) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -n auto --dist loadscope
+
+coverage: $(STAMP) ## The same with the share of lines that they run, at least 90 % (takes more than twice as long)
 	$(BIN)/python -m pytest -n auto --dist loadscope --cov=tabom --cov-fail-under=90
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-bench: $(STAMP) ## What the ranking costs and the decoding engine saves, as ratios, on this CPU (about 15 minutes)
-	$(BIN)/python benchmarks/ranking.py $(call results,ranking)
+bench: $(STAMP) ## Training step, token statistics, loader, decoding and growth, as ratios, on this CPU (about 40 minutes)
+	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)
+	$(BIN)/python benchmarks/train_step.py $(call results,train_step)
+	$(BIN)/python benchmarks/data.py $(call results,data)
+	$(BIN)/python benchmarks/scaling.py $(call results,scaling)
 	$(BIN)/python benchmarks/distill.py $(call results,distill)
 
-bench-gpu: $(STAMP) ## The same on a GPU: LLaDA's width, and the engine on its whole shape
-	$(BIN)/python benchmarks/ranking.py --device cuda --hidden 4096 --layers 8 --batch 8 $(call results,ranking-gpu)
-	$(BIN)/python benchmarks/distill.py --device cuda --dtype bfloat16 --vocabulary 126464 --hidden 4096 --head_size 128 \
-		--mlp 12288 --layers 32 --prompt 384 --response 128 --block 32 --batch 32 --queries 64 --rounds 1 \
-		$(call results,distill-gpu)
+LLADA_8B := --vocabulary 126464 --hidden 4096 --head_size 128 --mlp 12288 --layers 32
+bench-gpu: $(STAMP) ## The same on a GPU: LLaDA's width, and its whole shape for the step and the engine
+	$(BIN)/python benchmarks/token_statistics.py --device cuda --dtype bfloat16 --hidden 4096 --batch 4 8 \
+		$(call results,token_statistics-gpu)
+	$(BIN)/python benchmarks/train_step.py --device cuda --dtype bfloat16 $(LLADA_8B) --batch 8 \
+		--kinds cross_entropy masking tabom $(call results,train_step-gpu)
+	$(BIN)/python benchmarks/train_step.py --device cuda --dtype bfloat16 $(LLADA_8B) --batch 8 \
+		--gradient_checkpointing $(call results,train_step-gpu-checkpointing)
+	$(BIN)/python benchmarks/scaling.py --device cuda --dtype bfloat16 $(LLADA_8B) --layers 8 $(call results,scaling-gpu)
+	$(BIN)/python benchmarks/distill.py --device cuda --dtype bfloat16 $(LLADA_8B) --prompt 384 --response 128 \
+		--block 32 --batch 32 --queries 64 --rounds 1 $(call results,distill-gpu)
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check && $(BIN)/ruff format --check

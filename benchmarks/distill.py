@@ -14,14 +14,10 @@ on this machine.
 """
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
+import common
 import torch
 from torch import Tensor
 
@@ -42,20 +38,7 @@ class EndingModel:
 
     def __init__(self, arguments: argparse.Namespace, dtype: torch.dtype) -> None:
         self.length = arguments.response
-        config = {
-            "model_type": "llada",
-            "d_model": arguments.hidden,
-            "embedding_size": arguments.vocabulary,
-            "vocab_size": arguments.vocabulary,
-            "mask_token_id": arguments.vocabulary - 1,
-            "max_sequence_length": arguments.prompt + arguments.response,
-            "mlp_hidden_size": arguments.mlp or 4 * arguments.hidden,
-            "n_heads": arguments.hidden // arguments.head_size,
-            "n_kv_heads": arguments.hidden // arguments.head_size,
-            "n_layers": arguments.layers,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 500000.0,
-        }
+        config = common.llada_config(arguments, length=arguments.prompt + arguments.response)
         torch.manual_seed(0)
         torch.set_default_dtype(dtype)
         with torch.device(arguments.device):
@@ -141,24 +124,8 @@ def seconds(arguments: argparse.Namespace, call, *inputs) -> float:  # noqa: ANN
     """How long a call takes."""
     start = time.perf_counter()
     call(arguments, *inputs)
-    if arguments.device == "cuda":
-        torch.cuda.synchronize()
+    common.synchronise(arguments.device)
     return time.perf_counter() - start
-
-
-def matrix_peak(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product: the best of some."""
-    size = 8192 if device == "cuda" else 2048
-    matrix = torch.randn(size, size, device=device, dtype=dtype)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        for _ in range(5):
-            matrix @ matrix
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / 5)
-    return 2 * size**3 / min(times)
 
 
 def text_of(responses: Tensor) -> Tensor:
@@ -169,7 +136,7 @@ def text_of(responses: Tensor) -> Tensor:
 
 def main() -> None:
     """Measure, print a table, and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--vocabulary", type=int, default=152064)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--head_size", type=int, default=64)
@@ -181,24 +148,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
     with torch.inference_mode():
         model = EndingModel(arguments, dtype)
-    record = {
-        "benchmark": "distill",
-        "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
-        "torch": torch.__version__,
-        "settings": {name: value for name, value in vars(arguments).items() if name != "json"},
-        "matrix_peak": matrix_peak(arguments.device, dtype),
-        "cases": {},
-    }
-    if arguments.device == "cuda":
-        record["machine"]["gpu"] = torch.cuda.get_device_name()
+    record = common.record("distill", arguments)
+    record |= {"matrix_peak": common.matrix_peak(arguments.device, dtype), "cases": {}}
     print(f"{'canvas after the end':22}{'ours, queries/s':>16}{'reference':>11}{'ratio':>7}{'same text':>11}{'MFU':>7}")
     for kind in ("half", "none"):
         queries = make_queries(arguments, kind)
@@ -227,8 +182,7 @@ def main() -> None:
             f"{kind:22}{rates['ours']:16.2f}{rates['reference']:11.2f}{case['ratio']:7.2f}"
             f"{case['same_text']:11.1%}{case['model_flop_utilisation']:7.1%}"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    common.save(record, arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import wandb
 from lightning import LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 
 # Classes that a config may name without their module.
 import tabom.backbones
@@ -19,9 +20,9 @@ import tabom.modules
 import tabom.objectives
 import tabom.samplers
 import tabom.tasks
-from tabom.callbacks import ConfigRecorder
+from tabom.callbacks import ConfigRecorder, Interrupted, LastCheckpoint, interruptible
 from tabom.config_errors import explain, misplaced_nulls
-from tabom.errors import TabomError
+from tabom.errors import TabomError, require
 from tabom.modules import TabomTrainer
 
 
@@ -61,6 +62,36 @@ class TabomCLI(LightningCLI):
                 raise
             raise TabomError(explain(str(error), (), ())) from error
 
+    def before_fit(self) -> None:
+        """Find the last checkpoint; without one a training starts from the beginning."""
+        self._find_last(is_needed=False)
+
+    def before_validate(self) -> None:
+        """Find the last checkpoint."""
+        self._find_last(is_needed=True)
+
+    def before_test(self) -> None:
+        """Find the last checkpoint."""
+        self._find_last(is_needed=True)
+
+    def before_export(self) -> None:
+        """Find the last checkpoint."""
+        self._find_last(is_needed=True)
+
+    def _find_last(self, *, is_needed: bool) -> None:
+        """Put the file's name in the place of ``last``; Lightning would look where a W&B run of its own has none."""
+        options = self.config_init[str(self.subcommand)]
+        if options["ckpt_path"] != "last":
+            return
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+        require(len(callbacks) == 1, f"ckpt_path last: expected one LastCheckpoint callback, got {len(callbacks)}")
+        path = callbacks[0].find(self.trainer)
+        where = f"{self.trainer.default_root_dir}/checkpoints/last.ckpt"
+        require(path is not None or not is_needed, f"{where}: expected a checkpoint, found no such file")
+        if path is None:
+            rank_zero_info(f"{where}: no checkpoint yet, the training starts from the beginning")
+        options["ckpt_path"] = None if path is None else str(path)
+
     def _parse_ckpt_path(self) -> None:
         """Keep what the user configured: upstream lets a checkpoint's hyperparameters override the command line."""
 
@@ -77,8 +108,9 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
 
     Raises:
         TabomError: For bad input that is found after parsing.
+        Interrupted: For a signal or a spent time limit.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), interruptible():
         _silence_upstream()
         try:
             return TabomCLI(
@@ -95,6 +127,9 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
             )
         except MisconfigurationException as error:
             raise TabomError(str(error)) from error
+        except Interrupted as interruption:
+            print(f"tabom: {interruption.reason}", file=sys.stderr)
+            raise
         finally:
             wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
 
@@ -133,6 +168,8 @@ def _silence_upstream() -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
     # An epoch of a small data set may be shorter than the logging interval; steps are what is counted here.
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval.*")
+    # A resumed training writes where it wrote before.
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty.")
     # Testing a checkpoint with its training's config: the callback's own record is of no use then.
     warnings.filterwarnings("ignore", "The dirpath has changed from .* therefore `best_model_score`.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)

@@ -1,6 +1,8 @@
 """Hashes and random streams that are the same on every machine and after a restart."""
 
 import hashlib
+import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,13 +19,8 @@ def share_of(text: str) -> float:
 
 
 def run_seed() -> int:
-    """The seed that ``seed_everything`` set for this process."""
-    return torch.initial_seed()
-
-
-def seeded_generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on all ``parts`` and on nothing else, such as how often it was asked before."""
-    return torch.Generator(device).manual_seed(_hash64(repr(parts)) >> 1)
+    """The seed that ``seed_everything`` set for this process; torch's generator is seeded anew while training."""
+    return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
 
 
 def stream_key(*parts: int | str) -> int:
@@ -49,6 +46,43 @@ def branch(keys: Tensor, index: Tensor) -> Tensor:
 def uniform(keys: Tensor) -> Tensor:
     """One draw from [0, 1) for each key that :func:`branch` gave, in float64."""
     return _shifted(keys, 11).double() * 2.0**-53
+
+
+class RowDraws:
+    """Random numbers for the rows of a batch, each row's from a stream of its own.
+
+    A row's numbers depend on its key and on how many calls came before: neither on the other rows, nor on padding.
+
+    Args:
+        keys: One a row (B,), int64.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self._keys = keys
+        self._num_calls = 0
+
+    @classmethod
+    def of_numbers(cls, key: int, numbers: Tensor) -> "RowDraws":
+        """For rows (B,) by number, in the stream of ``key`` (see :func:`stream_key`)."""
+        return cls(branch(torch.full_like(numbers, key, dtype=torch.int64), numbers))
+
+    @classmethod
+    def of_ids(cls, query_ids: Sequence[str], *parts: int | str, device: torch.device | str = "cpu") -> "RowDraws":
+        """For rows by their query, in the stream of ``parts``."""
+        return cls(torch.tensor([stream_key(*parts, query_id) for query_id in query_ids], device=device))
+
+    def per_row(self) -> Tensor:
+        """One number a row in [0, 1), (B,) in float64."""
+        return uniform(self._next())
+
+    def per_position(self, where: Tensor) -> Tensor:
+        """One number a position (B, L) in [0, 1), in float64, by its place among those where ``where`` is true."""
+        return uniform(branch(self._next()[:, None], where.long().cumsum(1)))
+
+    def _next(self) -> Tensor:
+        number = torch.full_like(self._keys, self._num_calls)
+        self._num_calls += 1
+        return branch(self._keys, number)
 
 
 def _shifted(bits: Tensor, num: int) -> Tensor:

@@ -5,7 +5,7 @@ S denoising steps.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,10 +66,11 @@ class _Rows:
 
     def to(self: _Batch, device: torch.device | str, *, non_blocking: bool = False) -> _Batch:
         """Return a copy on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
-        return dataclasses.replace(self, **moved)
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: _Batch) -> _Batch:
+        """Return a copy in page-locked memory; a data loader asks for it where a GPU is to copy beside its work."""
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def select(self: _Batch, rows: Sequence[int]) -> _Batch:
         """Some of the rows of a batch in which every tensor and tuple has one entry a row."""
@@ -81,6 +82,11 @@ class _Rows:
             elif not isinstance(value, str) and value is not None:
                 chosen[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **chosen)
+
+    def _with_tensors(self: _Batch, change: Callable[[Tensor], Tensor]) -> _Batch:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        changed = {name: change(value) for name, value in fields.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,8 @@ class TrajectoryBatch(_Rows):
         unmask_entropy: Predictive entropy in nats just before the position was revealed; NaN where none was recorded.
         query_ids: One per row, named in error messages.
         source: Which held-out data they are, where there are several kinds.
+        row_numbers: Number of each row in the training data, which its random draws belong to; None where it is not
+            known, and then nothing can be trained on them.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -151,6 +159,7 @@ class TrajectoryBatch(_Rows):
     unmask_entropy: Float[Tensor, "B L"]
     query_ids: tuple[str, ...]
     source: str = ""
+    row_numbers: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)

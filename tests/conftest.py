@@ -25,6 +25,7 @@ def _isolated(monkeypatch, tmp_path_factory):
     home = tmp_path_factory.getbasetemp() / "home"
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "HF_HOME"):
         monkeypatch.setenv(name, str(home / name.lower()))
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # what an earlier test's run was seeded with
     monkeypatch.setattr(socket.socket, "connect", _local_only(socket.socket.connect))
     torch.manual_seed(0)
     yield

@@ -8,7 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tabom.backbones import NewTinyDLM
 from tabom.data.tokenizer import tokenizer_fingerprint
+from tabom.functional.head import Head
 from tabom.modules import TabomTrainer
+from tabom.seeding import RowDraws, stream_key
 from tabom.tasks import Sudoku4x4
 from tabom.trajectories import Origin, TrajectoryRow, TrajectoryStore
 from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch
@@ -163,6 +165,11 @@ def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length
     )
 
 
+def row_draws(batch, seed=0):
+    """Random numbers for the rows of a batch, as in training."""
+    return RowDraws.of_numbers(stream_key(seed), torch.arange(len(batch.query_ids)))
+
+
 def corrupted_batch(is_target, order=None, *, recorded_entropy=None, mask_token_id=99):
     """Rows in which every target is masked and nothing else is."""
     is_target = torch.tensor(is_target)
@@ -207,6 +214,10 @@ class ScriptedDLM:
         hidden = torch.zeros(num_rows, length, self.table.shape[1])
         hidden[:, -len(self.table) :] = self.table
         return hidden
+
+    @property
+    def head(self):
+        return Head(torch.eye(self.table.shape[1]))
 
     def logits(self, hidden):
         return hidden

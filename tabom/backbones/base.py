@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones.cache import CanvasCache
 from tabom.errors import TabomError, require
+from tabom.functional.head import Head
 from tabom.types import SpecialIds
 
 
@@ -37,9 +38,14 @@ class Denoiser(nn.Module, ABC):
     def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Hidden states; entry ``i`` predicts token ``i``."""
 
+    @property
     @abstractmethod
+    def head(self) -> Head:
+        """What turns hidden states into logits; its tensors are read after a forward pass."""
+
     def logits(self, hidden: Float[Tensor, "*K D"]) -> Float[Tensor, "*K V"]:
         """Apply the head to the hidden states of asked-for positions."""
+        return self.head.logits(hidden)
 
     def forward_with_cache(
         self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]

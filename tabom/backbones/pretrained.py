@@ -1,9 +1,11 @@
 """Checkpoints on disk and on the hub."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from tabom.backbones.base import BackboneSource
@@ -32,9 +34,15 @@ class PretrainedBackbone(BackboneSource):
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         lora: Train a new adapter and keep the weights frozen; None trains everything.
         adapter: Directory or hub id of a trained adapter to start from, by the original checkpoint's names.
+        quantization: Keep the frozen matrices of the blocks in 8 (LLM.int8) or 4 bits (NF4); embeddings and head stay
+            as they are. Needs the package bitsandbytes. 4-bit matrices are multiplied in ``dtype``, in bfloat16 if that
+            is ``auto``.
 
     Raises:
-        TabomError: If both ``lora`` and ``adapter`` are given.
+        TabomError: If both ``lora`` and ``adapter`` are given, or neither with ``quantization``.
+
+    References:
+        Dettmers et al. 2022, arXiv:2208.07339; Dettmers et al. 2023, arXiv:2305.14314.
     """
 
     is_pretrained = True
@@ -48,8 +56,14 @@ class PretrainedBackbone(BackboneSource):
         gradient_checkpointing: bool = False,
         lora: Lora | None = None,
         adapter: str | None = None,
+        quantization: Literal["8bit", "4bit"] | None = None,
     ) -> None:
         require(lora is None or adapter is None, "lora: expected no settings of a new adapter beside adapter, got both")
+        require(
+            quantization is None or lora is not None or adapter is not None,
+            f"quantization: expected lora or adapter beside {quantization}, since quantised weights are not trained, "
+            "got neither",
+        )
         self.path = path
         self.revision = revision
         self.dtype: DType = dtype
@@ -57,18 +71,22 @@ class PretrainedBackbone(BackboneSource):
         self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
         self.adapter = adapter
+        self.quantization: Literal["8bit", "4bit"] | None = quantization
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> TransformersBackbone:
         """Read the weights.
 
         Raises:
             TabomError: If there is no such checkpoint, its family is unknown, it is incomplete, or of another
-                tokenizer; likewise for the adapter.
+                tokenizer; likewise for the adapter. If the package for ``quantization`` is missing.
         """
         directory = checkpoint_dir(self.path, self.revision)
         family = self._family(directory)
+        options: dict[str, Any] = {} if self.quantization is None else {"quantization_config": self._bits()}
         try:
-            backbone = family.from_pretrained(directory, dtype=self.dtype, attn_implementation=self.attn_implementation)
+            backbone = family.from_pretrained(
+                directory, dtype=self.dtype, attn_implementation=self.attn_implementation, **options
+            )
         except ImportError as error:
             raise TabomError(
                 f"attn_implementation: {self.attn_implementation} cannot be used here ({error})"
@@ -102,6 +120,17 @@ class PretrainedBackbone(BackboneSource):
             f"got {model_type!r}",
         )
         return _FAMILIES[model_type]
+
+    def _bits(self) -> BitsAndBytesConfig:
+        require(
+            find_spec("bitsandbytes") is not None,
+            f"quantization: expected the package bitsandbytes for {self.quantization}, found none; "
+            "pip install 'tabom[quantization]'",
+        )
+        if self.quantization == "8bit":
+            return BitsAndBytesConfig(load_in_8bit=True)
+        dtype = torch.bfloat16 if self.dtype == "auto" else getattr(torch, self.dtype)
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
     def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
         if self.gradient_checkpointing:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
+from tabom.functional.head import Head
 
 
 class Snapshot(Denoiser):
@@ -35,11 +36,12 @@ class Snapshot(Denoiser):
         with self._restored() as backbone:
             return backbone(input_ids, attention_mask)
 
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head of that step."""
+    @property
+    def head(self) -> Head:
+        """The head of that step."""
         with self._restored() as backbone:
-            return backbone.logits(hidden)
+            weight, bias, softcap = backbone.head
+            return Head(weight.detach(), None if bias is None else bias.detach(), softcap)
 
     @contextmanager
     def _restored(self) -> Iterator[Backbone]:

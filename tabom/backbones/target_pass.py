@@ -1,16 +1,15 @@
 """A forward pass, read where something is asked for.
 
-Axes: B rows, L positions, K asked-for positions.
+Axes: B rows, L positions.
 """
 
 import torch
 from torch import Tensor
 
 from tabom.backbones.base import Denoiser
-from tabom.functional.token_statistics import token_statistics
+from tabom.functional.token_statistics import head_chunks, linear_token_statistics
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics
-
-_ROWS_AT_A_TIME = 64
 
 
 class TargetPass:
@@ -19,37 +18,49 @@ class TargetPass:
     Args:
         denoiser: Whose predictions.
         corrupted: What it sees; results are (B, L), 0 where nothing is asked for.
+
+    Attributes:
+        hidden: Hidden states of the targets (K, D), row by row.
+        head: What makes logits of them.
     """
 
     def __init__(self, denoiser: Denoiser, corrupted: CorruptedBatch) -> None:
         self._corrupted = corrupted
-        hidden = denoiser(corrupted.noisy_ids, corrupted.attention_mask)
-        self.logits = denoiser.logits(hidden[corrupted.is_target])
+        self.hidden = denoiser(corrupted.noisy_ids, corrupted.attention_mask)[corrupted.is_target]
+        self.head = denoiser.head
 
     def statistics(self, sampled_ids: Tensor | None = None, *, entropy_temperature: float = 1.0) -> TokenStatistics:
         """Statistics of the clean tokens, and the negative log-likelihood of other tokens (B, L), if there are any."""
         where = self._corrupted.is_target
-        clean = token_statistics(self.logits, self._corrupted.clean_ids[where], entropy_temperature=entropy_temperature)
-        result = TokenStatistics(*(_scatter(values, where) for values in clean if values is not None))
-        if sampled_ids is None:
-            return result
-        return result._replace(sampled_nll=_scatter(token_statistics(self.logits, sampled_ids[where]).nll, where))
+        found = linear_token_statistics(
+            self.hidden,
+            self.head,
+            self._corrupted.clean_ids[where],
+            sampled_ids=None if sampled_ids is None else sampled_ids[where],
+            entropy_temperature=entropy_temperature,
+        )
+        canvases = {name: _scatter(values, where) for name, values in found._asdict().items() if values is not None}
+        return TokenStatistics(**canvases)
 
     @torch.no_grad()
-    def sample(self, temperature: float, generator: torch.Generator) -> Tensor:
+    def sample(self, temperature: float, draws: RowDraws) -> Tensor:
         """Draw a token at every target; the likeliest one at temperature 0."""
-        if temperature == 0:
-            tokens = self.logits.argmax(-1)
-        else:
-            tokens = torch.cat([_draw(rows, temperature, generator) for rows in self.logits.split(_ROWS_AT_A_TIME)])
-        return _scatter(tokens, self._corrupted.is_target)
+        where = self._corrupted.is_target
+        quantile = draws.per_position(where)[where]
+        tokens = [
+            _draw(self.head.wide_logits(self.hidden[rows]), temperature, quantile[rows])
+            for rows in head_chunks(self.hidden, self.head)
+        ]
+        return _scatter(torch.cat(tokens), where)
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """One token a row."""
-    if len(logits) == 0:
-        return logits.new_zeros(0, dtype=torch.long)
-    return torch.multinomial((logits.double() / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+def _draw(logits: Tensor, temperature: float, quantile: Tensor) -> Tensor:
+    """One token a row: where the distribution function passes the quantile, in [0, 1)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    mass = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    place = torch.searchsorted(mass, quantile[:, None] * mass[:, -1:], right=True)
+    return place.squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 def _scatter(values: Tensor, where: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from tabom.backbones.cache import CanvasCache, PartialPass
 from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_checkpoint, weight_files
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
+from tabom.functional.head import Head
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -71,10 +72,11 @@ class TransformersBackbone(Backbone):
         """Whether only an adapter is trained."""
         return self._adapter is not None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head."""
-        head: Any = self.transformer.get_output_embeddings()
-        return head(hidden)
+    @property
+    def head(self) -> Head:
+        """The language model head, which has no adapter."""
+        layer: Any = self.transformer.get_output_embeddings()
+        return Head(layer.weight, layer.bias, getattr(self.transformer.config, "final_logit_softcapping", None))
 
     def add_adapter(self, lora: Lora, base_name: str) -> None:
         """Freeze everything and add a new adapter, which changes nothing before it is trained.
@@ -179,11 +181,10 @@ class AdapterOff(Denoiser):
         with backbone.adapter_off(), without_dropout(backbone):
             return backbone.forward_from_cache(input_ids, attention_mask, positions, cache)
 
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head, which has no adapter."""
-        (backbone,) = self._backbone
-        return backbone.logits(hidden)
+    @property
+    def head(self) -> Head:
+        """The backbone's, which has no adapter."""
+        return self._backbone[0].head
 
 
 class DecoderBackbone(TransformersBackbone):

@@ -4,8 +4,9 @@ import torch
 
 from tabom.corruption.trajectory_segments import check_order, is_revealed
 from tabom.errors import require
-from tabom.functional.masking import block_index
+from tabom.functional.masking import block_index, draw_tokens
 from tabom.functional.unmasking import block_ranks, unmasking_order, unmasking_rank
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
 _MASK_RATIOS = (1.0, 0.75, 0.5, 0.25)
@@ -25,8 +26,9 @@ class BlockStates:
     Args:
         block_length: Response positions in a block, >= 1; None for one block. The last one may be shorter.
         random_ratio: Probability with which a masked position shows a random token instead of the mask, in [0, 1]. It
-            is drawn uniformly from the distinct response tokens of the batch, so that no vocabulary is needed; the
-            released code draws from the vocabulary. Such a position counts as masked: its own token is not seen.
+            is drawn uniformly from the distinct tokens that the row's response was decoded into, so that no vocabulary
+            is needed and a row does not depend on its batch; the released code draws from the vocabulary. Such a
+            position counts as masked: its own token is not seen.
 
     Raises:
         TabomError: If a value is out of range.
@@ -43,7 +45,7 @@ class BlockStates:
         self.block_length = block_length
         self.random_ratio = random_ratio
 
-    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Draw one state per row.
 
         Raises:
@@ -51,21 +53,20 @@ class BlockStates:
         """
         check_order(batch)
         where = is_revealed(batch)
-        ratios = torch.tensor(_MASK_RATIOS, device=where.device)
-        drawn = torch.multinomial(ratios**_EXPONENT, len(where), replacement=True, generator=generator)
+        ratios = torch.tensor(_MASK_RATIOS, dtype=torch.float64, device=where.device)
+        mass = (ratios**_EXPONENT).cumsum(0)
+        ratio = ratios[torch.searchsorted(mass[:-1] / mass[-1], draws.per_row(), right=True)]
         order = unmasking_order(batch.unmask_step, batch.unmask_entropy, where=where)
         block = block_index(batch.is_response, block_length=self.block_length or where.shape[1])
         rank, num_revealed = block_ranks(order, block, where=where)
-        is_target = where & (rank < ratios[drawn][:, None] * num_revealed)
+        is_target = where & (rank < ratio[:, None] * num_revealed)
         is_masked = is_target | (batch.is_response & ~where)
-        noise = torch.rand(is_target.shape, generator=generator, device=is_target.device)
-        ids = batch.clean_ids[where].sort().values
-        tokens = ids[ids.diff(prepend=ids[:1] - 1) != 0]
-        random_ids = tokens[torch.randint(len(tokens), is_target.shape, generator=generator, device=tokens.device)]
+        is_random = is_target & (draws.per_position(where) < self.random_ratio)
+        random_ids = draw_tokens(batch.clean_ids, draws.per_position(where), where=where)
         noisy_ids = batch.clean_ids.masked_fill(is_masked, mask_token_id)
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
-            noisy_ids=random_ids.where(is_target & (noise < self.random_ratio), noisy_ids),
+            noisy_ids=random_ids.where(is_random, noisy_ids),
             attention_mask=batch.attention_mask,
             is_masked=is_masked,
             is_target=is_target,

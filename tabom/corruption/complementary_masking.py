@@ -4,6 +4,7 @@ import torch
 
 from tabom.errors import require
 from tabom.functional.masking import block_index, draw_block, uniform_mask
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
 
@@ -35,15 +36,15 @@ class ComplementaryMasking:
         self.mask_ratio = mask_ratio
         self.supervise_padding = supervise_padding
 
-    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Corrupt one batch of B rows into 2B: row B + i is the complement of row i."""
         is_present = batch.is_response & (batch.clean_ids != mask_token_id)
         is_learnt = is_present if self.supervise_padding else is_present & ~batch.is_filler
         block = block_index(batch.is_response, block_length=self.block_length)
-        drawn = draw_block(block, where=is_learnt, generator=generator)[:, None]
+        drawn = draw_block(block, draws.per_row(), where=is_learnt)[:, None]
         is_in_block = is_present & (block == drawn)
         ratio = torch.full((len(drawn),), self.mask_ratio, device=drawn.device)
-        is_first = uniform_mask(is_in_block, ratio, generator=generator, at_least_one=False)
+        is_first = uniform_mask(is_in_block, ratio, draws.per_position(is_in_block), at_least_one=False)
         is_asked = torch.cat([is_first, is_in_block & ~is_first])
         clean_ids, is_response = batch.clean_ids.repeat(2, 1), batch.is_response.repeat(2, 1)
         is_later = is_response & (block > drawn).repeat(2, 1)

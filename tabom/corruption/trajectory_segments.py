@@ -7,6 +7,7 @@ import torch
 from tabom.errors import TabomError, require
 from tabom.functional.masking import segment, segment_start, segment_start_at
 from tabom.functional.unmasking import non_left_to_right, unmasking_order, unmasking_rank
+from tabom.seeding import RowDraws
 from tabom.types import NEVER, CorruptedBatch, TrajectoryBatch
 
 WindowUnit = Literal["tokens", "steps"]
@@ -52,7 +53,7 @@ class TrajectorySegments:
         self.ties: Ties = ties
         self.starts: Starts = starts
 
-    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Draw one state per row and cut the segment that follows it.
 
         Raises:
@@ -64,13 +65,13 @@ class TrajectorySegments:
             num_units = batch.unmask_step.masked_fill(~batch.is_response, NEVER).amax(1) + 1
         else:
             num_units = num_revealed
-        window, truncated = self.window, self.truncated_windows
+        noise, window, truncated = draws.per_row(), self.window, self.truncated_windows
         if self.starts == "uniform":
-            start = segment_start(num_units, window=window, truncated=truncated, generator=generator)
+            start = segment_start(num_units, noise, window=window, truncated=truncated)
         else:
             unit = self._unit(batch)
             is_next = non_left_to_right(unit, is_revealed=is_revealed(batch), where=batch.is_response)
-            start = segment_start_at(is_next, unit, num_units, window=window, truncated=truncated, generator=generator)
+            start = segment_start_at(is_next, unit, num_units, noise, window=window, truncated=truncated)
         return self.cut(batch, start, mask_token_id)
 
     def cut(self, batch: TrajectoryBatch, start: torch.Tensor, mask_token_id: int) -> CorruptedBatch:

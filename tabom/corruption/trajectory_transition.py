@@ -1,10 +1,9 @@
 """Two states of a recorded trajectory, and what was decoded between them."""
 
-import torch
-
 from tabom.corruption.trajectory_segments import check_order, is_revealed
 from tabom.functional.masking import state_pair
 from tabom.functional.unmasking import dense_steps, unmasking_rank
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
 
@@ -19,7 +18,7 @@ class TrajectoryTransition:
         Ma et al. 2025 (dInfer), arXiv:2510.08666, compressed transition learning.
     """
 
-    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Draw two states per row.
 
         Raises:
@@ -28,7 +27,7 @@ class TrajectoryTransition:
         check_order(batch)
         where = is_revealed(batch)
         step = dense_steps(batch.unmask_step, where=batch.is_response)
-        earlier, later = state_pair(step.amax(1) + 1, generator=generator)
+        earlier, later = state_pair(step.amax(1) + 1, draws.per_row(), draws.per_row())
         is_masked = batch.is_response & ~(where & (step < earlier[:, None]))
         return CorruptedBatch(
             clean_ids=batch.clean_ids,

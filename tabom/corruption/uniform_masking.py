@@ -4,6 +4,7 @@ import torch
 
 from tabom.errors import require
 from tabom.functional.masking import uniform_mask
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
 
@@ -25,13 +26,13 @@ class UniformMasking:
         self.min_mask_ratio = min_mask_ratio
         self.at_least_one = at_least_one
 
-    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Corrupt one batch, with one draw of the mask ratio per row."""
-        num_rows = batch.clean_ids.shape[0]
-        time = 1 - torch.rand(num_rows, generator=generator, device=batch.clean_ids.device)
-        mask_ratio = (1 - self.min_mask_ratio) * time + self.min_mask_ratio
+        time = 1 - draws.per_row()
+        mask_ratio = ((1 - self.min_mask_ratio) * time + self.min_mask_ratio).float()
         is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
-        is_masked = uniform_mask(is_maskable, mask_ratio, generator=generator, at_least_one=self.at_least_one)
+        noise = draws.per_position(is_maskable)
+        is_masked = uniform_mask(is_maskable, mask_ratio, noise, at_least_one=self.at_least_one)
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
             noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),

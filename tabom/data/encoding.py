@@ -1,15 +1,21 @@
 """From examples to token rows, from rows to padded batches."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tabom.errors import TabomError, require
 from tabom.types import NEVER, Example, PromptBatch, SpecialIds, TrajectoryBatch
+
+Tokens = Sequence[int] | npt.NDArray[np.integer]
+"""Token ids, or steps, of one sequence."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,34 @@ class Row:
         response_ids: x0 of the response, filled with end-of-sequence tokens up to the budget where there is one.
         unmask_step: Of each response token, or empty where the data have no order.
         unmask_entropy: Likewise, in nats.
+        number: Of the row in the training data, which its random draws belong to.
     """
 
     query_id: str
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[int]
-    unmask_step: Sequence[int] = ()
-    unmask_entropy: Sequence[float] = ()
+    prompt_ids: Tokens
+    response_ids: Tokens
+    unmask_step: Tokens = ()
+    unmask_entropy: Sequence[float] | npt.NDArray[np.float32] = ()
+    number: int = 0
+
+
+class NumberedRows(Sequence[Row]):
+    """Rows that know their number, from 0 as they stand.
+
+    Args:
+        rows: Of any numbers.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Row:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Row with its number."""
+        return dataclasses.replace(self._rows[number], number=number)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], query_ids: Sequence[str]) -> list[list[int]]:
@@ -170,25 +197,32 @@ def until_eos(ids: Tensor, eos_token_id: int) -> Tensor:
 
 def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -> TrajectoryBatch:
     """Pad prompts on the left and responses on the right, so that all responses start in one column."""
-    prompts = _pad_left([row.prompt_ids for row in rows], pad_token_id)
-    width = max(len(row.response_ids) for row in rows)
-    responses = _pad_right([row.response_ids for row in rows], width, pad_token_id)
-    lengths = torch.tensor([len(row.response_ids) for row in rows])
-    is_response = torch.arange(width) < lengths[:, None]
-    prompt_lengths = torch.tensor([len(row.prompt_ids) for row in rows])
-    is_prompt = torch.arange(prompts.shape[1]) >= prompts.shape[1] - prompt_lengths[:, None]
-    nothing = torch.zeros_like(is_prompt)
-    is_filler = is_response & ~until_eos(responses, eos_token_id)
-    steps = _pad_right([row.unmask_step for row in rows], width, NEVER)
-    entropies = _pad_right([row.unmask_entropy for row in rows], width, torch.nan)
+    first = max(len(row.prompt_ids) for row in rows)
+    shape = (len(rows), first + max(len(row.response_ids) for row in rows))
+    clean_ids = np.full(shape, pad_token_id)
+    attention_mask = np.zeros(shape, np.bool_)
+    unmask_step = np.full(shape, NEVER)
+    unmask_entropy = np.full(shape, np.nan, np.float32)
+    for number, row in enumerate(rows):
+        start, end = first - len(row.prompt_ids), first + len(row.response_ids)
+        clean_ids[number, start:first] = row.prompt_ids
+        clean_ids[number, first:end] = row.response_ids
+        attention_mask[number, start:end] = True
+        unmask_step[number, first : first + len(row.unmask_step)] = row.unmask_step
+        unmask_entropy[number, first : first + len(row.unmask_entropy)] = row.unmask_entropy
+    ids, is_seen = torch.from_numpy(clean_ids), torch.from_numpy(attention_mask)
+    is_response = is_seen & (torch.arange(shape[1]) >= first)
+    is_filler = is_response.clone()
+    is_filler[:, first:] &= ~until_eos(ids[:, first:], eos_token_id)
     return TrajectoryBatch(
-        clean_ids=torch.cat([prompts, responses], 1),
-        attention_mask=torch.cat([is_prompt, is_response], 1),
-        is_response=torch.cat([nothing, is_response], 1),
-        is_filler=torch.cat([nothing, is_filler], 1),
-        unmask_step=torch.cat([torch.full_like(prompts, NEVER), steps], 1),
-        unmask_entropy=torch.cat([torch.full(prompts.shape, torch.nan), entropies], 1),
+        clean_ids=ids,
+        attention_mask=is_seen,
+        is_response=is_response,
+        is_filler=is_filler,
+        unmask_step=torch.from_numpy(unmask_step),
+        unmask_entropy=torch.from_numpy(unmask_entropy),
         query_ids=tuple(row.query_id for row in rows),
+        row_numbers=torch.tensor([row.number for row in rows]),
     )
 
 
@@ -221,7 +255,3 @@ def _pad_left(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
     """Stack sequences of token ids, filled on the left."""
     width = max(map(len, sequences))
     return torch.tensor([[value] * (width - len(ids)) + list(ids) for ids in sequences])
-
-
-def _pad_right(sequences: Sequence[Sequence[float]], width: int, value: float) -> Tensor:
-    return torch.tensor([[*items, *[value] * (width - len(items))] for items in sequences])

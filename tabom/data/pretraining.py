@@ -20,10 +20,11 @@ class PretrainingDataModule(PromptDataModule):
         base_domain: Text.
         tokenizer: ``characters``, a directory or a hub id.
         response_length: N of the new domain; answers are filled with end-of-sequence tokens. Text keeps its length.
-        batch_size: Rows a step and device.
+        batch_size: Rows a batch and device; an optimizer step takes ``accumulate_grad_batches`` of them.
         num_base_rows: Pieces of text in an epoch.
         num_task_examples: Distinct problems in the pool.
         task_share: Share of the rows that come from the pool, in [0, 1).
+        num_workers: Processes that make batches ahead of the training; 0: the training does.
         evaluation: Sizes of everything outside training.
 
     Raises:
@@ -40,6 +41,7 @@ class PretrainingDataModule(PromptDataModule):
         num_base_rows: int = 20000,
         num_task_examples: int = 120,
         task_share: float = 0.5,
+        num_workers: int = 0,
         evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__(
@@ -56,11 +58,13 @@ class PretrainingDataModule(PromptDataModule):
             "num_task_examples": num_task_examples,
         }.items():
             require(number >= 1, f"{name}: expected at least 1, got {number}")
+        require(num_workers >= 0, f"num_workers: expected at least 0, got {num_workers}")
         self._text = base_domain
         self.batch_size = batch_size
         self.num_base_rows = num_base_rows
         self.num_task_examples = num_task_examples
         self.task_share = task_share
+        self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Both domains, shuffled together."""
@@ -70,4 +74,4 @@ class PretrainingDataModule(PromptDataModule):
             self.tokenizer, self.task.examples("pretrain", self.num_task_examples), self.response_length, chat=False
         )
         repeated = [pool[i % len(pool)] for i in range(num_task_rows)]
-        return self.training_loader(text + repeated, self.batch_size)
+        return self.training_loader(text + repeated, self.batch_size, num_workers=self.num_workers)

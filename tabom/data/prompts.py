@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,19 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from tabom.corruption import UniformMasking
-from tabom.data.encoding import Row, collate_prompts, collate_rows, encode_examples, encode_prompts, until_eos
+from tabom.data.encoding import (
+    NumberedRows,
+    Row,
+    collate_prompts,
+    collate_rows,
+    encode_examples,
+    encode_prompts,
+    until_eos,
+)
 from tabom.data.loading import ResumableLoader, evaluation_loader
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
-from tabom.seeding import run_seed, seeded_generator
+from tabom.seeding import RowDraws, run_seed
 from tabom.tasks import ExampleSource, Split, Task
 from tabom.types import Example, PromptBatch, PromptShard, SpecialIds, TrajectoryBatch, Verdict
 
@@ -197,19 +205,38 @@ class PromptDataModule(LightningDataModule):
             digest.update(json.dumps(dataclasses.astuple(example)).encode())
         return digest.hexdigest()
 
-    def collate(self, rows: Sequence[Row]) -> TrajectoryBatch:
-        """Pad rows to a batch."""
-        return collate_rows(rows, pad_token_id=self.special_ids.pad, eos_token_id=self.special_ids.eos)
+    @property
+    def collate(self) -> Callable[[Sequence[Row]], TrajectoryBatch]:
+        """Pads rows to a batch; holds the special ids alone, so that a worker process needs nothing else."""
+        ids = self.special_ids
+        return functools.partial(collate_rows, pad_token_id=ids.pad, eos_token_id=ids.eos)
 
-    def training_loader(self, rows: Sequence[Row], batch_size: int) -> ResumableLoader:
-        """Shuffle by the run's seed and the epoch.
+    def training_loader(
+        self, rows: Sequence[Row], batch_size: int, *, group_by_length: bool = False, num_workers: int = 0
+    ) -> ResumableLoader:
+        """Shuffle by the run's seed and the epoch, and number the rows as they stand here.
+
+        Args:
+            rows: Training data.
+            batch_size: Rows a batch and device.
+            group_by_length: Whether the rows of an optimizer step are of about one length.
+            num_workers: Processes that collate; 0: this one does.
 
         Raises:
-            TabomError: If the rows do not fill one batch on every device.
+            TabomError: If the rows do not fill one optimizer step.
         """
-        num_needed = batch_size * self._ranks["world_size"]
-        require(len(rows) >= num_needed, f"training data: expected at least {num_needed} rows, got {len(rows)}")
-        return ResumableLoader(rows, batch_size=batch_size, seed=run_seed(), collate_fn=self.collate, **self._ranks)
+        lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows] if group_by_length else None
+        return ResumableLoader(
+            NumberedRows(rows),
+            batch_size=batch_size,
+            accumulation=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
+            seed=run_seed(),
+            collate_fn=self.collate,
+            lengths=lengths,
+            num_workers=num_workers,
+            is_pinned=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            **self._ranks,
+        )
 
     @property
     def _ranks(self) -> dict[str, int]:
@@ -261,11 +288,12 @@ class PromptDataModule(LightningDataModule):
         return PromptShard(index, self._collate_prompts(rows, samples=samples))
 
     def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
-        """All masks are drawn at once: they depend on ``mask_seed`` and the text alone, so every check is paired."""
+        """Masks depend on ``mask_seed``, the domain's name and the query alone, so every check is paired."""
         examples = base_domain.examples(split, self.evaluation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         clean = dataclasses.replace(self.collate(rows), source=name)
-        corrupted = UniformMasking()(clean, self.special_ids.mask, seeded_generator(self.evaluation.mask_seed))
+        draws = RowDraws.of_ids(clean.query_ids, self.evaluation.mask_seed, name)
+        corrupted = UniformMasking()(clean, self.special_ids.mask, draws)
         return self._loader(range(len(rows)), corrupted.select)
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:

@@ -19,6 +19,34 @@ from tabom.trajectories import TrajectoryTable, read_trajectories
 from tabom.types import GROUND_TRUTH, SELF_DISTILLED, TrajectoryBatch
 
 
+class TrajectoryRows(Sequence[Row]):
+    """Some rows of a table, each made when it is asked for.
+
+    Args:
+        table: Trajectories.
+        indices: Of the rows, in their order.
+    """
+
+    def __init__(self, table: TrajectoryTable, indices: Sequence[int]) -> None:
+        self._table = table
+        self._indices = indices
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> Row:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Row whose response, steps and entropies are views of the table."""
+        table, index = self._table, self._indices[position]
+        return Row(
+            table.query_ids[index],
+            table.prompt_ids[index],
+            table.response_ids[index],
+            table.unmask_step[index],
+            table.unmask_entropy[index],
+        )
+
+
 class TrajectoryDataModule(PromptDataModule):
     """Trains on recorded trajectories; evaluates like :class:`PromptDataModule`, and on held-out trajectories.
 
@@ -28,7 +56,7 @@ class TrajectoryDataModule(PromptDataModule):
         tokenizer: The one the trajectories were made with: ``characters``, a directory or a hub id.
         response_length: N of the trajectories.
         base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
-        batch_size: Rows a step and device.
+        batch_size: Rows a batch and device; an optimizer step takes ``accumulate_grad_batches`` of them.
         answers: ``self_distilled``: what the model decoded, with the order. ``ground_truth``: the task's own answers to
             the same queries, without an order (SFT-GT).
         truncate_answers: Cut ground-truth answers that are longer than the response, as the released code does; False
@@ -36,6 +64,8 @@ class TrajectoryDataModule(PromptDataModule):
         only_verified: Leave out the queries whose decoded answer is wrong.
         held_out: Share of the queries kept for evaluation, by a hash of the query id, in [0, 1).
         chat_template: Whether prompts are a user's turns and answers an assistant's; recorded ones are as they are.
+        group_by_length: Whether the rows of an optimizer step are of about one length, so that little is padded.
+        num_workers: Processes that make batches ahead of the training; 0: the training does.
         evaluation: Sizes of everything outside training.
 
     Raises:
@@ -55,6 +85,8 @@ class TrajectoryDataModule(PromptDataModule):
         only_verified: bool = True,
         held_out: float = 0.1,
         chat_template: bool = False,
+        group_by_length: bool = False,
+        num_workers: int = 0,
         evaluation: EvaluationSizes = EvaluationSizes(),
     ) -> None:
         super().__init__(
@@ -67,12 +99,15 @@ class TrajectoryDataModule(PromptDataModule):
         )
         require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
         require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")
+        require(num_workers >= 0, f"num_workers: expected at least 0, got {num_workers}")
         self.path = Path(path)
         self.batch_size = batch_size
         self.answers: Literal["self_distilled", "ground_truth"] = answers
         self.truncate_answers = truncate_answers
         self.only_verified = only_verified
         self.held_out = held_out
+        self.group_by_length = group_by_length
+        self.num_workers = num_workers
 
     @functools.cached_property
     def table(self) -> TrajectoryTable:
@@ -92,10 +127,12 @@ class TrajectoryDataModule(PromptDataModule):
         """Trajectories that are not held out."""
         indices = self._indices(is_held_out=False)
         if self.answers == "self_distilled":
-            rows = self._trajectory_rows(indices)
+            rows = TrajectoryRows(self.table, indices)
         else:
             rows = self._ground_truth_rows(indices, truncate=self.truncate_answers)
-        return self.training_loader(rows, self.batch_size)
+        return self.training_loader(
+            rows, self.batch_size, group_by_length=self.group_by_length, num_workers=self.num_workers
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """What prompts are decoded and text is masked, and the held-out trajectories with their queries' references."""
@@ -110,7 +147,7 @@ class TrajectoryDataModule(PromptDataModule):
         indices = self._indices(is_held_out=True)
         answered = [i for i in indices if self.table.references[i]]
         kinds = {
-            SELF_DISTILLED: self._trajectory_rows(indices),
+            SELF_DISTILLED: TrajectoryRows(self.table, indices),
             GROUND_TRUTH: self._ground_truth_rows(answered, truncate=True),
         }
         return [
@@ -132,19 +169,6 @@ class TrajectoryDataModule(PromptDataModule):
             i
             for i, query_id in enumerate(self.table.query_ids)
             if is_wanted[i] and (share_of(f"held out/{query_id}") < self.held_out) == is_held_out
-        ]
-
-    def _trajectory_rows(self, indices: list[int]) -> list[Row]:
-        table = self.table
-        return [
-            Row(
-                table.query_ids[i],
-                table.prompt_ids[i],
-                table.response_ids[i].tolist(),
-                table.unmask_step[i].tolist(),
-                table.unmask_entropy[i].tolist(),
-            )
-            for i in indices
         ]
 
     def _ground_truth_rows(self, indices: list[int], *, truncate: bool) -> list[Row]:

@@ -1,6 +1,6 @@
 """Which positions are masked and which are asked for.
 
-Axes: B rows, L canvas positions. Random functions take a generator on the device of their arguments.
+Axes: B rows, L canvas positions. Random functions take ``noise``: independent draws from [0, 1), best in float64.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 def uniform_mask(
     is_response: Bool[Tensor, "B L"],
     mask_ratio: Float[Tensor, " B"],
+    noise: Float[Tensor, "B L"],
     *,
-    generator: torch.Generator,
     at_least_one: bool = True,
 ) -> Bool[Tensor, "B L"]:
     """Mask each response position independently with probability ``mask_ratio``, and at least one per row.
@@ -20,7 +20,7 @@ def uniform_mask(
     Args:
         is_response: Positions that may be masked.
         mask_ratio: Probability per row, in (0, 1].
-        generator: Source of randomness.
+        noise: One draw a position.
         at_least_one: Force a token where none would be masked. Without it a row may have no masked position.
 
     Returns:
@@ -30,7 +30,6 @@ def uniform_mask(
         Chen et al. 2026, arXiv:2605.11854, Eq. 1; the forced token keeps the mean over masked positions defined.
         Weights by 1 / mask_ratio are unbiased without it.
     """
-    noise = torch.rand(is_response.shape, generator=generator, device=is_response.device)
     noise = noise.masked_fill(~is_response, torch.inf)
     is_masked = noise < mask_ratio[:, None]
     if at_least_one:
@@ -71,15 +70,15 @@ def fixed_ratio_mask(
 
 
 def segment_start(
-    num_units: Int[Tensor, " B"], *, window: int, truncated: bool, generator: torch.Generator
+    num_units: Int[Tensor, " B"], noise: Float[Tensor, " B"], *, window: int, truncated: bool
 ) -> Int[Tensor, " B"]:
     """Draw where a segment starts, uniformly over the states of a trajectory.
 
     Args:
         num_units: Length n of each trajectory, in tokens (or in steps, if the window counts steps).
+        noise: One draw a row.
         window: W, in the same unit, >= 1.
         truncated: False: starts 0 ... n - W, so that W units follow (0 alone where n < W). True: starts 0 ... n - 1.
-        generator: Source of randomness.
 
     Returns:
         Number of units that are already decoded.
@@ -88,17 +87,17 @@ def segment_start(
         Chen et al. 2026, arXiv:2605.11854, section 4.2 (valid segments). The released code stops one step earlier, so
         that the last token is never learnt.
     """
-    return _draw_below(_num_starts(num_units, window=window, truncated=truncated), generator)
+    return _draw_below(_num_starts(num_units, window=window, truncated=truncated), noise)
 
 
 def segment_start_at(
     is_next: Bool[Tensor, "B L"],
     order: Int[Tensor, "B L"],
     num_units: Int[Tensor, " B"],
+    noise: Float[Tensor, " B"],
     *,
     window: int,
     truncated: bool,
-    generator: torch.Generator,
 ) -> Int[Tensor, " B"]:
     """Draw where a segment starts, uniformly over the states in which a position of ``is_next`` is decoded next.
 
@@ -107,9 +106,9 @@ def segment_start_at(
             draws from all of them, like :func:`segment_start`.
         order: Decoding order of each position (or its step, if the window counts steps).
         num_units: As in :func:`segment_start`.
+        noise: One draw a row.
         window: As in :func:`segment_start`.
         truncated: As in :func:`segment_start`.
-        generator: Source of randomness.
 
     Returns:
         Number of units that are already decoded.
@@ -120,18 +119,19 @@ def segment_start_at(
     column = order.masked_fill(~is_next, width).clamp(max=width).long()
     is_wanted = is_start.new_zeros(len(order), width + 1).scatter_(1, column, True)[:, :width] & is_start
     is_drawn_from = torch.where(is_wanted.any(1, keepdim=True), is_wanted, is_start)
-    number = _draw_below(is_drawn_from.sum(1), generator)
+    number = _draw_below(is_drawn_from.sum(1), noise)
     return (is_drawn_from.cumsum(1) > number[:, None]).long().argmax(1)
 
 
 def state_pair(
-    num_steps: Int[Tensor, " B"], *, generator: torch.Generator
+    num_steps: Int[Tensor, " B"], noise: Float[Tensor, " B"], other_noise: Float[Tensor, " B"]
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
     """Draw two distinct states of a trajectory, uniformly over all pairs.
 
     Args:
         num_steps: Steps of each trajectory, >= 1; it passes through one state more.
-        generator: Source of randomness.
+        noise: One draw a row.
+        other_noise: Another one.
 
     Returns:
         Number of steps that are done in the earlier and in the later state, 0 <= earlier < later <= ``num_steps``.
@@ -139,8 +139,8 @@ def state_pair(
     References:
         Ma et al. 2025 (dInfer), arXiv:2510.08666, compressed transition: (i, j) ~ U(tau), i > j, counted down.
     """
-    first = _draw_below(num_steps + 1, generator)
-    other = _draw_below(num_steps, generator)
+    first = _draw_below(num_steps + 1, noise)
+    other = _draw_below(num_steps, other_noise)
     second = other + (other >= first).long()
     return torch.minimum(first, second), torch.maximum(first, second)
 
@@ -163,14 +163,14 @@ def block_index(is_response: Bool[Tensor, "B L"], *, block_length: int) -> Int[T
 
 
 def draw_block(
-    block: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"], generator: torch.Generator
+    block: Int[Tensor, "B L"], noise: Float[Tensor, " B"], *, where: Bool[Tensor, "B L"]
 ) -> Int[Tensor, " B"]:
     """Draw a block per row, uniformly over those that have a position in ``where``.
 
     Args:
         block: Number of the block that each position belongs to.
+        noise: One draw a row.
         where: Positions of which the block is to have one.
-        generator: Source of randomness.
 
     Returns:
         Number of the block; any where a row has no such position.
@@ -178,16 +178,39 @@ def draw_block(
     has_any = where.new_zeros(block.shape[0], block.shape[1] + 1)
     has_any.scatter_(1, block.masked_fill(~where, block.shape[1]).long(), True)
     is_candidate = has_any[:, :-1]
-    number = _draw_below(is_candidate.sum(1), generator)
+    number = _draw_below(is_candidate.sum(1), noise)
     return (is_candidate.cumsum(1) > number[:, None]).long().argmax(1)
+
+
+def draw_tokens(
+    ids: Int[Tensor, "B L"], noise: Float[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
+) -> Int[Tensor, "B L"]:
+    """Draw a token for every position, uniformly over the distinct tokens that its row has in ``where``.
+
+    Args:
+        ids: Tokens, >= 0.
+        noise: One draw a position.
+        where: Positions whose tokens are drawn from; at least one a row.
+
+    Returns:
+        Tokens.
+
+    Example:
+        >>> noise = torch.tensor([[0.0, 0.4, 0.6, 0.9]])
+        >>> draw_tokens(torch.tensor([[7, 5, 7, 9]]), noise, where=torch.tensor([[True, True, True, False]]))
+        tensor([[5, 5, 7, 7]])
+    """
+    sorted_ids = ids.masked_fill(~where, -1).sort(1).values
+    is_new = sorted_ids.diff(dim=1, prepend=torch.full_like(ids[:, :1], -1)) != 0
+    number = _draw_below(is_new.sum(1, keepdim=True), noise)
+    return sorted_ids.gather(1, torch.searchsorted(is_new.cumsum(1), number, right=True))
 
 
 def _num_starts(num_units: Tensor, *, window: int, truncated: bool) -> Tensor:
     return (num_units - (1 if truncated else window) + 1).clamp(min=1)
 
 
-def _draw_below(count: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.rand(count.shape, generator=generator, device=count.device, dtype=torch.float64)
+def _draw_below(count: Tensor, noise: Tensor) -> Tensor:
     return (noise * count).long()
 
 

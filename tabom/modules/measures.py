@@ -17,7 +17,7 @@ from tabom.backbones.target_pass import TargetPass
 from tabom.corruption import TrajectorySegments
 from tabom.errors import require
 from tabom.functional.masking import fixed_ratio_mask
-from tabom.functional.token_statistics import kl_divergence
+from tabom.functional.token_statistics import linear_kl_divergence
 from tabom.metrics import (
     AccuracyKept,
     CalibrationError,
@@ -32,7 +32,7 @@ from tabom.metrics import (
 from tabom.objectives import TabomObjective
 from tabom.objectives.tabom import segment_pairs
 from tabom.samplers import Sampler
-from tabom.seeding import seeded_generator
+from tabom.seeding import RowDraws
 from tabom.types import (
     GROUND_TRUTH,
     SELF_DISTILLED,
@@ -119,7 +119,8 @@ class TextMeasures(nn.Module):
         if base is not None:
             base_seen = TargetPass(base, batch)
             base_nll = base_seen.statistics().nll
-            kl = kl.masked_scatter(batch.is_target, kl_divergence(base_seen.logits, seen.logits))
+            divergence = linear_kl_divergence(base_seen.hidden, base_seen.head, seen.hidden, seen.head)
+            kl = kl.masked_scatter(batch.is_target, divergence)
         self.forgetting[batch.source].update(statistics.nll, base_nll, kl, batch.is_target)  # pyright: ignore[reportCallIssue]
         self.calibration.update(statistics.confidence[batch.is_target], statistics.is_correct[batch.is_target])
 
@@ -308,14 +309,8 @@ class TrajectoryMeasures(nn.Module):
     def _add_segments(
         self, probe: TabomObjective, backbone: Backbone, base: Denoiser | None, batch: TrajectoryBatch
     ) -> None:
-        corrupted = _joined(
-            [
-                probe.corrupt(
-                    row, backbone.mask_token_id, seeded_generator("probe", row.query_ids[0], device=_device(row))
-                )
-                for row in (batch.select([i]) for i in range(len(batch.query_ids)))
-            ]
-        )
+        draws = RowDraws.of_ids(batch.query_ids, "probe", device=_device(batch))
+        corrupted = probe.corrupt(batch, backbone.mask_token_id, draws)
         corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
         statistics = TargetPass(backbone, corrupted).statistics()
         entropy, is_pair = segment_pairs(statistics, corrupted)
@@ -337,11 +332,8 @@ class TrajectoryMeasures(nn.Module):
         self.correlation.update(statistics.entropy, corrupted.order, corrupted.is_target)
 
     def _add_mask_ratios(self, backbone: Backbone, batch: TrajectoryBatch) -> None:
-        noise = torch.zeros(batch.clean_ids.shape)
-        for row, query_id in enumerate(batch.query_ids):
-            where = batch.is_response[row].cpu()
-            noise[row, where] = torch.rand(int(where.sum()), generator=seeded_generator("mask ratio", query_id))
-        noise = noise.to(_device(batch))
+        draws = RowDraws.of_ids(batch.query_ids, "mask ratio", device=_device(batch))
+        noise = draws.per_position(batch.is_response)
         for index, ratio in enumerate(self._mask_ratios):
             is_masked = fixed_ratio_mask(batch.is_response, ratio, noise)
             corrupted = CorruptedBatch(
@@ -364,9 +356,3 @@ def _is_correct(verdicts: Sequence[Verdict]) -> Tensor:
 
 def _device(batch: TrajectoryBatch) -> torch.device:
     return batch.clean_ids.device
-
-
-def _joined(rows: Sequence[CorruptedBatch]) -> CorruptedBatch:
-    tensors = [f.name for f in dataclasses.fields(rows[0]) if isinstance(getattr(rows[0], f.name), Tensor)]
-    joined = {name: torch.cat([getattr(row, name) for row in rows]) for name in tensors}
-    return dataclasses.replace(rows[0], **joined, query_ids=tuple(row.query_ids[0] for row in rows))

@@ -8,6 +8,7 @@ from tabom.backbones import Backbone, Denoiser
 from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.target_pass import TargetPass
 from tabom.objectives import Objective
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics
 
 
@@ -26,7 +27,7 @@ class Reference:
         backbone: Backbone,
         base: Denoiser,
         step: int,
-        generator: torch.Generator,
+        draws: RowDraws,
     ) -> tuple[TokenStatistics, torch.Tensor | None]:
         """Statistics at the targets, and the tokens (B, L) that the reference samples, if the objective wants them."""
         current_round = step // objective.reference_interval if objective.reference_interval else 0
@@ -36,7 +37,7 @@ class Reference:
             seen = TargetPass(self._snapshot or base, corrupted)
             sampled_ids = None
             if objective.sample_temperature is not None:
-                sampled_ids = seen.sample(objective.sample_temperature, generator)
+                sampled_ids = seen.sample(objective.sample_temperature, draws)
             return seen.statistics(sampled_ids, entropy_temperature=objective.entropy_temperature), sampled_ids
 
     def state_dict(self) -> dict[str, Any]:

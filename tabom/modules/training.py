@@ -11,13 +11,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from tabom.backbones import Backbone, BackboneSource, Denoiser
+from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.target_pass import TargetPass
 from tabom.errors import TabomError, require
 from tabom.modules.evaluation import Evaluation
 from tabom.modules.reference import Reference
 from tabom.modules.schedules import CosineWithWarmup
 from tabom.objectives import Objective
-from tabom.seeding import run_seed, seeded_generator
+from tabom.seeding import RowDraws, run_seed, stream_key
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class TrainingModule(LightningModule):
     """Corrupts, runs the backbone, minimises the objective.
 
     Forgetting is measured against what a pretrained backbone started from: a frozen copy, or the same weights with the
-    adapter switched off. With an adapter, checkpoints hold the adapter alone. The random masks of a step depend on
-    seed, epoch, batch and rank alone, so a resumed run draws the same ones.
+    adapter switched off. With an adapter, checkpoints hold the adapter alone. The random masks of a
+    row depend on seed, epoch and the row's number alone, dropout on seed, epoch, batch and rank: a resumed run draws
+    the same ones, and the masks are also the same however the rows are spread over batches and processes.
 
     Args:
         backbone: Where the weights come from; read in ``configure_model``.
@@ -68,14 +70,25 @@ class TrainingModule(LightningModule):
         self._seed = 0
 
     def setup(self, stage: str) -> None:
-        """Check that objective and data fit each other."""
+        """Check that objective, data, precision and strategy fit each other."""
         self._seed = run_seed()
+        require(
+            not str(self.trainer.precision).endswith("16-true"),
+            "precision: expected 32-true (with dtype bfloat16 of the backbone, if its weights are to be bfloat16) or "
+            f"bf16-mixed, got {self.trainer.precision}, which would round the entropies that the data records",
+        )
         if stage == "fit":
             require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")
             self.objective.check_response_length(self._data.response_length)
+            require(
+                self.device_mesh is None or self.objective.reference_interval is None,
+                f"objective: {type(self.objective).__name__} compares with a snapshot of the model, which sharded "
+                "weights cannot give: expected reference_interval null or the strategy ddp, "
+                f"got reference_interval {self.objective.reference_interval}",
+            )
 
     def configure_model(self) -> None:
-        """Make or read the weights."""
+        """Make or read the weights; spread them over the processes if the strategy has a device mesh (FSDP2)."""
         if "backbone" in self._modules:
             return
         self.backbone = self._source.load(self._data.tokenizer)
@@ -87,6 +100,11 @@ class TrainingModule(LightningModule):
             f"objective: {type(self.objective).__name__} compares with a reference model, so expected a pretrained "
             f"backbone, got {type(self._source).__name__}",
         )
+        if self.device_mesh is not None:
+            dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            for part in (self.backbone, *self._base):
+                if isinstance(part, Backbone):  # a base with the adapter off has no weights of its own
+                    shard(part, self.device_mesh, dtype)
 
     def interpolate(self) -> None:
         """Move the loaded weights towards the base, once.
@@ -118,10 +136,15 @@ class TrainingModule(LightningModule):
         )
         rank_zero_info(f"training {num_trained:,} of {num_all:,} parameters ({num_trained / num_all:.2%})")
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As torch gives it, without weights that do not change."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: state[name] for name in self._trained_names()} if self.backbone.has_adapter else state
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out weights that do not change."""
+        """Add what is compared with, and the names of an adapter's weights."""
         if self.backbone.has_adapter:
-            checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._trained_names()}
+            checkpoint["adapter"] = sorted(self._trained_names())
         checkpoint["reference"] = self._reference.state_dict()
         if self.evaluation is not None:
             checkpoint["largest_drop"] = self.evaluation.largest_drop[0].state_dict()
@@ -129,7 +152,8 @@ class TrainingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
         if self.backbone.has_adapter:
-            differing = sorted(checkpoint["state_dict"].keys() ^ self._trained_names())
+            stored = checkpoint["adapter"] if "adapter" in checkpoint else checkpoint["state_dict"]
+            differing = sorted(set(stored) ^ self._trained_names())
             require(
                 not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}"
             )
@@ -153,9 +177,12 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:
         """One corrupted batch; returns the loss in nats."""
-        generator = self._generator("train", self.current_epoch, batch_idx)
+        torch.manual_seed(stream_key(self._seed, "dropout", self.global_rank, self.current_epoch, batch_idx))
+        if batch.row_numbers is None:
+            raise TabomError("training batch: expected row_numbers, which random masks are drawn by, got none")
+        draws = RowDraws.of_numbers(stream_key(self._seed, "train", self.current_epoch), batch.row_numbers)
         self.objective.set_step(self.global_step)
-        corrupted = self.objective.corrupt(batch, self.backbone.mask_token_id, generator)
+        corrupted = self.objective.corrupt(batch, self.backbone.mask_token_id, draws)
         reference, sampled_ids = None, None
         if self.objective.needs_reference:
             reference, sampled_ids = self._reference.statistics(
@@ -164,7 +191,7 @@ class TrainingModule(LightningModule):
                 backbone=self.backbone,
                 base=self._base[0],
                 step=self.global_step,
-                generator=generator,
+                draws=draws,
             )
         temperature = self.objective.entropy_temperature
         statistics = TargetPass(self.backbone, corrupted).statistics(sampled_ids, entropy_temperature=temperature)
@@ -214,9 +241,6 @@ class TrainingModule(LightningModule):
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def _generator(self, *parts: int | str) -> torch.Generator:
-        return seeded_generator(self._seed, self.global_rank, *parts, device=self.device)
-
     def _prepare_evaluation(self) -> None:
         if self.evaluation is not None:
             self.evaluation.prepare(
@@ -226,12 +250,16 @@ class TrainingModule(LightningModule):
                 base_tasks=self._data.base_tasks,
             )
             self._base = [base.to(self.device) for base in self._base]
+        for part in (self.backbone, *self._base):
+            gather(part)
 
     def _evaluate(self, batch: Any) -> None:
         if self.evaluation is not None:
             self.evaluation.measure(self.backbone, next(iter(self._base), None), batch, self._data)
 
     def _log_evaluation(self, stage: str) -> None:
+        for part in (self.backbone, *self._base):
+            release(part)
         if self.evaluation is None:
             return
         results = self.evaluation.compute(

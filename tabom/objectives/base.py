@@ -4,13 +4,13 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
-Corruption = Callable[[TrajectoryBatch, int, torch.Generator], CorruptedBatch]
+Corruption = Callable[[TrajectoryBatch, int, RowDraws], CorruptedBatch]
 
 
 def _identity(values: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ class Objective(ABC):
         """Prepare for an optimizer step, 0 first; called before :meth:`corrupt`. For weights that change with it."""
         del step
 
-    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
-        """Choose what the model sees and what it is asked for."""
-        corrupted = self._corruption(batch, mask_token_id, generator)
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
+        """Choose what the model sees and is asked for; what a row gets depends on the row and its draws alone."""
+        corrupted = self._corruption(batch, mask_token_id, draws)
         if self.supervise_padding:
             return corrupted
         return dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
@@ -80,7 +80,9 @@ class Objective(ABC):
     def mean_where(self, values: Float[Tensor, "*K"], where: Bool[Tensor, "*K"]) -> Float[Tensor, ""]:
         """Mean over the entries that count, of all processes; a zero attached to the graph where none does.
 
-        Every process has to call it equally often.
+        Every process has to call it equally often. Under gradient accumulation every batch counts alike, so that the
+        result is that of one large batch only where all have equally many entries that count: not for means over
+        tokens, nor where some rows have no target (or no pair).
         """
         count = self.mean_over_ranks(where.sum().to(values.dtype))
         return values.where(where, 0.0).sum() / count.where(count > 0, 1.0)

@@ -1,12 +1,12 @@
 """Certainty forcing: be right, and sure of it, about a whole block at once."""
 
-import torch
 from torch import Tensor
 
 from tabom.corruption.complementary_masking import ComplementaryMasking
 from tabom.errors import require
 from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 
@@ -60,9 +60,9 @@ class DParallelObjective(Objective):
             f"block_length: expected at most the response length of {response_length} tokens, got {self.block_length}",
         )
 
-    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Mask a part of a block, and its other part in as many further rows: 2B rows of B."""
-        return self._corruption(batch, mask_token_id, generator)
+        return self._corruption(batch, mask_token_id, draws)
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
@@ -11,6 +10,7 @@ from tabom.errors import require
 from tabom.functional.reduction import masked_mean
 from tabom.functional.weighting import cart_weights, inverse_ratio_weights
 from tabom.objectives.base import Objective
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 Weighting = Literal["mean", "inverse_ratio", "cart"]
@@ -62,9 +62,9 @@ class NelboObjective(Objective):
         self.weighting: Weighting = weighting
         self.cart_p = cart_p
 
-    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Mask at random, and weigh the tokens."""
-        corrupted = super().corrupt(batch, mask_token_id, generator)
+        corrupted = super().corrupt(batch, mask_token_id, draws)
         if self.weighting == "mean":
             return corrupted
         if self.weighting == "inverse_ratio":

@@ -17,6 +17,7 @@ from tabom.functional.ranking import (
     plackett_luce_loss,
 )
 from tabom.functional.reduction import masked_mean
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics
 
 Surrogate = Literal["hinge", "logistic", "plackett_luce", "boltzmann_kl", "entropy_bonus"]
@@ -127,13 +128,13 @@ class Ranking:
         """Whether it cannot be computed without the base's statistics."""
         return self.skip_inverted or (self.surrogate == "boltzmann_kl" and self.target == "base")
 
-    def reordered(self, corrupted: CorruptedBatch, generator: torch.Generator) -> CorruptedBatch:
+    def reordered(self, corrupted: CorruptedBatch, draws: RowDraws) -> CorruptedBatch:
         """The batch with the order that is ranked; draws only for ``shuffled``."""
         if self.order == "observed":
             return corrupted
         if self.order == "reversed":
             return dataclasses.replace(corrupted, order=-corrupted.order)
-        noise = torch.rand(corrupted.order.shape, generator=generator, device=corrupted.order.device)
+        noise = draws.per_position(corrupted.is_target)
         shuffled = noise.masked_fill(~corrupted.is_target, torch.inf).argsort(dim=1, stable=True)
         order = corrupted.order.scatter(1, _targets_first(corrupted), corrupted.order.gather(1, shuffled))
         return dataclasses.replace(corrupted, order=order)

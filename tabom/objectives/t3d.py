@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tabom.corruption.block_states import BlockStates
@@ -18,6 +17,7 @@ from tabom.functional.masking import block_index
 from tabom.functional.reduction import masked_mean
 from tabom.functional.unmasking import block_ranks
 from tabom.objectives.base import Objective
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 PathTerm = Literal["rank_weighted", "prefix_levels"]
@@ -104,13 +104,13 @@ class T3DObjective(Objective):
         self.sample_temperature = sample_temperature
         self.reference_interval = reference_interval
 
-    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """As every objective; ``token_weight`` are the weights of the path term.
 
         They are those of a sum over the targets of a row. With ``prefix_levels`` visible response tokens are targets
         too.
         """
-        corrupted = super().corrupt(batch, mask_token_id, generator)
+        corrupted = super().corrupt(batch, mask_token_id, draws)
         is_target = corrupted.is_target
         if self.path == "prefix_levels":
             is_target = is_revealed(batch)

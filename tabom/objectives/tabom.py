@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tabom.corruption import TrajectorySegments
@@ -13,6 +12,7 @@ from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
 from tabom.objectives.ranking import Ranking, Segment
 from tabom.objectives.schedules import Warmup
+from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 
@@ -111,9 +111,9 @@ class TabomObjective(Objective):
         if self._window_warmup:
             self._segments.window = round(self._window_warmup.value(step, self.window))
 
-    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, generator: torch.Generator) -> CorruptedBatch:
+    def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Cut one segment per row; ``order`` is the order that is ranked."""
-        return self.ranking.reordered(super().corrupt(batch, mask_token_id, generator), generator)
+        return self.ranking.reordered(super().corrupt(batch, mask_token_id, draws), draws)
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None

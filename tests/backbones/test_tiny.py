@@ -9,6 +9,7 @@ from tabom.backbones import NewTinyDLM, PretrainedBackbone
 from tabom.backbones.target_pass import TargetPass
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
+from tabom.functional.head import Head
 from tabom.functional.token_statistics import token_statistics
 
 
@@ -69,15 +70,15 @@ def test_only_targets_meet_the_vocabulary(backbone, monkeypatch):
     is_target = torch.zeros_like(mask)
     is_target[0, 3] = is_target[1, 5] = is_target[1, 6] = True
     seen = []
-    head = backbone.logits
-    monkeypatch.setattr(backbone, "logits", lambda hidden: seen.append(hidden.shape) or head(hidden))
+    whole = Head.wide_logits
+    monkeypatch.setattr(Head, "wide_logits", lambda head, hidden: seen.append(hidden.shape) or whole(head, hidden))
     noisy = ids.masked_fill(is_target, backbone.mask_token_id)
     batch = dataclasses.replace(
         corrupted_batch(is_target.tolist()), clean_ids=ids, noisy_ids=noisy, attention_mask=mask
     )
     statistics = TargetPass(backbone, batch).statistics()
     assert seen == [(3, 16)]
-    expected = token_statistics(head(backbone(noisy, mask)), ids)
+    expected = token_statistics(backbone.logits(backbone(noisy, mask)), ids)
     torch.testing.assert_close(statistics.nll, expected.nll.where(is_target, 0.0))
     torch.testing.assert_close(statistics.entropy, expected.entropy.where(is_target, 0.0))
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers import trajectory_batch
+from helpers import row_draws, trajectory_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +17,6 @@ MASK = 99
 NAN = float("nan")
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 quick = settings(deadline=None, max_examples=60)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def response(tensor):
@@ -57,7 +53,7 @@ def first_share(steps, entropies, block_length, ratio):
 def test_every_draw_masks_the_first_share_of_every_block(recording, block_length, seed):
     steps, entropies = recording
     batch = trajectory_batch(steps, entropy=entropies)
-    corrupted = BlockStates(block_length, random_ratio=0.0)(batch, MASK, seeded(seed))
+    corrupted = BlockStates(block_length, random_ratio=0.0)(batch, MASK, row_draws(batch, seed))
     for row in range(len(steps)):
         asked = response(corrupted.is_target)[row].nonzero().flatten().tolist()
         length = len(steps[row]) if block_length is None else block_length
@@ -69,7 +65,8 @@ def test_every_draw_masks_the_first_share_of_every_block(recording, block_length
 
 def test_ratios_are_drawn_by_their_eighth_power():
     num_rows = 20_000
-    corrupted = BlockStates(4, random_ratio=0.0)(trajectory_batch([[3, 2, 1, 0]] * num_rows), MASK, seeded())
+    batch = trajectory_batch([[3, 2, 1, 0]] * num_rows)
+    corrupted = BlockStates(4, random_ratio=0.0)(batch, MASK, row_draws(batch))
     shares = corrupted.is_target.sum(1).bincount(minlength=5).double() / num_rows
     assert shares[1] < 1e-3
     expected = torch.tensor([0.5**8, 0.75**8, 1.0], dtype=torch.float64)
@@ -78,17 +75,18 @@ def test_ratios_are_drawn_by_their_eighth_power():
     assert response(three).unique(dim=0).tolist() == [[False, True, True, True]]
 
 
-def test_a_tenth_of_what_is_masked_shows_a_token_of_the_batch():
-    """Each distinct token is as likely as the others, however often it stands in the batch."""
+def test_a_tenth_of_what_is_masked_shows_a_token_of_the_row():
+    """Each distinct token is as likely as the others, however often it stands in the row."""
     num_rows = 3000
-    ids = [[40, 40, 40, 41, 42]] * num_rows
+    ids = [[40, 40, 40, 41, 42], [40, 43, 43, 43, 44]] * (num_rows // 2)
     batch = trajectory_batch([[0, 1, 2, 3, NEVER]] * num_rows, clean_ids=ids)
-    corrupted = BlockStates(None)(batch, MASK, seeded())
+    corrupted = BlockStates(None)(batch, MASK, row_draws(batch))
     is_random = corrupted.is_target & (corrupted.noisy_ids != MASK)
     share = is_random.sum().item() / corrupted.is_target.sum().item()
     assert share == pytest.approx(0.1, abs=0.01)
-    shown = corrupted.noisy_ids[is_random].bincount().double() / is_random.sum()
-    torch.testing.assert_close(shown[40:], torch.tensor([0.5, 0.5]).double(), rtol=0, atol=0.05)
+    for first, shares in ((0, [0.5, 0.5]), (1, [0.5, 0, 0, 0.5])):
+        shown = corrupted.noisy_ids[first::2][is_random[first::2]].bincount()[40:].double()
+        torch.testing.assert_close(shown / shown.sum(), torch.tensor(shares).double(), rtol=0, atol=0.06)
     assert (corrupted.noisy_ids[:, -1] == MASK).all()
     assert corrupted.is_masked[:, -1].all()
     assert not corrupted.is_target[:, -1].any()
@@ -101,7 +99,9 @@ def test_a_short_response_between_padding():
     batch = trajectory_batch([[2, 1, 0, 0, 5, 5]] * 50)
     narrower = batch.is_response.clone()
     narrower[:, -2:] = False
-    corrupted = BlockStates(3, random_ratio=1.0)(dataclasses.replace(batch, is_response=narrower), MASK, seeded())
+    corrupted = BlockStates(3, random_ratio=1.0)(
+        dataclasses.replace(batch, is_response=narrower), MASK, row_draws(batch)
+    )
     assert not corrupted.is_masked[:, -2:].any()
     assert (corrupted.noisy_ids[:, -2:] == batch.clean_ids[:, -2:]).all()
     assert corrupted.is_target[:, 5].all()  # alone in its block: every share of it is one position
@@ -110,7 +110,7 @@ def test_a_short_response_between_padding():
 
 def test_the_rest_of_the_batch_is_passed_on():
     batch = dataclasses.replace(trajectory_batch([[1, 1, 0]], entropy=[[0.5, 0.2, 0.1]]), source="held out")
-    corrupted = BlockStates()(batch, MASK, seeded())
+    corrupted = BlockStates()(batch, MASK, row_draws(batch))
     assert response(corrupted.order).tolist() == [[2, 1, 0]]
     for name in ("clean_ids", "attention_mask"):
         assert torch.equal(getattr(corrupted, name), getattr(batch, name))
@@ -118,17 +118,18 @@ def test_the_rest_of_the_batch_is_passed_on():
     assert (corrupted.query_ids, corrupted.source, corrupted.mask_ratio) == (("query0",), "held out", None)
 
 
-def test_every_visit_draws_anew_and_the_generator_decides():
+def test_every_visit_draws_anew_and_the_draws_decide():
     batch, states = trajectory_batch([list(range(16))] * 20), BlockStates(random_ratio=0.3)
-    generator = seeded()
-    first, second = (states(batch, MASK, generator) for _ in range(2))
-    assert torch.equal(first.noisy_ids, states(batch, MASK, seeded()).noisy_ids)
+    draws = row_draws(batch)
+    first, second = (states(batch, MASK, draws) for _ in range(2))
+    assert torch.equal(first.noisy_ids, states(batch, MASK, row_draws(batch)).noisy_ids)
     assert not torch.equal(first.noisy_ids, second.noisy_ids)
 
 
 def test_a_row_without_an_order_is_an_error():
+    batch = trajectory_batch([[0, 1], [NEVER, NEVER]])
     with pytest.raises(TabomError) as error:
-        BlockStates()(trajectory_batch([[0, 1], [NEVER, NEVER]]), MASK, seeded())
+        BlockStates()(batch, MASK, row_draws(batch))
     assert str(error.value) == (
         "query query1: expected an unmasking order, but no position has an unmask_step; "
         "this objective needs self-distilled trajectories"

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import trajectory_batch
+from helpers import row_draws, trajectory_batch
 
 from tabom.corruption.complementary_masking import ComplementaryMasking
 from tabom.errors import TabomError
@@ -19,7 +19,7 @@ def masking(**changes):
 
 
 def drawn(batch, seed=0, **changes):
-    return masking(**changes)(batch, MASK, torch.Generator().manual_seed(seed))
+    return masking(**changes)(batch, MASK, row_draws(batch, seed))
 
 
 def ragged(num_copies=200):
@@ -106,7 +106,7 @@ def test_every_field_has_a_row_for_each_half():
     assert torch.equal(corrupted.clean_ids, torch.cat([batch.clean_ids, batch.clean_ids]))
 
 
-def test_the_generator_decides():
+def test_the_draws_decide():
     batch = trajectory_batch([[NEVER] * 30] * 4)
     first, again, other = (drawn(batch, seed).is_target for seed in (0, 0, 1))
     assert torch.equal(first, again)

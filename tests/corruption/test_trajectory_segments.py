@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import trajectory_batch
+from helpers import row_draws, trajectory_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,13 +17,9 @@ MASK = 99
 NAN = float("nan")
 PROMPT = 2
 UNITS = ("tokens", "steps")
-RECORDED_STARTS = [16, 12, 7, 15, 10, 13, 3, 5]  # from 0 ... 16, seed 0
+RECORDED_STARTS = [13, 1, 16, 1, 5, 10, 7, 8]  # from 0 ... 16, rows 0 ... 7 of seed 0
 TIES = ("entropy", "positional", "unordered")
 quick = settings(deadline=None, max_examples=60)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @st.composite
@@ -75,7 +71,7 @@ def cut(batch, start, window, **options):
 def test_every_draw_is_a_segment(recording, window, unit, ties, truncated, seed):
     batch = batch_of(recording)
     segments = TrajectorySegments(window, window_unit=unit, ties=ties, truncated_windows=truncated)
-    corrupted = segments(batch, MASK, seeded(seed))
+    corrupted = segments(batch, MASK, row_draws(batch, seed))
     is_masked = corrupted.noisy_ids == MASK
     is_never = batch.is_response & (batch.unmask_step == NEVER)
     assert not (is_masked & ~batch.is_response).any()
@@ -174,7 +170,8 @@ def test_a_step_recorded_outside_the_response_does_not_count():
 
 def states(steps, *, num_draws=3000, **options):
     """How often each number of shown tokens was drawn, and which positions were ever asked for."""
-    corrupted = TrajectorySegments(**options)(trajectory_batch([steps] * num_draws), MASK, seeded())
+    batch = trajectory_batch([steps] * num_draws)
+    corrupted = TrajectorySegments(**options)(batch, MASK, row_draws(batch))
     num_shown = (response(corrupted.noisy_ids) != MASK).sum(1)
     return num_shown.bincount().double() / num_draws, response(corrupted.is_target).any(0)
 
@@ -205,7 +202,8 @@ def test_starts_where_decoding_leaves_the_order_from_left_to_right(recording, wi
     options = {"window_unit": unit, "truncated_windows": truncated, "ties": ties}
     num_rows, num_draws = len(recording[0]), 200
     segments = TrajectorySegments(window, starts="non_left_to_right", **options)
-    drawn = segments(batch_of([rows * num_draws for rows in recording]), MASK, seeded())
+    batch = batch_of([rows * num_draws for rows in recording])
+    drawn = segments(batch, MASK, row_draws(batch))
     states = [cut(batch_of(recording), [start] * num_rows, 1, **options) for start in range(9)]
     for row, steps in enumerate(recording[0]):
         length = sum(step != NEVER for step in steps) if unit == "tokens" else max(steps) + 1
@@ -223,21 +221,21 @@ def test_starts_by_hand():
     """Two tokens of a step stand in order from left to right; only the third step skips a position."""
     batch = trajectory_batch([[0, 0, 3, 2, 1]] * 400)
     segments = TrajectorySegments(1, window_unit="steps", starts="non_left_to_right")
-    num_shown = (response(segments(batch, MASK, seeded()).noisy_ids) != MASK).sum(1)
+    num_shown = (response(segments(batch, MASK, row_draws(batch)).noisy_ids) != MASK).sum(1)
     assert set(num_shown.tolist()) == {2, 3}
     torch.testing.assert_close((num_shown == 2).double().mean().item(), 0.5, rtol=0, atol=0.08)
 
 
 def test_a_position_that_is_never_revealed_leaves_everything_right_of_it_out_of_order():
     batch = trajectory_batch([[0, NEVER, 1, 2]] * 200)
-    corrupted = TrajectorySegments(1, starts="non_left_to_right")(batch, MASK, seeded())
+    corrupted = TrajectorySegments(1, starts="non_left_to_right")(batch, MASK, row_draws(batch))
     assert {tuple(asked(corrupted, row)) for row in range(200)} == {(2,), (3,)}
 
 
 def test_uniform_starts_are_the_default_and_their_draws_are_recorded():
     batch = trajectory_batch([list(range(20))] * 8)
-    expected = TrajectorySegments(4, starts="uniform")(batch, MASK, seeded()).is_target
-    assert torch.equal(TrajectorySegments(4)(batch, MASK, seeded()).is_target, expected)
+    expected = TrajectorySegments(4, starts="uniform")(batch, MASK, row_draws(batch)).is_target
+    assert torch.equal(TrajectorySegments(4)(batch, MASK, row_draws(batch)).is_target, expected)
     assert expected.long().argmax(1).sub(PROMPT).tolist() == RECORDED_STARTS
 
 
@@ -253,23 +251,23 @@ def test_steps_outside_the_response_do_not_lengthen_the_trajectory():
     narrower[:, -1] = False
     for unit in UNITS:
         segments = TrajectorySegments(1, window_unit=unit)
-        corrupted = segments(dataclasses.replace(batch, is_response=narrower), MASK, seeded())
+        corrupted = segments(dataclasses.replace(batch, is_response=narrower), MASK, row_draws(batch))
         assert corrupted.is_target.sum(1).tolist() == [1] * 500
 
 
 def test_the_rest_of_the_batch_is_passed_on():
     batch = trajectory_batch([[0, 1], [1, 0]])
-    corrupted = TrajectorySegments(1)(batch, MASK, seeded())
+    corrupted = TrajectorySegments(1)(batch, MASK, row_draws(batch))
     assert torch.equal(corrupted.clean_ids, batch.clean_ids)
     assert torch.equal(corrupted.attention_mask, batch.attention_mask)
     assert corrupted.query_ids == ("query0", "query1")
 
 
-def test_the_generator_decides():
+def test_the_draws_decide():
     batch = trajectory_batch([list(range(20))] * 8)
-    generator = seeded()
-    first, second = (TrajectorySegments(4)(batch, MASK, generator) for _ in range(2))
-    assert torch.equal(first.is_target, TrajectorySegments(4)(batch, MASK, seeded()).is_target)
+    draws = row_draws(batch)
+    first, second = (TrajectorySegments(4)(batch, MASK, draws) for _ in range(2))
+    assert torch.equal(first.is_target, TrajectorySegments(4)(batch, MASK, row_draws(batch)).is_target)
     assert not torch.equal(first.is_target, second.is_target)
 
 
@@ -277,8 +275,9 @@ def test_the_generator_decides():
 @pytest.mark.parametrize("truncated", [False, True])
 def test_a_row_without_an_order_is_an_error_that_names_it(unit, truncated):
     segments = TrajectorySegments(1, window_unit=unit, truncated_windows=truncated)
+    batch = trajectory_batch([[0, 1], [NEVER, NEVER], [NEVER, NEVER]])
     with pytest.raises(TabomError) as error:
-        segments(trajectory_batch([[0, 1], [NEVER, NEVER], [NEVER, NEVER]]), MASK, seeded())
+        segments(batch, MASK, row_draws(batch))
     assert str(error.value) == (
         "query query1: expected an unmasking order, but no position has an unmask_step; "
         "this objective needs self-distilled trajectories"
@@ -295,6 +294,6 @@ def test_a_window_below_one_is_an_error(window):
 def test_the_batch_is_not_changed():
     batch = trajectory_batch([[0, NEVER, 1]], entropy=[[0.2, NAN, 0.3]])
     before = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    TrajectorySegments(1)(batch, MASK, seeded())
+    TrajectorySegments(1)(batch, MASK, row_draws(batch))
     for name, value in before.items():
         torch.testing.assert_close(getattr(batch, name), value, rtol=0, atol=0, equal_nan=True)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import trajectory_batch
+from helpers import row_draws, trajectory_batch
 
 from tabom.corruption.trajectory_transition import TrajectoryTransition
 from tabom.errors import TabomError
@@ -17,7 +17,7 @@ PROMPT = 2
 
 def drawn(steps, *, num_rows=1, seed=0, **changes):
     batch = trajectory_batch([steps] * num_rows, **changes)
-    return TrajectoryTransition()(batch, MASK, torch.Generator().manual_seed(seed))
+    return TrajectoryTransition()(batch, MASK, row_draws(batch, seed))
 
 
 def pairs(corrupted):
@@ -61,7 +61,7 @@ def test_the_rest_is_masked_and_not_asked_for():
 
 def test_every_row_draws_its_own_pair_and_asks_for_something():
     batch = trajectory_batch([[0, 1, 2, 3, 4, 5], [0, 0, 0, NEVER, NEVER, NEVER]] * 100)
-    corrupted = TrajectoryTransition()(batch, MASK, torch.Generator().manual_seed(0))
+    corrupted = TrajectoryTransition()(batch, MASK, row_draws(batch))
     assert corrupted.is_target.any(1).all()
     assert set(pairs(corrupted)[1::2]) == {(frozenset(), frozenset({0, 1, 2}))}
     assert len(set(pairs(corrupted)[::2])) > 15
@@ -69,7 +69,7 @@ def test_every_row_draws_its_own_pair_and_asks_for_something():
 
 def test_the_rest_of_the_batch_is_passed_on():
     batch = dataclasses.replace(trajectory_batch([[0, 0, 1]], entropy=[[0.5, 0.2, 0.1]]), source="held-out")
-    corrupted = TrajectoryTransition()(batch, MASK, torch.Generator().manual_seed(0))
+    corrupted = TrajectoryTransition()(batch, MASK, row_draws(batch))
     assert corrupted.order[0, PROMPT:].tolist() == [1, 0, 2]
     assert torch.equal(corrupted.clean_ids, batch.clean_ids)
     assert torch.equal(corrupted.recorded_entropy[:, PROMPT:], batch.unmask_entropy[:, PROMPT:])
@@ -80,14 +80,12 @@ def test_steps_outside_the_response_do_not_count():
     batch = trajectory_batch([[0, 1, 9]] * 200)
     narrower = batch.is_response.clone()
     narrower[:, -1] = False
-    corrupted = TrajectoryTransition()(
-        dataclasses.replace(batch, is_response=narrower), MASK, torch.Generator().manual_seed(0)
-    )
+    corrupted = TrajectoryTransition()(dataclasses.replace(batch, is_response=narrower), MASK, row_draws(batch))
     assert corrupted.is_target.any(1).all()
     assert not corrupted.is_masked[:, -1].any()
 
 
-def test_the_generator_decides():
+def test_the_draws_decide():
     steps = list(range(30))
     first, again, other = (drawn(steps, num_rows=4, seed=seed).is_target for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -95,8 +93,9 @@ def test_the_generator_decides():
 
 
 def test_a_row_without_an_order_is_an_error_that_names_it():
+    batch = trajectory_batch([[0, 1], [NEVER, NEVER]])
     with pytest.raises(TabomError) as error:
-        TrajectoryTransition()(trajectory_batch([[0, 1], [NEVER, NEVER]]), MASK, torch.Generator())
+        TrajectoryTransition()(batch, MASK, row_draws(batch))
     assert str(error.value) == (
         "query query1: expected an unmasking order, but no position has an unmask_step; "
         "this objective needs self-distilled trajectories"

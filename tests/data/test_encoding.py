@@ -1,7 +1,10 @@
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
-from tabom.data.encoding import Row, collate_prompts, collate_rows, encode_examples, until_eos
+from tabom.data.encoding import NumberedRows, Row, collate_prompts, collate_rows, encode_examples, until_eos
 from tabom.errors import TabomError
 from tabom.types import NEVER, Example
 
@@ -56,6 +59,36 @@ def test_rows_are_padded_around_the_column_where_responses_start():
     assert batch.query_ids == ("a", "b")
 
 
+def test_rows_may_be_arrays_and_carry_their_number():
+    """As a table of trajectories has them."""
+    lists = [Row("a", [7], [8, EOS, EOS], [0, 1, 2], [0.5, 0.25, 0.125], 4), Row("b", [5, 6], [9, 9, 9], number=1)]
+    arrays = [
+        Row(
+            row.query_id,
+            np.array(row.prompt_ids, np.int32),
+            np.array(row.response_ids, np.int32),
+            np.array(row.unmask_step, np.int16),
+            np.array(row.unmask_entropy, np.float32),
+            row.number,
+        )
+        for row in lists
+    ]
+    expected, batch = (collate_rows(rows, pad_token_id=PAD, eos_token_id=EOS) for rows in (lists, arrays))
+    for field in dataclasses.fields(batch):
+        found, wanted = getattr(batch, field.name), getattr(expected, field.name)
+        if isinstance(found, torch.Tensor):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
+    assert batch.row_numbers.tolist() == [4, 1]
+    assert (batch.clean_ids.dtype, batch.unmask_step.dtype) == (torch.int64, torch.int64)
+    assert batch.unmask_entropy.dtype == torch.float32
+
+
+def test_numbered_rows():
+    rows = NumberedRows([Row("a", [7], [8], number=5), Row("b", [7], [9], number=5)])
+    assert list(rows) == [Row("a", [7], [8], number=0), Row("b", [7], [9], number=1)]
+    assert len(rows) == 2
+
+
 def test_prompts_get_a_masked_response():
     items = [(Example("a", "x", ""), [7]), (Example("b", "yz", ""), [5, 6])]
     batch = collate_prompts(items, pad_token_id=PAD, mask_token_id=MASK, response_length=2)
@@ -65,8 +98,18 @@ def test_prompts_get_a_masked_response():
     assert [example.query_id for example in batch.examples] == ["a", "b"]
 
 
+def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor + 0)
+    batch = collate_rows([Row("a", [1], [2])], pad_token_id=0, eos_token_id=3)
+    again = batch.pin_memory()
+    assert len(pinned) == 7
+    assert again.query_ids == batch.query_ids
+    assert torch.equal(again.clean_ids, batch.clean_ids)
+
+
 def test_batches_move():
     batch = collate_rows([Row("a", [7], [8])], pad_token_id=PAD, eos_token_id=EOS)
     moved = batch.to("meta")
-    assert moved.clean_ids.device.type == moved.unmask_entropy.device.type == "meta"
+    assert {moved.clean_ids.device.type, moved.unmask_entropy.device.type, moved.row_numbers.device.type} == {"meta"}
     assert moved.query_ids == batch.query_ids

@@ -1,6 +1,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,26 @@ class TestPrompts:
         assert torch.equal(first, again)
         assert torch.equal(first, larger_batches)
         assert not torch.equal(first, other)
+
+    def test_masks_do_not_depend_on_how_many_texts_there_are(self):
+        def rows(number):
+            sizes = dataclasses.replace(SIZES, num_base_examples=number)
+            changes = {"evaluation": sizes, "base_domains": {"puzzles": Countdown()}}
+            text = PromptDataModule(**{**common(), **changes}).val_dataloader()[0]
+            return {
+                query_id: ids[inside].tolist()
+                for batch in text
+                for query_id, ids, inside in zip(batch.query_ids, batch.noisy_ids, batch.attention_mask, strict=True)
+            }
+
+        assert rows(4).items() <= rows(10).items()
+
+    def test_masks_of_two_domains_are_drawn_apart(self):
+        (source,) = common()["base_domains"].values()
+        data = PromptDataModule(**{**common(), "base_domains": {"first": source, "second": source}})
+        first, second = (torch.cat([batch.is_masked for batch in loader]) for loader in data.val_dataloader()[:2])
+        assert first.shape == second.shape
+        assert not torch.equal(first, second)
 
     def test_masks_do_not_follow_the_run_seed(self):
         def noisy():
@@ -196,6 +217,7 @@ class TestPretraining:
         [
             ({"task_share": 1.0}, "task_share: expected a share from 0 to below 1, got 1.0"),
             ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+            ({"num_workers": -1}, "num_workers: expected at least 0, got -1"),
             ({"response_length": 0}, "response_length: expected at least 1, got 0"),
         ],
     )
@@ -272,7 +294,76 @@ class TestTrajectories:
         data = TrajectoryDataModule(path=str(make_trajectories()), batch_size=40, held_out=0.0, **common())
         with pytest.raises(TabomError) as error:
             data.train_dataloader()
-        assert str(error.value) == "training data: expected at least 40 rows, got 16"
+        assert str(error.value) == (
+            "training data: expected at least 40 rows (batch_size 40 x world_size 1 x accumulate_grad_batches 1), "
+            "got 16"
+        )
+
+    def test_rows_are_those_of_the_table(self, trajectories):
+        """As lists, which they were made of up front before."""
+        data = trajectories(held_out=0.0)
+        table, verified = data.table, [i for i in range(24) if i % 3 != 2]
+        rows = data.train_dataloader().dataset
+        assert len(rows) == 16
+        assert [
+            (row.query_id, row.prompt_ids, *map(list, (row.response_ids, row.unmask_step, row.unmask_entropy)))
+            for row in rows
+        ] == [
+            (
+                table.query_ids[i],
+                table.prompt_ids[i],
+                table.response_ids[i].tolist(),
+                table.unmask_step[i].tolist(),
+                table.unmask_entropy[i].tolist(),
+            )
+            for i in verified
+        ]
+        assert np.shares_memory(rows[3].unmask_step, table.unmask_step)
+        assert [row.number for row in rows] == list(range(16))
+
+    @pytest.mark.parametrize("changes", [{}, {"answers": "ground_truth"}, {"num_workers": 2}])
+    def test_batches_carry_the_numbers_of_their_rows(self, trajectories, changes):
+        loader = trajectories(held_out=0.0, **changes).train_dataloader()
+        batches = list(loader)
+        assert loader.num_workers == changes.get("num_workers", 0)
+        assert loader.persistent_workers is (loader.num_workers > 0)
+        assert sorted(number for batch in batches for number in batch.row_numbers.tolist()) == list(range(16))
+        for batch in batches:
+            assert batch.query_ids == tuple(loader.dataset[number].query_id for number in batch.row_numbers.tolist())
+
+    def test_an_optimizer_step_takes_accumulated_batches_of_all_processes(self, trajectories):
+        data = trajectories(held_out=0.0)
+
+        def loader(rank, world_size, accumulation):
+            cpu = SimpleNamespace(root_device=torch.device("cpu"))
+            data.trainer = SimpleNamespace(
+                global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulation, strategy=cpu
+            )
+            return data.train_dataloader()
+
+        one, two = (
+            [batch.query_ids for rank in range(world_size) for batch in loader(rank, world_size, accumulation)]
+            for world_size, accumulation in ((1, 3), (2, 2))
+        )
+        assert (len(one), len(two)) == (3, 4)
+        assert set(two[0] + two[1]) | set(two[2] + two[3]) == {row.query_id for row in data.train_dataloader().dataset}
+        assert loader(0, 2, 2).pin_memory is False
+        with pytest.raises(TabomError, match=r"\(batch_size 4 x world_size 2 x accumulate_grad_batches 3\), got 16$"):
+            loader(0, 2, 3)
+
+    def test_steps_of_about_one_length(self, make_trajectories):
+        path = str(make_trajectories())
+        loaders = [
+            TrajectoryDataModule(path=path, batch_size=4, held_out=0.0, group_by_length=grouped, **common())
+            for grouped in (False, True)
+        ]
+        for data in loaders:
+            data.table.prompt_ids[:] = [[7] * (1 + i * 5 % 24) for i in range(24)]
+        (shuffled, grouped) = (list(data.train_dataloader()) for data in loaders)
+        widths = sorted(batch.clean_ids.shape[1] - 19 for batch in grouped)
+        lengths = sorted(len(loaders[0].table.prompt_ids[i]) for i in range(24) if i % 3 != 2)
+        assert widths == lengths[3::4]
+        assert sum(widths) < sum(batch.clean_ids.shape[1] - 19 for batch in shuffled)
 
     def test_none_verified(self, make_trajectories):
         path = make_trajectories(is_verified=[False] * 24)
@@ -292,6 +383,7 @@ class TestTrajectories:
         [
             ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
             ({"held_out": 1.0}, "held_out: expected a share from 0 to below 1, got 1.0"),
+            ({"num_workers": -1}, "num_workers: expected at least 0, got -1"),
         ],
     )
     def test_bad_settings(self, changes, message):

@@ -10,8 +10,8 @@ from tabom.functional.masking import segment, segment_start, segment_start_at, u
 quick = settings(deadline=None, max_examples=60)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def noise(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @st.composite
@@ -32,19 +32,19 @@ def responses(draw):
 @given(responses(), st.integers(0, 1000), st.floats(0.01, 1.0))
 def test_uniform_mask_stays_inside_the_response_and_masks_at_least_one(response, seed, ratio):
     is_response = response[2]
-    is_masked = uniform_mask(is_response, torch.full((len(is_response),), ratio), generator=seeded(seed))
+    is_masked = uniform_mask(is_response, torch.full((len(is_response),), ratio), noise(*is_response.shape, seed=seed))
     assert not (is_masked & ~is_response).any()
     assert torch.equal(is_masked.any(1), is_response.any(1))
 
 
 def test_uniform_mask_at_ratio_one_masks_everything():
     is_response = torch.tensor([[False, True, True, True]]).expand(100, 4)
-    assert torch.equal(uniform_mask(is_response, torch.ones(100), generator=seeded()), is_response)
+    assert torch.equal(uniform_mask(is_response, torch.ones(100), noise(100, 4)), is_response)
 
 
 def test_uniform_mask_at_a_tiny_ratio_masks_one_position_each_equally_often():
     is_response = torch.tensor([[False, True, True, True, True]]).expand(8000, 5)
-    is_masked = uniform_mask(is_response, torch.full((8000,), 1e-9), generator=seeded())
+    is_masked = uniform_mask(is_response, torch.full((8000,), 1e-9), noise(8000, 5))
     assert (is_masked.sum(1) == 1).all()
     torch.testing.assert_close(is_masked.double().mean(0)[1:], torch.full((4,), 0.25).double(), rtol=0, atol=0.02)
 
@@ -53,27 +53,28 @@ def test_uniform_mask_at_a_tiny_ratio_masks_one_position_each_equally_often():
 def test_uniform_mask_masks_the_expected_share(ratio):
     """The forced token adds one where none would be masked, with probability (1 - ratio) ** 4."""
     is_response = torch.tensor([[True, True, True, True]]).expand(10000, 4)
-    is_masked = uniform_mask(is_response, torch.full((10000,), ratio), generator=seeded())
+    is_masked = uniform_mask(is_response, torch.full((10000,), ratio), noise(10000, 4))
     expected = 4 * ratio + (1 - ratio) ** 4
     assert is_masked.sum(1).double().mean().item() == pytest.approx(expected, abs=0.04)
 
 
 def test_uniform_mask_uses_the_ratio_of_each_row():
     is_response = torch.ones(2, 5000, dtype=torch.bool)
-    share = uniform_mask(is_response, torch.tensor([0.2, 0.7]), generator=seeded()).double().mean(1)
+    share = uniform_mask(is_response, torch.tensor([0.2, 0.7]), noise(2, 5000)).double().mean(1)
     torch.testing.assert_close(share, torch.tensor([0.2, 0.7]).double(), rtol=0, atol=0.03)
 
 
-def test_uniform_mask_repeats_with_its_generator():
-    is_response, ratio = torch.ones(2, 50, dtype=torch.bool), torch.full((2,), 0.5)
-    first, second = (uniform_mask(is_response, ratio, generator=seeded(3)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, uniform_mask(is_response, ratio, generator=seeded(4)))
+def test_uniform_mask_by_hand():
+    """Noise below the ratio, else the least of the response; what lies outside does not count."""
+    is_response = torch.tensor([[False, True, True, True]] * 3)
+    drawn = torch.tensor([[0.0, 0.5, 0.25, 0.75], [0.0, 0.5, 0.25, 0.75], [0.9, 0.3, 0.2, 0.1]])
+    is_masked = uniform_mask(is_response, torch.tensor([0.6, 0.25, 0.05]), drawn)
+    assert is_masked.long().tolist() == [[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def starts(num_units, *, window, truncated, num_draws=4000):
     units = torch.full((num_draws,), num_units)
-    return segment_start(units, window=window, truncated=truncated, generator=seeded()).tolist()
+    return segment_start(units, noise(num_draws), window=window, truncated=truncated).tolist()
 
 
 @pytest.mark.parametrize(("num_units", "window"), [(6, 1), (6, 2), (6, 5), (6, 6)])
@@ -99,7 +100,7 @@ def test_starts_are_uniform(window, truncated, num_starts):
 
 
 def test_each_row_starts_by_its_own_length():
-    drawn = segment_start(torch.tensor([2, 9] * 2000), window=2, truncated=False, generator=seeded()).view(-1, 2)
+    drawn = segment_start(torch.tensor([2, 9] * 2000), noise(4000), window=2, truncated=False).view(-1, 2)
     assert set(drawn[:, 0].tolist()) == {0}
     assert set(drawn[:, 1].tolist()) == set(range(8))
 
@@ -107,7 +108,7 @@ def test_each_row_starts_by_its_own_length():
 @pytest.mark.parametrize("truncated", [False, True])
 def test_every_position_becomes_a_target(truncated):
     order = torch.tensor([[4, 0, 5, 2, 1, 3]]).expand(500, 6)
-    start = segment_start(torch.full((500,), 6), window=2, truncated=truncated, generator=seeded())
+    start = segment_start(torch.full((500,), 6), noise(500), window=2, truncated=truncated)
     _, is_target = segment(order, start, window=2, where=torch.ones(500, 6, dtype=torch.bool))
     assert is_target.any(0).all()
 
@@ -134,9 +135,9 @@ def test_starts_at_chosen_positions_are_uniform_over_the_distinct_ones(points):
         is_next.repeat(num_draws, 1),
         order.repeat(num_draws, 1),
         num_units.repeat(num_draws),
+        noise(num_draws * len(points)),
         window=window,
         truncated=truncated,
-        generator=seeded(),
     ).view(num_draws, -1)
     for row, (units, flags, *_) in enumerate(points):
         num_starts = max(1, int(num_units[row]) - (1 if truncated else window) + 1)
@@ -153,8 +154,8 @@ def test_without_a_chosen_position_the_draws_are_those_of_a_uniform_start(trunca
     options = {"window": 2, "truncated": truncated}
     nothing, num_units = torch.zeros(300, 6, dtype=torch.bool), torch.full((300,), 6)
     assert torch.equal(
-        segment_start_at(nothing, order, num_units, **options, generator=seeded()),
-        segment_start(num_units, **options, generator=seeded()),
+        segment_start_at(nothing, order, num_units, noise(300), **options),
+        segment_start(num_units, noise(300), **options),
     )
 
 
@@ -199,9 +200,11 @@ def test_segment_of_steps_takes_all_tokens_of_a_step():
 def test_arguments_are_not_changed():
     order, start, where = torch.tensor([[1, 0]]), torch.tensor([1]), torch.tensor([[True, False]])
     ratio, num_units = torch.tensor([0.5]), torch.tensor([2])
-    before = [field.clone() for field in (order, start, where, ratio, num_units)]
+    draws = noise(1, 2)
+    fields = [order, start, where, ratio, num_units, draws]
+    before = [field.clone() for field in fields]
     segment(order, start, window=1, where=where)
-    uniform_mask(where, ratio, generator=seeded())
-    segment_start(num_units, window=1, truncated=False, generator=seeded())
-    segment_start_at(where, order, num_units, window=1, truncated=False, generator=seeded())
-    torch.testing.assert_close([order, start, where, ratio, num_units], before, rtol=0, atol=0)
+    uniform_mask(where, ratio, draws)
+    segment_start(num_units, draws[:, 0], window=1, truncated=False)
+    segment_start_at(where, order, num_units, draws[:, 0], window=1, truncated=False)
+    torch.testing.assert_close(fields, before, rtol=0, atol=0)

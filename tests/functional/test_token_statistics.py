@@ -7,11 +7,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabom.functional import head as head_module
 from tabom.functional import token_statistics as module
-from tabom.functional.token_statistics import kl_divergence, token_statistics
+from tabom.functional.head import Head
+from tabom.functional.token_statistics import (
+    kl_divergence,
+    linear_kl_divergence,
+    linear_token_statistics,
+    token_statistics,
+)
 
 quick = settings(deadline=None, max_examples=50)
 score_lists = st.lists(st.floats(-30, 30), min_size=1, max_size=7)
+
+
+def statistics_of(logits, targets, **options):
+    """With a gradient: the hidden states are the logits, the head is the identity."""
+    return linear_token_statistics(logits, Head(torch.eye(logits.shape[-1], dtype=logits.dtype)), targets, **options)
 
 
 def probabilities(scores):
@@ -102,7 +114,7 @@ def test_no_epsilon_in_the_logarithm():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_extreme_logits_have_finite_values_and_gradients(dtype):
     logits = torch.tensor([[1e4, 0.0, -1e4], [1e4, 0.0, -1e4]], dtype=dtype, requires_grad=True)
-    statistics = token_statistics(logits, torch.tensor([0, 2]))
+    statistics = statistics_of(logits, torch.tensor([0, 2]))
     (statistics.nll.sum() + statistics.entropy.sum()).backward()
     gap = (logits[0, 0] - logits[0, 2]).double().item()
     assert statistics.nll.tolist() == [0.0, pytest.approx(gap, rel=1e-2)]
@@ -125,16 +137,9 @@ def test_arguments_are_not_changed():
     torch.testing.assert_close((logits, other, targets), before, rtol=0, atol=0)
 
 
-def test_gradients():
-    logits = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
-    assert torch.autograd.gradcheck(lambda logits: token_statistics(logits, targets).nll, logits)
-    assert torch.autograd.gradcheck(lambda logits: token_statistics(logits, targets).entropy, logits)
-
-
 def test_gradient_of_the_entropy_by_hand():
     logits = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log().requires_grad_()
-    token_statistics(logits, torch.tensor([0])).entropy.sum().backward()
+    statistics_of(logits, torch.tensor([0])).entropy.sum().backward()
     entropy = 0.5 * log(2) + 0.5 * log(4)
     expected = [-0.5 * (log(0.5) + entropy), -0.25 * (log(0.25) + entropy), -0.25 * (log(0.25) + entropy)]
     torch.testing.assert_close(logits.grad, torch.tensor([expected], dtype=torch.float64))
@@ -183,55 +188,182 @@ def test_gradients_of_the_divergence():
     assert torch.autograd.gradcheck(kl_divergence, (logits_p, logits_q))
 
 
-def plain(logits, targets, temperature=1.0):
+def plain(hidden, head, ids, temperature=1.0):
     """The definitions on whole tensors, differentiated by autograd."""
+    logits = head.logits(hidden)
     log_probs, tempered = logits.log_softmax(-1), (logits / temperature).log_softmax(-1)
     return (
-        -log_probs.gather(-1, targets[..., None])[..., 0],
+        -log_probs.gather(-1, ids[..., :1])[..., 0],
         -(tempered.exp() * tempered).sum(-1),
         log_probs.exp().amax(-1),
+        -log_probs.gather(-1, ids[..., 1:])[..., 0],
     )
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-@pytest.mark.parametrize("chunk", [1, 22, 10**6])
-def test_gradients_of_all_three_are_exact_whatever_the_chunk(monkeypatch, chunk, temperature):
+def differentiable(statistics):
+    return statistics.nll, statistics.entropy, statistics.confidence, statistics.sampled_nll
+
+
+def make_head(dtype=torch.float64, *, bias=True, softcap=None, vocabulary=11, width=4):
+    weight = torch.randn(vocabulary, width, dtype=dtype, requires_grad=True)
+    return Head(weight, torch.randn(vocabulary, dtype=dtype, requires_grad=True) if bias else None, softcap)
+
+
+def chunked(monkeypatch, chunk, block):
     monkeypatch.setitem(module._CHUNK_NUMBERS, "cpu", chunk)
-    logits = torch.randn(2, 3, 11, dtype=torch.float64, requires_grad=True)
-    targets, weights = torch.randint(0, 11, (2, 3)), torch.randn(3, 2, 3, dtype=torch.float64)
-    statistics = token_statistics(logits, targets, entropy_temperature=temperature)
-    expected = plain(logits, targets, temperature)
-    for got, want in zip(statistics, expected, strict=False):
+    monkeypatch.setitem(module._BLOCK_NUMBERS, "cpu", block)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize(("bias", "softcap"), [(False, None), (True, 1.5)])
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (33, 22), (44, 10**6), (10**6, 22), (10**6, 10**6)])
+def test_values_and_gradients_are_exact_whatever_the_chunk(monkeypatch, chunk, block, bias, softcap, temperature):
+    chunked(monkeypatch, chunk, block)
+    hidden = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
+    head = make_head(bias=bias, softcap=softcap)
+    ids, weights = torch.randint(0, 11, (2, 4, 2)), torch.randn(4, 2, 4, dtype=torch.float64)
+    statistics = linear_token_statistics(
+        hidden, head, ids[..., 0], sampled_ids=ids[..., 1], entropy_temperature=temperature
+    )
+    expected = plain(hidden, head, ids, temperature)
+    for got, want in zip(differentiable(statistics), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
-    assert torch.equal(statistics.is_correct, logits.argmax(-1) == targets)
-    gradients = [
-        torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, values, strict=False)), logits)[0]
-        for values in (statistics[:3], expected)
+    assert torch.equal(statistics.is_correct, head.logits(hidden).argmax(-1) == ids[..., 0])
+    inputs = [tensor for tensor in (hidden, head.weight, head.bias) if tensor is not None]
+    losses = [
+        sum((w * v).sum() for w, v in zip(weights, values, strict=True))
+        for values in (differentiable(statistics), expected)
     ]
-    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+    wanted = torch.autograd.grad(losses[1], inputs)
+    for _ in range(2):  # the first backward pass uses up what was kept, the second computes it again
+        gradients = torch.autograd.grad(losses[0], inputs, retain_graph=True)
+        torch.testing.assert_close(gradients, wanted, rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_of_half_precision_are_those_of_single_precision_rounded():
-    logits, targets = torch.randn(4, 300).mul(3).bfloat16(), torch.tensor([0, 1, 2, 299])
+@pytest.mark.parametrize("name", ["nll", "entropy", "confidence", "sampled_nll"])
+def test_gradient_of_each_alone(name):
+    hidden, head, ids = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), make_head(), torch.arange(6)
+    statistics = linear_token_statistics(hidden, head, ids[:3], sampled_ids=ids[3:], entropy_temperature=0.7)
+    expected = dict(
+        zip(
+            ("nll", "entropy", "confidence", "sampled_nll"),
+            plain(hidden, head, ids.view(2, 3).t(), 0.7),
+            strict=True,
+        )
+    )
+    inputs = [hidden, head.weight, head.bias]
+    got = torch.autograd.grad(getattr(statistics, name).sum(), inputs)
+    torch.testing.assert_close(got, torch.autograd.grad(expected[name].sum(), inputs), rtol=1e-10, atol=1e-12)
 
-    def gradient(values):
-        values = values.clone().requires_grad_()
-        statistics = token_statistics(values, targets)
-        (statistics.nll.sum() + statistics.entropy.sum()).backward()
-        return values.grad
 
-    assert torch.equal(gradient(logits), gradient(logits.float()).bfloat16())
+def test_float32_gradients_equal_those_of_float64():
+    hidden, weight, ids = torch.randn(6, 32), torch.randn(5000, 32) / 6, torch.arange(6)
+
+    def gradients(dtype):
+        inputs = [hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
+        statistics = linear_token_statistics(inputs[0], Head(inputs[1]), ids)
+        return torch.autograd.grad(statistics.nll.mean() + statistics.entropy.mean(), inputs)
+
+    for narrow, wide in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-7)
 
 
-def test_nothing_as_large_as_the_logits_is_kept_for_the_gradient():
-    logits, kept = torch.randn(5, 1000, requires_grad=True), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        token_statistics(logits, torch.zeros(5, dtype=torch.long))
-    large = [tensor for tensor in kept if tensor.numel() >= logits.numel()]
-    assert [tensor.data_ptr() for tensor in large] == [logits.data_ptr()]
+@pytest.mark.parametrize("tile", [1, 2**22])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_states_give_entropies_of_exact_logits(monkeypatch, dtype, tile):
+    """At the same logits: those of the rounded states and weights, computed in float64."""
+    monkeypatch.setattr(head_module, "_TILE_NUMBERS", 100 * tile)
+    hidden = torch.randn(8, 64, dtype=dtype, requires_grad=True)
+    head = Head((torch.randn(20000, 64) / 2).to(dtype).requires_grad_())
+    ids = torch.arange(8)
+    statistics = linear_token_statistics(hidden, head, ids)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, head.weight)]
+    nll, entropy, confidence, _ = plain(exact[0], Head(exact[1]), ids[:, None].expand(8, 2))
+    assert statistics.nll.dtype is statistics.entropy.dtype is torch.float32
+    torch.testing.assert_close(statistics.nll.double(), nll, rtol=0, atol=1e-4)
+    torch.testing.assert_close(statistics.entropy.double(), entropy, rtol=0, atol=1e-4)
+    torch.testing.assert_close(statistics.confidence.double(), confidence, rtol=0, atol=1e-5)
+    rounded = token_statistics(head.logits(hidden), ids).entropy.double()
+    if dtype is torch.bfloat16:
+        assert (rounded - entropy).abs().max() > 1e-3  # what rounding the logits would cost
+    gradients = torch.autograd.grad(statistics.nll.mean() + statistics.entropy.mean(), (hidden, head.weight))
+    wanted = torch.autograd.grad(nll.mean() + entropy.mean(), exact)
+    for got, want in zip(gradients, wanted, strict=True):
+        assert got.dtype is dtype
+        torch.testing.assert_close(got.double(), want, rtol=2e-2, atol=1e-5)
+
+
+def test_under_autocast_states_and_head_are_cast_as_a_linear_layers_are():
+    hidden, weight, ids = torch.randn(4, 16), torch.randn(300, 16), torch.arange(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        statistics = linear_token_statistics(hidden, Head(weight), ids)
+        divergence = linear_kl_divergence(hidden, Head(weight), hidden.flip(0), Head(weight))
+    cast = hidden.bfloat16(), Head(weight.bfloat16())
+    torch.testing.assert_close(statistics, linear_token_statistics(*cast, ids), rtol=0, atol=0)
+    torch.testing.assert_close(divergence, linear_kl_divergence(*cast, cast[0].flip(0), cast[1]), rtol=0, atol=0)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, head = torch.randn(3, 4, requires_grad=True), Head(torch.randn(11, 4))
+    statistics = linear_token_statistics(hidden, head, torch.arange(3))
+    statistics.entropy.sum().backward()
+    assert head.weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_logits_are_kept_where_they_fit_a_chunk_and_never_more(monkeypatch):
+    hidden, head = torch.randn(6, 4, requires_grad=True), make_head(torch.float32)
+    heights = []
+    whole = Head.wide_logits
+    monkeypatch.setattr(Head, "wide_logits", lambda head, some: heights.append(len(some)) or whole(head, some))
+    for chunk, expected in ((6 * 11, [6]), (4 * 11, [4, 2, 4, 2])):
+        chunked(monkeypatch, chunk, 10**6)
+        heights.clear()
+        linear_token_statistics(hidden, head, torch.arange(6)).entropy.sum().backward()
+        assert heights == expected
+    with torch.no_grad():
+        assert linear_token_statistics(hidden, head, torch.arange(6)).entropy.grad_fn is None
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 1024, 2049, 3000, 4096])
+def test_the_first_of_equal_peaks_counts(vocabulary):
+    logits = torch.randint(0, 3, (40, vocabulary)).float()
+    logits[0, -1] = logits[1, 0] = 7.0
+    first = (logits == logits.amax(1, keepdim=True)).int().argmax(1)
+    assert token_statistics(logits, first).is_correct.all()
+    assert not token_statistics(logits, (first + 1) % vocabulary).is_correct.any() or vocabulary == 1
+
+
+def test_statistics_of_logits_are_not_differentiated():
+    assert token_statistics(torch.zeros(1, 3, requires_grad=True), torch.tensor([0])).nll.grad_fn is None
+
+
+@pytest.mark.parametrize("chunk", [1, 10**6])
+def test_divergence_from_states_is_that_of_their_logits(monkeypatch, chunk):
+    chunked(monkeypatch, chunk, 10**6)
+    hidden_p, hidden_q = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    head_p, head_q = make_head(softcap=2.0), make_head(bias=False, width=3)
+    divergence = linear_kl_divergence(hidden_p, head_p, hidden_q, head_q)
+    expected = kl_divergence(head_p.logits(hidden_p), head_q.logits(hidden_q))
+    torch.testing.assert_close(divergence, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_on_a_gpu(dtype):
+    hidden, weight, ids = torch.randn(64, 128), torch.randn(5000, 128) / 3, torch.arange(64)
+    on_cpu, on_gpu = (
+        linear_token_statistics(hidden.to(device, dtype), Head(weight.to(device, dtype)), ids.to(device))
+        for device in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(on_gpu.entropy.cpu(), on_cpu.entropy, rtol=0, atol=1e-3)
+    torch.testing.assert_close(on_gpu.nll.cpu(), on_cpu.nll, rtol=0, atol=1e-3)
 
 
 def test_no_positions():
-    statistics = token_statistics(torch.zeros(0, 7, requires_grad=True), torch.zeros(0, dtype=torch.long))
+    hidden, head = torch.zeros(0, 4, requires_grad=True), make_head(torch.float32)
+    statistics = linear_token_statistics(hidden, head, torch.zeros(0, dtype=torch.long))
     assert [values.shape for values in statistics[:4]] == [(0,)] * 4
     statistics.nll.sum().backward()
+    assert torch.equal(head.weight.grad, torch.zeros_like(head.weight))
+    assert linear_kl_divergence(hidden, head, hidden, head).shape == (0,)

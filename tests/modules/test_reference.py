@@ -9,10 +9,11 @@ from helpers import ScriptedDLM, corrupted_batch
 
 from tabom.backbones import Lora, PretrainedBackbone
 from tabom.backbones.snapshot import Snapshot
-from tabom.backbones.target_pass import TargetPass
+from tabom.backbones.target_pass import TargetPass, _draw
 from tabom.backbones.tiny import TinyDLM
 from tabom.modules.reference import Reference
 from tabom.objectives.t3d import T3DObjective
+from tabom.seeding import RowDraws
 
 IDS = torch.tensor([[7, 8, 1, 1, 9, 1], [7, 1, 1, 8, 9, 9]])
 # peft 0.21 reads an attribute that transformers 5.23 renamed
@@ -68,7 +69,7 @@ def reference_nll(reference, model, base, step, **options):
         backbone=model,
         base=base,
         step=step,
-        generator=torch.Generator().manual_seed(0),
+        draws=RowDraws.of_numbers(0, torch.arange(2)),
     )
     return statistics.nll
 
@@ -223,12 +224,22 @@ def test_a_run_resumed_without_an_interval_returns_to_the_base(backbone):
     assert torch.equal(reference_nll(reference, backbone, base, 5), expected)
 
 
+def draws_for(batch):
+    return RowDraws.of_numbers(0, torch.arange(len(batch.query_ids)))
+
+
+def test_a_draw_lies_where_the_distribution_function_passes_it():
+    logits = torch.tensor([0.25, 0.5, 0.25, 0.0]).log().expand(6, 4)
+    quantile = torch.tensor([0.0, 0.24, 0.26, 0.74, 0.76, 1.0], dtype=torch.float64)
+    assert _draw(logits, 1.0, quantile).tolist() == [0, 0, 1, 1, 2, 3]
+
+
 TABLE = [[0.0, 1.0, 2.0, -1.0], [1.5, 0.0, 0.0, 1.0]]
 
 
 def test_at_temperature_0_the_likeliest_tokens_are_sampled():
     batch = corrupted_batch([[False, True, True], [False, False, True]])
-    sampled = TargetPass(ScriptedDLM(TABLE), batch).sample(0.0, torch.Generator())
+    sampled = TargetPass(ScriptedDLM(TABLE), batch).sample(0.0, draws_for(batch))
     assert sampled.tolist() == [[0, 2, 0], [0, 0, 0]]
 
 
@@ -236,7 +247,7 @@ def test_at_temperature_0_the_likeliest_tokens_are_sampled():
 def test_samples_follow_the_distribution_at_the_temperature(temperature):
     num_rows = 5000
     batch = corrupted_batch([[False, True, True]] * num_rows)
-    sampled = TargetPass(ScriptedDLM(TABLE), batch).sample(temperature, torch.Generator().manual_seed(0))
+    sampled = TargetPass(ScriptedDLM(TABLE), batch).sample(temperature, draws_for(batch))
     assert not sampled[:, 0].any()
     for column, scores in enumerate(TABLE):
         shares = sampled[:, 1 + column].bincount(minlength=4).double() / num_rows
@@ -246,8 +257,9 @@ def test_samples_follow_the_distribution_at_the_temperature(temperature):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_nothing_is_sampled_where_nothing_is_asked_for(temperature):
-    seen = TargetPass(ScriptedDLM(TABLE), corrupted_batch([[False, False]]))
-    sampled = seen.sample(temperature, torch.Generator())
+    batch = corrupted_batch([[False, False]])
+    seen = TargetPass(ScriptedDLM(TABLE), batch)
+    sampled = seen.sample(temperature, draws_for(batch))
     assert sampled.tolist() == [[0, 0]]
     assert seen.statistics(sampled).sampled_nll.tolist() == [[0.0, 0.0]]
 
@@ -255,14 +267,18 @@ def test_nothing_is_sampled_where_nothing_is_asked_for(temperature):
 def test_sampled_tokens_are_scored_by_both(backbone):
     base = backbone.reference()
     disturb(backbone)
-    generator = torch.Generator().manual_seed(0)
     statistics, sampled = Reference().statistics(
-        T3DObjective(sample_temperature=1.0), corrupted(), backbone=backbone, base=base, step=0, generator=generator
+        T3DObjective(sample_temperature=1.0),
+        corrupted(),
+        backbone=backbone,
+        base=base,
+        step=0,
+        draws=draws_for(corrupted()),
     )
     where = corrupted().is_target
     for denoiser, got in ((base, statistics), (backbone, TargetPass(backbone.eval(), corrupted()).statistics(sampled))):
         seen = TargetPass(denoiser, corrupted())
-        expected = -seen.logits.log_softmax(-1).gather(1, sampled[where][:, None]).squeeze(1)
+        expected = -seen.head.logits(seen.hidden).log_softmax(-1).gather(1, sampled[where][:, None]).squeeze(1)
         torch.testing.assert_close(got.sampled_nll[where], expected)
         assert not got.sampled_nll[~where].any()
     assert not statistics.nll.requires_grad

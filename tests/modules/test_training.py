@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import cast
@@ -148,18 +149,48 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_queries(stage, monkeypat
         stage("fit", "sft_sd")
 
 
-def test_masks_of_a_step_depend_on_its_place_alone(stage):
-    cli = stage("validate", "tabom")
-    module, batch = cli.model, next(iter(cli.datamodule.train_dataloader()))
+@pytest.fixture
+def masks(stage, monkeypatch):
+    """What a training step masks in a batch of four rows, with changes to the batch and to where the step stands."""
+    module = (cli := stage("validate", "tabom")).model
+    (first, *_) = cli.datamodule.train_dataloader()
+    seen = []
 
-    def noisy(*parts):
-        return module.objective.corrupt(batch, 1, module._generator(*parts)).noisy_ids
+    def keep(_, corrupted):
+        seen.append(corrupted.noisy_ids)
+        raise StopIteration
 
-    first = noisy("train", 0, 3)
+    monkeypatch.setattr("tabom.modules.training.TargetPass", keep)
+
+    def call(row_numbers=(3, 1, 4, 5), rows=(0, 1, 2, 3), batch_idx=0, seed=0, **place):
+        batch = dataclasses.replace(first, row_numbers=torch.tensor(row_numbers)).select(rows)
+        with monkeypatch.context() as patch:
+            for name, value in place.items():
+                patch.setattr(type(module), name, value)
+            patch.setattr(module, "_seed", seed)
+            with pytest.raises(StopIteration):
+                module.training_step(batch, batch_idx)
+        return seen[-1]
+
+    return call
+
+
+def test_masks_depend_on_seed_epoch_and_row_alone(masks):
+    """Not on the step, the process, the rows beside it, or what was drawn before."""
+    expected = masks()
     torch.rand(5)
-    assert torch.equal(noisy("train", 0, 3), first)
-    assert not torch.equal(noisy("train", 0, 4), first)
-    assert not torch.equal(noisy("train", 1, 3), first)
+    assert torch.equal(masks(batch_idx=7, global_rank=1), expected)
+    assert torch.equal(masks(rows=(2, 1)), expected[[2, 1]])
+    for changed in (masks(row_numbers=(0, 2, 6, 7)), masks(current_epoch=1), masks(seed=9)):
+        assert (changed != expected).any(1).sum() >= 2  # a row may draw the same segment again
+
+
+def test_rows_without_a_number_are_an_error(stage):
+    cli = stage("validate", "tabom")
+    (batch, *_) = cli.datamodule.train_dataloader()
+    with pytest.raises(TabomError) as error:
+        cli.model.training_step(dataclasses.replace(batch, row_numbers=None), 0)
+    assert str(error.value) == "training batch: expected row_numbers, which random masks are drawn by, got none"
 
 
 def test_pretraining_has_nothing_to_forget(stage, tmp_path):

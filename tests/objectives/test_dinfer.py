@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import corrupted_batch, token_statistics_of, trajectory_batch
+from helpers import corrupted_batch, row_draws, token_statistics_of, trajectory_batch
 
 from tabom.objectives.dinfer import DInferObjective
 from tabom.types import NEVER
@@ -44,7 +44,7 @@ def test_value_and_gradient_equal_the_definition(reduction, supervise_padding, s
     is_filler[:, -2:] = True
     batch = dataclasses.replace(batch, is_filler=is_filler)
     objective = DInferObjective(supervise_padding, reduction)
-    corrupted = objective.corrupt(batch, MASK, generator)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch, seed))
     assert bool((corrupted.is_target & is_filler).any()) == supervise_padding
     nll = torch.rand(batch.clean_ids.shape, generator=generator, dtype=torch.float64) * 4
     measured = token_statistics_of(nll.masked_fill(~corrupted.is_target, NAN), requires_grad=True)

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from helpers import corrupted_batch, token_statistics_of, trajectory_batch
+from helpers import corrupted_batch, row_draws, token_statistics_of, trajectory_batch
 
 from tabom.backbones import PretrainedBackbone
 from tabom.backbones.target_pass import TargetPass
@@ -53,7 +53,7 @@ def test_value_and_gradients_equal_the_definition(weight, share_correct, supervi
     is_filler[:, -2:] = True
     batch = dataclasses.replace(batch, is_filler=is_filler)
     objective = DParallelObjective(supervise_padding, block_length=3, certainty_weight=weight)
-    corrupted = objective.corrupt(batch, MASK, generator)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     shape = corrupted.clean_ids.shape
     assert not corrupted.is_target[[2, 10]].any()
     nll, entropy = (torch.rand(shape, generator=generator, dtype=torch.float64) * 4 for _ in range(2))
@@ -98,11 +98,12 @@ def test_one_pass_over_both_halves_reads_tempered_entropies(tokenizer, checkpoin
     backbone = PretrainedBackbone(str(checkpoint)).load(tokenizer)
     mask = backbone.mask_token_id
     objective = DParallelObjective(block_length=4)
-    corrupted = objective.corrupt(trajectory_batch([[NEVER] * 8] * 3), mask, torch.Generator().manual_seed(0))
+    batch = trajectory_batch([[NEVER] * 8] * 3)
+    corrupted = objective.corrupt(batch, mask, row_draws(batch))
     assert len(corrupted.query_ids) == len(corrupted.noisy_ids) == 6
     target_pass = TargetPass(backbone, corrupted)
     statistics = target_pass.statistics(entropy_temperature=objective.entropy_temperature)
-    logits = target_pass.logits.detach().double()
+    logits = target_pass.head.logits(target_pass.hidden).detach().double()
     probs = (logits / 0.5).softmax(1)
     entropy = -(probs * probs.log()).sum(1)
     is_correct = logits.argmax(1) == corrupted.clean_ids[corrupted.is_target]
@@ -113,9 +114,7 @@ def test_one_pass_over_both_halves_reads_tempered_entropies(tokenizer, checkpoin
 
 def test_the_settings_reach_the_corruption():
     batch = trajectory_batch([[NEVER] * 6] * 400)
-    corrupted = DParallelObjective(block_length=2, mask_ratio=0.2).corrupt(
-        batch, MASK, torch.Generator().manual_seed(0)
-    )
+    corrupted = DParallelObjective(block_length=2, mask_ratio=0.2).corrupt(batch, MASK, row_draws(batch))
     num_targets = corrupted.is_target.reshape(2, 400, -1).sum(2)
     assert (num_targets.sum(0) == 2).all()
     torch.testing.assert_close(num_targets.double().mean(1), torch.tensor([0.4, 1.6]).double(), rtol=0, atol=0.1)

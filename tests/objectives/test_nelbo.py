@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import corrupted_batch, token_statistics_of, trajectory_batch
+from helpers import corrupted_batch, row_draws, token_statistics_of, trajectory_batch
 
 from tabom.errors import TabomError
 from tabom.objectives import NelboObjective
@@ -62,7 +62,7 @@ def batch_with_filler(num_rows=50):
 
 def test_corruption_masks_the_response_at_random():
     batch = trajectory_batch([[NEVER] * 6] * 200)
-    corrupted = NelboObjective().corrupt(batch, MASK, torch.Generator().manual_seed(0))
+    corrupted = NelboObjective().corrupt(batch, MASK, row_draws(batch))
     assert torch.equal(corrupted.is_target, corrupted.noisy_ids == MASK)
     assert set(corrupted.is_target.sum(1).tolist()) == {1, 2, 3, 4, 5, 6}
     assert torch.equal(corrupted.is_target.any(0), batch.is_response[0])
@@ -70,15 +70,14 @@ def test_corruption_masks_the_response_at_random():
 
 def test_filler_is_asked_for_by_default():
     batch = batch_with_filler()
-    corrupted = NelboObjective().corrupt(batch, MASK, torch.Generator().manual_seed(0))
+    corrupted = NelboObjective().corrupt(batch, MASK, row_draws(batch))
     assert (corrupted.is_target & batch.is_filler).any()
 
 
 def test_filler_can_be_left_out_but_is_masked_all_the_same():
     batch = batch_with_filler()
     learnt, left_out = (
-        NelboObjective(supervise_padding=flag).corrupt(batch, MASK, torch.Generator().manual_seed(0))
-        for flag in (True, False)
+        NelboObjective(supervise_padding=flag).corrupt(batch, MASK, row_draws(batch)) for flag in (True, False)
     )
     assert torch.equal(left_out.noisy_ids, learnt.noisy_ids)
     assert torch.equal(left_out.is_target, learnt.is_target & ~batch.is_filler)
@@ -139,7 +138,7 @@ def oracle(batch, corrupted, nll, weighting, supervise_padding, p):
 def test_value_and_gradient_equal_the_definition(weighting, supervise_padding, seed):
     batch, generator = ragged_batch(seed), torch.Generator().manual_seed(seed)
     objective = NelboObjective(supervise_padding, weighting, cart_p=0.3)
-    corrupted = objective.corrupt(batch, MASK, generator)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch, seed))
     nll = torch.rand(batch.clean_ids.shape, generator=generator, dtype=torch.float64) * 4
     measured = token_statistics_of(nll.masked_fill(~corrupted.is_target, NAN), requires_grad=True)
     result = objective.terms(measured, corrupted)
@@ -156,7 +155,7 @@ def test_a_row_without_a_masked_token_counts_as_zero():
     """The bound is unbiased only if such rows count."""
     batch = trajectory_batch([[NEVER]] * 4000)
     objective = NelboObjective(weighting="inverse_ratio")
-    corrupted = objective.corrupt(batch, MASK, torch.Generator().manual_seed(0))
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     assert not corrupted.is_target.any(1).all()
     loss = objective.terms(token_statistics_of(torch.full(batch.clean_ids.shape, 2.0)), corrupted)["loss"]
     expected = 2.0 * (corrupted.is_target.any(1) / corrupted.mask_ratio).mean()
@@ -170,7 +169,7 @@ def test_no_target_at_all_gives_a_zero_for_every_weighting(weighting):
     batch = trajectory_batch([[0, 1]], clean_ids=[[MASK, MASK]])
     objective = NelboObjective(weighting=weighting)
     measured = token_statistics_of([[NAN] * 4], requires_grad=True)
-    loss = objective.terms(measured, objective.corrupt(batch, MASK, torch.Generator()))["loss"]
+    loss = objective.terms(measured, objective.corrupt(batch, MASK, row_draws(batch)))["loss"]
     loss.backward()
     assert (loss.item(), measured.nll.grad.tolist()) == (0.0, [[0.0] * 4])
 
@@ -178,8 +177,7 @@ def test_no_target_at_all_gives_a_zero_for_every_weighting(weighting):
 def test_masks_of_mean_and_cart_are_the_same():
     batch = batch_with_filler()
     mean, cart = (
-        NelboObjective(weighting=weighting).corrupt(batch, MASK, torch.Generator().manual_seed(0))
-        for weighting in ("mean", "cart")
+        NelboObjective(weighting=weighting).corrupt(batch, MASK, row_draws(batch)) for weighting in ("mean", "cart")
     )
     assert torch.equal(mean.noisy_ids, cart.noisy_ids)
 

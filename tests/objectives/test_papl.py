@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import corrupted_batch, token_statistics_of, trajectory_batch
+from helpers import corrupted_batch, row_draws, token_statistics_of, trajectory_batch
 
 from tabom.errors import TabomError
 from tabom.objectives import NelboObjective
@@ -37,7 +37,7 @@ def test_value_and_gradient_equal_the_definition(alpha, temperature, seed):
     clean_ids = [[10, 11, MASK, 13, 14], [10, 11, 12, 13, 14], [MASK] * 5, [MASK, MASK, 12, MASK, MASK]]
     batch = trajectory_batch([[NEVER] * 5] * 4, clean_ids=clean_ids)
     objective = PaplObjective(alpha=alpha, temperature=temperature)
-    corrupted = objective.corrupt(batch, MASK, generator)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch, seed))
     assert corrupted.is_target.any(1).tolist() == [True, True, False, True]
     nll = torch.rand(batch.clean_ids.shape, generator=generator, dtype=torch.float64) * 4
     measured = token_statistics_of(nll.masked_fill(~corrupted.is_target, NAN), requires_grad=True)
@@ -64,8 +64,7 @@ def test_value_by_hand():
 def test_masks_are_those_of_the_nelbo():
     batch = trajectory_batch([[NEVER] * 6] * 20)
     papl, nelbo = (
-        objective.corrupt(batch, MASK, torch.Generator().manual_seed(0))
-        for objective in (PaplObjective(), NelboObjective())
+        objective.corrupt(batch, MASK, row_draws(batch)) for objective in (PaplObjective(), NelboObjective())
     )
     assert torch.equal(papl.noisy_ids, nelbo.noisy_ids)
 

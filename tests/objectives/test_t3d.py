@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import token_statistics_of, trajectory_batch
+from helpers import row_draws, token_statistics_of, trajectory_batch
 
 from tabom.errors import TabomError
 from tabom.objectives.t3d import T3DObjective
@@ -124,7 +124,7 @@ def test_values_and_gradients_are_those_of_the_equations(path, states, supervise
             supervise_padding=supervise_padding,
         )
         batch = random_batch(seed)
-        corrupted = objective.corrupt(batch, MASK, seeded(seed))
+        corrupted = objective.corrupt(batch, MASK, row_draws(batch, seed))
         model, reference = random_statistics(corrupted.is_target.shape, seed)
         result = objective.terms(model, corrupted, reference)
         gradients = torch.autograd.grad(result["loss"], [model.nll, model.sampled_nll])
@@ -137,7 +137,8 @@ def test_values_and_gradients_are_those_of_the_equations(path, states, supervise
 
 def test_what_is_not_asked_for_is_never_read():
     objective = T3DObjective(path="prefix_levels")
-    corrupted = objective.corrupt(random_batch(0), MASK, seeded())
+    batch = random_batch(0)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     model, reference = random_statistics(corrupted.is_target.shape, 0)
     hole = ~corrupted.is_target
 
@@ -156,7 +157,7 @@ def test_what_is_not_asked_for_is_never_read():
 def one_row(objective):
     """Four tokens decoded from right to left, all of them masked."""
     batch = trajectory_batch([[3, 2, 1, 0]] * 40, prompt_length=0)
-    corrupted = objective.corrupt(batch, MASK, seeded())
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     (row, *_) = corrupted.is_masked.all(1).nonzero().flatten().tolist()
     fields = {field.name: getattr(corrupted, field.name) for field in dataclasses.fields(corrupted)}
     tensors = {name: value[row : row + 1] for name, value in fields.items() if isinstance(value, torch.Tensor)}
@@ -192,7 +193,8 @@ def test_both_forms_of_the_path_by_hand():
 
 def test_a_model_that_equals_its_reference_cannot_tell():
     objective = T3DObjective(path_weight=0.0)
-    corrupted = objective.corrupt(random_batch(1), MASK, seeded())
+    batch = random_batch(1)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     model, _ = random_statistics(corrupted.is_target.shape, 0)
     result = objective.terms(model, corrupted, model)
     assert result["loss"].item() == pytest.approx(1.5 * math.log(2))
@@ -202,7 +204,7 @@ def test_a_model_that_equals_its_reference_cannot_tell():
 def test_rows_without_targets_do_not_count():
     objective = T3DObjective()
     batch = random_batch(2)
-    corrupted = objective.corrupt(batch, MASK, seeded())
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     model, reference = random_statistics(corrupted.is_target.shape, 0)
     full = objective.terms(model, corrupted, reference)
     is_target = torch.cat([corrupted.is_target, torch.zeros_like(corrupted.is_target)])
@@ -224,7 +226,7 @@ def test_no_target_at_all_gives_a_zero_that_is_still_attached(path):
     batch = random_batch(3)
     batch = dataclasses.replace(batch, is_filler=batch.is_response)
     objective = T3DObjective(path=path, supervise_padding=False)
-    corrupted = objective.corrupt(batch, MASK, seeded())
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     model, reference = random_statistics(corrupted.is_target.shape, 0)
     result = objective.terms(model, corrupted, reference)
     assert {name: value.item() for name, value in result.items()} == dict.fromkeys(result, 0.0)
@@ -234,7 +236,8 @@ def test_no_target_at_all_gives_a_zero_that_is_still_attached(path):
 
 def test_only_the_loss_is_attached():
     objective = T3DObjective()
-    corrupted = objective.corrupt(random_batch(0), MASK, seeded())
+    batch = random_batch(0)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     model, reference = random_statistics(corrupted.is_target.shape, 0)
     result = objective.terms(model, corrupted, reference)
     assert [name for name, value in result.items() if value.requires_grad] == ["loss"]
@@ -247,7 +250,7 @@ def test_every_mean_is_taken_over_all_processes():
         objective = T3DObjective(supervise_padding=False)
         batch = random_batch(0)
         batch = dataclasses.replace(batch, is_filler=batch.is_response & is_filler)
-        corrupted = objective.corrupt(batch, MASK, seeded())
+        corrupted = objective.corrupt(batch, MASK, row_draws(batch))
         model, reference = random_statistics(corrupted.is_target.shape, 0)
         alone = objective.terms(model, corrupted, reference)["loss"]
         calls = []
@@ -258,7 +261,7 @@ def test_every_mean_is_taken_over_all_processes():
 
 
 def states_of(objective, batch):
-    corrupted = objective.corrupt(batch, MASK, seeded())
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     return corrupted, corrupted.noisy_ids[:, 2:] != MASK
 
 
@@ -295,7 +298,9 @@ def test_settings_reach_the_mostly_masked_states():
 def test_prefix_levels_ask_for_visible_tokens_too(states, supervise_padding):
     batch = random_batch(4)
     narrow, wide = (
-        T3DObjective(states=states, path=path, supervise_padding=supervise_padding).corrupt(batch, MASK, seeded())
+        T3DObjective(states=states, path=path, supervise_padding=supervise_padding).corrupt(
+            batch, MASK, row_draws(batch)
+        )
         for path in FORMS
     )
     learnt = batch.is_response & (batch.unmask_step != NEVER)
@@ -330,7 +335,8 @@ def test_the_defaults_are_the_paper_s():
 
 def test_missing_statistics_and_weights_are_errors():
     objective = T3DObjective()
-    corrupted = objective.corrupt(random_batch(0), MASK, seeded())
+    batch = random_batch(0)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
     model, reference = random_statistics(corrupted.is_target.shape, 0)
     unweighted = dataclasses.replace(corrupted, token_weight=None)
     message = "reference: expected statistics of a reference model and of its sampled tokens, got none"

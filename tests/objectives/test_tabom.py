@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import corrupted_batch, token_statistics_of, trajectory_batch
+from helpers import corrupted_batch, row_draws, token_statistics_of, trajectory_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,7 +224,7 @@ def batch_with_filler():
 def test_filler_can_be_left_out_but_is_masked_all_the_same():
     batch = batch_with_filler()
     learnt, left_out = (
-        TabomObjective(window=2, supervise_padding=flag).corrupt(batch, MASK, torch.Generator().manual_seed(0))
+        TabomObjective(window=2, supervise_padding=flag).corrupt(batch, MASK, row_draws(batch))
         for flag in (True, False)
     )
     assert (learnt.is_target & batch.is_filler).any()
@@ -236,7 +236,7 @@ def test_the_settings_reach_the_segments():
     batch = trajectory_batch([[0, 0, 1, 1]] * 200, entropy=[[0.5, 0.2, 0.1, 0.4]] * 200)
 
     def drawn(**options):
-        return TabomObjective(**options).corrupt(batch, MASK, torch.Generator().manual_seed(0))
+        return TabomObjective(**options).corrupt(batch, MASK, row_draws(batch))
 
     def num_targets(**options):
         return set(drawn(**options).is_target.sum(1).tolist())

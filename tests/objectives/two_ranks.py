@@ -9,7 +9,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from helpers import TINY, trajectory_batch
+from helpers import TINY, row_draws, trajectory_batch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -61,7 +61,7 @@ class Step(nn.Module):
             with torch.no_grad():
                 seen = TargetPass(self.base[0], corrupted)
                 if self.objective.sample_temperature is not None:
-                    sampled_ids = seen.sample(self.objective.sample_temperature, torch.Generator())
+                    sampled_ids = seen.sample(self.objective.sample_temperature, row_draws(corrupted))
                 reference = seen.statistics(sampled_ids)
         temperature = self.objective.entropy_temperature
         statistics = TargetPass(self.backbone, corrupted).statistics(sampled_ids, entropy_temperature=temperature)
@@ -90,7 +90,7 @@ def work(rank, path):
     batch = trajectory_batch([*orders, *[[0, *[NEVER] * 5]] * 2], entropy=torch.rand(5, 6).double().tolist())
     results = {}
     for name, objective in OBJECTIVES.items():
-        corrupted = objective.corrupt(batch, backbone.mask_token_id, torch.Generator().manual_seed(1))
+        corrupted = objective.corrupt(batch, backbone.mask_token_id, row_draws(batch, 1))
         backbone.zero_grad()
         alone = Step(backbone, base, objective)
         terms = alone(corrupted)

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from tabom.corruption import TrajectorySegments
-from tabom.functional.token_statistics import token_statistics
+from tabom.functional.head import Head
+from tabom.functional.token_statistics import linear_token_statistics
 from tabom.objectives import TabomObjective
 from tabom.types import NEVER, TrajectoryBatch
 
@@ -107,7 +108,8 @@ class Case:
     def terms(self, window, margin, options, **changes):
         objective = TabomObjective(window=window, margin=float(margin), **options, **changes)
         corrupted = self.segment(window, options)
-        return objective.terms(token_statistics(self.logits, corrupted.clean_ids), corrupted)
+        identity = Head(torch.eye(self.logits.shape[-1], dtype=torch.float64))  # the recorded logits as hidden states
+        return objective.terms(linear_token_statistics(self.logits, identity, corrupted.clean_ids), corrupted)
 
     def gradient(self, window, margin, options, rank_weight):
         """Of the loss with respect to all logits, zero in dropped rows; all tokens of the batch weigh alike."""

@@ -1,0 +1,157 @@
+"""Time and peak memory of a whole training step: what the released code does over ours, and what the ranking costs.
+
+The step is LoRA training of a LLaDA of few layers with a real vocabulary: forward, statistics at the targets, loss,
+backward, optimizer.
+
+* ``released``: eager attention, float32 logits of the whole canvas, softmax and its logarithm, a loop over the samples
+  with a matrix of all pairs for each (written afresh; tokenisation is left out);
+* ``cross_entropy``: our backbone and torch's cross-entropy of the targets, no entropies at all;
+* ``masking``: our step with ``rank_weight: 0``, which logs order agreement;
+* ``tabom``: our step, reconstruction and ranking.
+
+Time is taken by turns in one process; peak memory, beyond weights and inputs, in a process of its own for each. Model
+FLOP utilisation: operations that the step needs (frozen weights: forward, and backward to the activations), over its
+time, over what a large matrix product reaches on this machine.
+
+    python benchmarks/train_step.py --json benchmarks/results/FILE.json
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import common
+import torch
+import torch.distributed
+from token_statistics import Inputs, released
+from torch import Tensor
+
+from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.lora import Lora
+from tabom.backbones.target_pass import TargetPass
+from tabom.objectives import TabomObjective
+from tabom.seeding import RowDraws
+
+KINDS = ("released", "cross_entropy", "masking", "tabom")
+RATIOS = (("released", "tabom"), ("tabom", "masking"), ("tabom", "cross_entropy"))
+
+
+def make_backbone(arguments: argparse.Namespace, kind: str) -> LladaBackbone:
+    """The same random weights for all kinds."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, arguments.dtype))
+    with torch.device(arguments.device):
+        backbone = LladaBackbone.from_config(
+            common.llada_config(arguments, length=arguments.length),
+            attn_implementation="eager" if kind == "released" else "sdpa",
+        )
+    torch.set_default_dtype(torch.float32)
+    if arguments.gradient_checkpointing:
+        backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
+    backbone.add_adapter(Lora(r=16, alpha=16, target_modules=("q_proj", "v_proj")), "benchmark")
+    return backbone.to(arguments.device).train()
+
+
+def make_step(arguments: argparse.Namespace, kind: str, *, num_processes: int = 1) -> Callable[[], None]:
+    """One training step of a kind, on the same weights, data and masks for all kinds.
+
+    Several processes average the gradients.
+    """
+    backbone = make_backbone(arguments, kind)
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-5)
+    batch = common.make_batch(
+        rows=arguments.batch, length=arguments.length, vocabulary=arguments.vocabulary, device=arguments.device
+    )
+    objective = TabomObjective(window=arguments.window, rank_weight=0.0 if kind == "masking" else 1.0)
+    numbers = iter(range(10**9))
+
+    def loss() -> Tensor:
+        draws = RowDraws.of_numbers(next(numbers), batch.row_numbers)
+        corrupted = objective.corrupt(batch, backbone.mask_token_id, draws)
+        if kind == "released":
+            hidden = backbone(corrupted.noisy_ids, corrupted.attention_mask)
+            return released(Inputs(hidden, backbone.head.weight, corrupted, objective))
+        seen = TargetPass(backbone, corrupted)
+        if kind == "cross_entropy":
+            logits = seen.head.logits(seen.hidden).float()
+            return torch.nn.functional.cross_entropy(logits, corrupted.clean_ids[corrupted.is_target])
+        return objective.terms(seen.statistics(), corrupted)["loss"]
+
+    def step() -> None:
+        with torch.autocast(arguments.device, dtype=torch.bfloat16, enabled=arguments.dtype == "bfloat16"):
+            value = loss()
+        value.backward()
+        if num_processes > 1:
+            gradients = torch.cat([p.grad.flatten() for p in trained])
+            torch.distributed.all_reduce(gradients)
+            for parameter, gradient in zip(trained, gradients.split([p.numel() for p in trained]), strict=True):
+                parameter.grad.copy_(gradient.view_as(parameter) / num_processes)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def num_operations(arguments: argparse.Namespace) -> int:
+    """Multiplications and additions of a step: layers and attention, and the head at the targets."""
+    width, inner = arguments.hidden, arguments.mlp or 4 * arguments.hidden
+    num_positions = arguments.batch * arguments.length
+    weights = arguments.layers * (4 * width**2 + 3 * width * inner)
+    attention = arguments.layers * 2 * arguments.length * width
+    head = arguments.batch * arguments.window * width * arguments.vocabulary
+    return 2 * 2 * (num_positions * (weights + attention) + head)
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Options that say how large the step is."""
+    parser.add_argument("--vocabulary", type=int, default=152064)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--head_size", type=int, default=64)
+    parser.add_argument("--mlp", type=int, help="width of the inner layers (4 times the hidden size)")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--window", type=int, default=32)
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+
+
+def main() -> None:
+    """Measure, print a table, and write the figures."""
+    parser = common.parser(__doc__)
+    add_sizes(parser)
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS))
+    parser.add_argument("--peak_of", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak_of:
+        print(common.peak_bytes_of(make_step(arguments, arguments.peak_of), arguments.device))
+        return
+    record = common.record("train_step", arguments)
+    peaks = {kind: common.peak_of_process(kind) for kind in arguments.kinds}
+    taken = common.seconds_by_turns(
+        {kind: make_step(arguments, kind) for kind in arguments.kinds}, rounds=arguments.rounds, device=arguments.device
+    )
+    seconds = {kind: statistics.median(times) for kind, times in taken.items()}
+    peak = common.matrix_peak(arguments.device, getattr(torch, arguments.dtype))
+    record |= {
+        "median_seconds": seconds,
+        "peak_bytes": peaks,
+        "matrix_peak": peak,
+        "model_flop_utilisation": num_operations(arguments) / seconds["tabom"] / peak,
+        "ratios": {},
+    }
+    print(f"{'ratio':28} {'time':>7} {'lowest':>8} {'highest':>8} {'peak memory':>12}")
+    for above, below in RATIOS:
+        if above in seconds and below in seconds:
+            ratio = {**common.ratio_of(taken[above], taken[below]), "peak_memory": peaks[above] / peaks[below]}
+            record["ratios"][f"{above} / {below}"] = ratio
+            low, high = ratio["time_range"]
+            name = f"{above} / {below}"
+            print(f"{name:28} {ratio['time']:7.3f} {low:8.3f} {high:8.3f} {ratio['peak_memory']:12.3f}")
+    print(f"model FLOP utilisation {record['model_flop_utilisation']:.1%}, {seconds['tabom']:.3f} s a step")
+    common.save(record, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Trainings that may be stopped at any moment, and go on as if they had not been."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
+
+from tabom.errors import require
+
+EXIT_CODE = 75
+"""``EX_TEMPFAIL`` of sysexits.h: nothing is wrong, the same command is to be given again."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_PROGRESS = "epoch_loop.val_loop.batch_progress"
+
+
+class Interrupted(SystemExit):
+    """Ends the process with :data:`EXIT_CODE`.
+
+    Helper processes that Lightning started itself end with 0: it kills the first process when one of them fails.
+
+    Args:
+        reason: What is to be said on stderr.
+    """
+
+    def __init__(self, reason: str) -> None:
+        is_started_outside = SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
+        is_helper = rank_zero_only.rank > 0 and not is_started_outside  # pyright: ignore[reportFunctionMemberAccess]
+        super().__init__(0 if is_helper else EXIT_CODE)
+        self.reason = reason
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, SIGINT and SIGUSR1 raise :class:`Interrupted` at once, until something else is done about them.
+
+    Whatever is written meanwhile must be complete or absent, as after a SIGKILL.
+    """
+    previous = {number: signal.signal(number, _raise) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt`` in the trainer's ``default_root_dir``, and stops a training when it is told to.
+
+    The file is replaced every ``every_n_steps`` optimizer steps, at the end of an epoch or of the training, and before
+    and after a validation, but never within an accumulation window; the old one is there until the new one is complete.
+    SIGTERM, SIGINT, SIGUSR1 and a spent ``trainer.max_time`` end the training on all processes after the same optimizer
+    step, with a checkpoint of it, and the process with code 75. A signal that comes during a validation waits for its
+    end; if the process is killed before, the resumed training repeats the validation. Further signals change nothing.
+
+    ``max_time`` counts anew in a resumed training. The W&B run of one names its predecessor as ``resumed_from``.
+
+    Lightning's ``ModelCheckpoint`` would not do: it writes to the system's temporary directory first, so that the
+    replacement is atomic on one file system only; after resuming it saves within an accumulation window; and what it
+    saves before a validation leaves that out when resumed.
+
+    Args:
+        every_n_steps: So many optimizer steps are lost at most when the process is killed.
+
+    Raises:
+        TabomError: If ``every_n_steps`` is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        require(every_n_steps >= 1, f"every_n_steps: expected at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._num_steps = 0  # when the last batch began
+        self._received = ""
+        self._reason = ""
+        self._is_validation_ahead = False
+        self._run = self._previous_run = ""
+
+    def find(self, trainer: Trainer) -> Path | None:
+        """The checkpoint to go on with, or None before the first one."""
+        path = _path(trainer)
+        return next((place for place in (path, _set_aside(path)) if place.exists()), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The W&B run."""
+        return {"run": self._run}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The W&B run that is gone on with."""
+        self._previous_run = state_dict["run"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the order of the callbacks.
+
+        Raises:
+            TabomError: If another checkpoint callback comes later: its state after a validation would be missed.
+        """
+        del pl_module, stage
+        later = type(trainer.checkpoint_callbacks[-1]).__name__
+        require(
+            trainer.checkpoint_callbacks[-1] is self,
+            f"trainer.callbacks: expected LastCheckpoint after all other checkpoint callbacks, got {later} after it",
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See to it that no other training is written over; start the time limit anew.
+
+        Raises:
+            TabomError: If there is a checkpoint, and this training does not start from one.
+        """
+        del pl_module
+        path = self.find(trainer)
+        require(
+            path is None or trainer.ckpt_path is not None,
+            f"{path}: expected no checkpoint of an earlier training; --ckpt_path last goes on with it",
+        )
+        for timer in _timers(trainer):
+            timer.load_state_dict({})
+            trainer.should_stop = False
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                self._run = str(logger.version)
+                if self._previous_run and trainer.is_global_zero:
+                    logger.experiment.config.update({"resumed_from": self._previous_run})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; Lightning's own handlers stop within an accumulation window and end with code 0."""
+        del trainer, pl_module
+        for number in _SIGNALS:
+            signal.signal(number, self._note)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop here, rather than at the end of the batch before: a validation may have been due in between."""
+        del pl_module, batch, batch_idx
+        self._stop_if_told(trainer)
+        self._num_steps = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after an optimizer step, if it is time for that or the end is near."""
+        del pl_module, outputs, batch, batch_idx
+        if trainer.should_stop and _timers(trainer):
+            trainer.should_stop = False  # Lightning would stop at once, and validate before
+            self._received = self._received or "the time limit"
+        if not self._is_between_steps(trainer):
+            return
+        self._agree(trainer)
+        is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if self._reason or is_last or trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save with the validation still to be done."""
+        del pl_module
+        if self._is_between_steps(trainer):
+            self._is_validation_ahead = True
+            self._save(trainer)
+            self._is_validation_ahead = False
+            self._stop_if_told(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save with the validation done."""
+        del pl_module
+        if self._is_between_steps(trainer):
+            self._agree(trainer)
+            self._save(trainer)
+            self._stop_if_told(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make it look like stopped within the validation's first batch: Lightning repeats a validation only then."""
+        del trainer, pl_module
+        if self._is_validation_ahead:
+            for counted in ("ready", "started"):
+                checkpoint["loops"]["fit_loop"][_PROGRESS]["total"][counted] += 1
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._received = self._received or signal.Signals(number).name
+
+    def _is_between_steps(self, trainer: Trainer) -> bool:
+        """Whether a training has come to the end of an accumulation window, whose gradients no checkpoint holds."""
+        is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        return is_training and trainer.global_step != self._num_steps
+
+    def _agree(self, trainer: Trainer) -> None:
+        """A signal may reach one process only, or processes at different steps."""
+        if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
+            self._reason = self._received or "a signal to another process"
+
+    def _stop_if_told(self, trainer: Trainer) -> None:
+        """Raise, unless all ``max_steps`` are done: then Lightning would not resume to repeat a validation."""
+        if self._reason and trainer.global_step != trainer.max_steps:
+            raise Interrupted(
+                f"stopped by {self._reason} after step {trainer.global_step}; "
+                f"--ckpt_path last goes on with {_path(trainer)}"
+            )
+
+    def _save(self, trainer: Trainer) -> None:
+        """Replace the file, or the directory of a sharded checkpoint."""
+        path = _path(trainer)
+        new = path.with_name("last.ckpt.part")
+        if trainer.is_global_zero:
+            shutil.rmtree(new, ignore_errors=True)  # shards of a process that was killed
+        trainer.strategy.barrier("there is room for a checkpoint")
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            if path.is_dir():
+                shutil.rmtree(_set_aside(path), ignore_errors=True)
+                path.rename(_set_aside(path))
+            new.replace(path)
+            shutil.rmtree(_set_aside(path), ignore_errors=True)
+        trainer.strategy.barrier("the checkpoint is in its place")
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+
+def _set_aside(path: Path) -> Path:
+    """Where a directory is while another takes its place, which cannot be done in one operation."""
+    return path.with_name("last-before.ckpt")
+
+
+def _timers(trainer: Trainer) -> list[Timer]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise Interrupted(f"stopped by {signal.Signals(number).name}")

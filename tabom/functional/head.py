@@ -1,0 +1,78 @@
+"""The last layer of a language model, from hidden states to scores of the vocabulary.
+
+Axes: K positions, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor
+
+_TILE_NUMBERS = 2**22
+"""Half-precision weights that are widened at a time, on devices that cannot multiply them into float32."""
+
+
+class Head(NamedTuple):
+    r"""A matrix, with or without a bias and a soft cap: :math:`c \tanh((h W^T + b) / c)`.
+
+    Attributes:
+        weight: W.
+        bias: b, or None.
+        softcap: c, above 0, or None.
+    """
+
+    weight: Float[Tensor, "V D"]
+    bias: Float[Tensor, " V"] | None = None
+    softcap: float | None = None
+
+    def logits(self, hidden: Float[Tensor, "*K D"]) -> Float[Tensor, "*K V"]:
+        """Scores in the dtype of ``hidden``, as the model itself gives them; differentiable."""
+        scores = F.linear(hidden, self.weight, self.bias)
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+    @torch.no_grad()
+    def wide_logits(self, hidden: Float[Tensor, "K D"]) -> Float[Tensor, "K V"]:
+        """Scores that are summed up and kept in float32 or wider, whatever the dtype of ``hidden``.
+
+        Rounding them to bfloat16 would move entropies by up to 0.3 nats at a vocabulary of 152k.
+        """
+        scores = multiply(hidden, self.weight.t())
+        if self.bias is not None:
+            scores += self.bias
+        if self.softcap is not None:
+            scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        return scores
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def multiply(left: Float[Tensor, "M N"], right: Float[Tensor, "N P"]) -> Float[Tensor, "M P"]:
+    """Product of two matrices, summed up and kept in float32 or wider.
+
+    A GPU multiplies half precision into float32; there ``left`` is rounded to the dtype of a half-precision ``right``.
+    Elsewhere ``right`` is widened, some of it at a time.
+    """
+    wide = wide_dtype(left.dtype)
+    if right.dtype == wide:
+        return left.to(wide) @ right
+    if right.is_cuda:
+        return torch.mm(left.to(right.dtype), right, out_dtype=wide)
+    result = left.new_zeros(left.shape[0], right.shape[1], dtype=wide)
+    for inner, outer in _tiles(right):
+        result[:, outer].addmm_(left[:, inner].to(wide), right[inner, outer].to(wide))
+    return result
+
+
+def _tiles(matrix: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Parts of a matrix along its longer side."""
+    short, long = sorted(matrix.shape)
+    step = max(1, _TILE_NUMBERS // max(1, short))
+    for start in range(0, long, step):
+        part, whole = slice(start, start + step), slice(None)
+        yield (part, whole) if matrix.shape[0] == long else (whole, part)

@@ -1,0 +1,336 @@
+"""Weights spread over two processes: the same training, measurements and files as in one."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import TINY, ParseOnlyTrainer, tiny_checkpoint, write_trajectories
+from safetensors.torch import load_file
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from tabom.backbones import Lora, NewTinyDLM
+from tabom.backbones.sharding import gather, release, shard
+from tabom.errors import TabomError
+from tabom.lightning_cli import run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LORA = '--model.init_args.backbone.init_args.lora={"r": 4}'
+CHECKPOINTING = "--model.init_args.backbone.init_args.gradient_checkpointing=true"
+IN_BFLOAT16 = "--model.init_args.backbone.init_args.dtype=bfloat16"
+MIXED = "--trainer.precision=bf16-mixed"
+ACCUMULATED = ("--trainer.accumulate_grad_batches=2", "--trainer.max_steps=4")
+UNCHECKED = "--trainer.limit_val_batches=0"
+IN_ONE_FILE = "--trainer.strategy.init_args.save_distributed_checkpoint=false"
+HALF = "--model.init_args.interpolation=0.5"
+FSDP = ("--config", str(CONFIGS / "trainer/fsdp.yaml"), "--trainer.accelerator=cpu", "--trainer.precision=32-true")
+"""The overlay, on this machine."""
+
+
+def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
+    """Of a command line: uneven numbers of rows for evaluation, 10 steps with a check after 5 and 10."""
+    common = ["--config", str(CONFIGS / f"demo/{config}.yaml"), "--trainer.logger=false", "--trainer.callbacks=null"]
+    common += ["--trainer.enable_progress_bar=false"]
+    if verb != "predict":
+        common += [
+            f"--data.init_args.batch_size={batch_size}",
+            "--data.init_args.evaluation.batch_size=2",
+            "--data.init_args.evaluation.num_validation_prompts=5",
+            "--data.init_args.evaluation.num_test_prompts=5",
+            "--data.init_args.evaluation.num_base_examples=7",
+            "--trainer.max_steps=10",
+            "--trainer.val_check_interval=5",
+            "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",
+            "--model.init_args.lr_scheduler.init_args.num_training_steps=10",
+        ]
+    return [verb, *common, *options, f"--trainer.devices={num_devices}"]
+
+
+def checkpoints(directory):
+    """After every fifth step."""
+    init = {"dirpath": directory, "filename": "{step}", "every_n_train_steps": 5, "save_top_k": -1}
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": init}
+    return f"--trainer.callbacks={json.dumps([callback])}"
+
+
+def writer(directory):
+    return f'--trainer.callbacks=[{{"class_path": "TrajectoryWriter", "init_args": {{"output_dir": "{directory}"}}}}]'
+
+
+DISTIL = (
+    "--data.init_args.num_queries=11",
+    "--data.init_args.queries_per_shard=4",
+    "--model.init_args.batch_size=3",
+)
+JOBS = {
+    "ddp": words("fit", "--trainer.strategy=ddp"),
+    "fsdp": words("fit", *FSDP, checkpoints("full")),
+    "lora": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, checkpoints("lora")),
+    "lora_resumed": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, "--ckpt_path=lora/step=5.ckpt"),
+    "one_file": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, IN_BFLOAT16, IN_ONE_FILE, checkpoints("one_file")),
+}
+FURTHER_JOBS = {
+    "resumed": words("fit", *FSDP, UNCHECKED, "--ckpt_path=full/step=5.ckpt"),
+    "accumulated": words("fit", *FSDP, UNCHECKED, *ACCUMULATED, batch_size=2),
+    "ddp_mixed": words("fit", "--trainer.strategy=ddp", UNCHECKED, MIXED, LORA),
+    "mixed": words("fit", *FSDP, UNCHECKED, MIXED, LORA, CHECKPOINTING),
+    "half_way": words("test", *FSDP, "--trainer.limit_test_batches=1", "--ckpt_path=full/step=10.ckpt", HALF),
+    "predict": words("predict", *FSDP, *DISTIL, writer("two"), config="distill"),
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, tokenizer):
+    """Where the jobs run: a base model and trajectories."""
+    path = tmp_path_factory.mktemp("sharding")
+    tiny_checkpoint(path / "runs/demo/base", tokenizer)
+    write_trajectories(path / "runs/demo/trajectories", tokenizer)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(directory):
+    """Of the first jobs, by name."""
+    return in_two_processes(directory, JOBS)
+
+
+@pytest.fixture(scope="module")
+def further_results(directory, results):
+    """Of those that follow them."""
+    return results | in_two_processes(directory, FURTHER_JOBS)
+
+
+def in_two_processes(directory, jobs):
+    (directory / "jobs.json").write_text(json.dumps(jobs))
+    script = Path(__file__).parent / "two_processes.py"
+    command = [sys.executable, str(script), str(directory / "jobs.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return {name: torch.load(directory / f"{name}.pt") for name in jobs}
+
+
+@pytest.fixture(scope="module")
+def alone(directory):
+    """Run a command line in this process, where the jobs ran."""
+
+    def call(*arguments, **changes):
+        with chdir(directory):
+            return run(words(*arguments, num_devices=1, **changes))
+
+    return call
+
+
+def largest_difference(first, second):
+    assert first.keys() == second.keys()
+    return max((first[name].float() - second[name].float()).abs().max().item() for name in first)
+
+
+def test_two_processes_train_and_measure_as_one_does(results, alone):
+    cli = alone("fit", batch_size=8)
+    expected = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
+    assert {"loss", "validate/nelbo", "validate/kl", "validate/accuracy_1_per_step", "validate/tds"} <= expected.keys()
+    for strategy in ("ddp", "fsdp"):
+        result = results[strategy]
+        assert result["num_steps"] == cli.trainer.global_step == 10
+        assert largest_difference(result["weights"], cli.model.backbone.state_dict()) < 1e-6
+        assert result["metrics"] == pytest.approx(expected, rel=0, abs=1e-5)
+
+
+def test_each_process_holds_its_share(results):
+    whole = results["ddp"]["num_numbers"]
+    assert whole / 2 <= results["fsdp"]["num_numbers"] < 0.51 * whole
+
+
+def test_an_adapter_is_trained_alone_with_checkpointing(results, alone):
+    cli = alone("fit", UNCHECKED, LORA, batch_size=8)
+    assert largest_difference(results["lora"]["weights"], cli.model.backbone.state_dict()) < 1e-6
+
+
+@pytest.mark.slow
+def test_batches_are_accumulated(further_results, alone):
+    cli = alone("fit", UNCHECKED, *ACCUMULATED)
+    assert further_results["accumulated"]["num_steps"] == cli.trainer.global_step == 4
+    assert largest_difference(further_results["accumulated"]["weights"], cli.model.backbone.state_dict()) < 1e-6
+
+
+def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(results):
+    assert results["lora_resumed"]["num_steps"] == 10
+    assert largest_difference(results["lora_resumed"]["weights"], results["lora"]["weights"]) == 0
+
+
+@pytest.mark.slow
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(further_results):
+    assert further_results["resumed"]["num_steps"] == 10
+    assert largest_difference(further_results["resumed"]["weights"], further_results["fsdp"]["weights"]) == 0
+
+
+@pytest.mark.slow
+def test_in_mixed_precision_weights_move_as_without_shards(further_results):
+    """Rounding differs: with shards the residual stream is in bfloat16 too."""
+    mixed, ddp = (
+        {name: value for name, value in further_results[job]["weights"].items() if ".lora_B." in name}
+        for job in ("mixed", "ddp_mixed")
+    )
+    assert {value.dtype for value in mixed.values()} == {torch.float32}
+    moved, expected = (torch.cat([value.flatten() for value in values.values()]) for values in (mixed, ddp))
+    assert torch.cosine_similarity(moved, expected, dim=0) > 0.95
+    assert (moved - expected).abs().max() > 1e-4
+
+
+def test_weights_in_bfloat16_carry_an_adapter_in_float32(results):
+    weights = results["one_file"]["weights"]
+    assert {value.dtype for name, value in weights.items() if ".lora_" in name} == {torch.float32}
+    assert {value.dtype for name, value in weights.items() if ".lora_" not in name} == {torch.bfloat16}
+    assert results["one_file"]["num_steps"] == 10
+
+
+@pytest.mark.parametrize("name", ["lora", "one_file"])
+def test_checkpoints_hold_the_adapter_alone(results, directory, alone, name):
+    path = directory / f"{name}/step=10.ckpt"
+    assert path.is_dir() == (name == "lora")
+    alone("export", LORA, f"--ckpt_path={path}", f"--output_dir=adapter_{name}", "--kind=adapter")
+    exported = load_file(directory / f"adapter_{name}/adapter_model.safetensors")
+    trained = {key: value for key, value in results[name]["weights"].items() if ".lora_" in key}
+    assert len(exported) == len(trained) == 8
+    prefix = "base_model.model."
+    renamed = {
+        prefix + key.removeprefix("transformer.").replace(".default", ""): value for key, value in trained.items()
+    }
+    assert largest_difference(exported, renamed) == 0
+
+
+def test_a_whole_model_is_exported_from_shards(results, directory, alone):
+    alone("export", "--ckpt_path=full/step=10.ckpt", "--output_dir=merged")
+    weights = {name.removeprefix("transformer."): value for name, value in results["fsdp"]["weights"].items()}
+    assert largest_difference(load_file(directory / "merged/model.safetensors"), weights) == 0
+
+
+def test_an_adapter_from_shards_is_merged(results, directory, alone):
+    alone("export", LORA, "--ckpt_path=lora/step=10.ckpt", "--output_dir=merged_lora")
+    name = "model.layers.0.self_attn.q_proj"
+    weights = {key.removeprefix("transformer."): value for key, value in results["lora"]["weights"].items()}
+    low, high = (weights[f"{name}.lora_{part}.default.weight"] for part in "AB")
+    expected = weights[f"{name}.base_layer.weight"] + 16 / 4 * high @ low
+    merged = load_file(directory / "merged_lora/model.safetensors")[f"{name}.weight"]
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-6)
+
+
+def test_shards_of_another_adapter_are_refused(results, alone):
+    other = '--model.init_args.backbone.init_args.lora={"r": 4, "target_modules": ["q_proj"]}'
+    with pytest.raises(
+    message = r"^ckpt_path: expected the weights of the configured adapter, differing: \['backbone.*v_proj"
+    with pytest.raises(TabomError, match=message):
+    ):
+        alone("export", other, "--ckpt_path=lora/step=10.ckpt", "--output_dir=other")
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused(directory, alone):
+    (directory / "empty").mkdir()
+    message = r"^empty: expected the directory of a sharded checkpoint, found no meta\.pt in it$"
+    with pytest.raises(TabomError, match=message):
+        alone("export", "--ckpt_path=empty", "--output_dir=other")
+
+
+@pytest.mark.slow
+def test_shards_are_averaged_with_the_base(further_results, directory):
+    base = load_file(directory / "runs/demo/base/model.safetensors")
+    for name, half in further_results["half_way"]["weights"].items():
+        expected = (base[name.removeprefix("transformer.")] + further_results["fsdp"]["weights"][name]) / 2
+        torch.testing.assert_close(half, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_distil_the_same_bytes(further_results, directory, alone):
+    alone("predict", *DISTIL, writer("one"), config="distill")
+    one, two = (
+        {path.name: path.read_bytes() for path in (directory / name).iterdir() if path.name != "timings.jsonl"}
+        for name in ("one", "two")
+    )
+    assert len(one) == 4
+    assert one == two
+
+
+@pytest.mark.parametrize("name", ["cpu", "one_gpu", "ddp", "fsdp"])
+def test_overlay(name, tmp_path, monkeypatch):
+    """Any of them follows a config; only its accelerator is not here."""
+    monkeypatch.chdir(tmp_path)
+    overlays = {path.stem for path in (CONFIGS / "trainer").glob("*.yaml")}
+    assert name in overlays <= {"cpu", "one_gpu", "ddp", "fsdp"}
+    overlay = str(CONFIGS / f"trainer/{name}.yaml")
+    files = ["--config", str(CONFIGS / "demo/tabom.yaml"), "--config", overlay]
+    cli = run(["fit", *files, "--trainer.accelerator=cpu", "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+    strategies = {"cpu": "SingleDevice", "one_gpu": "SingleDevice", "ddp": "DDP", "fsdp": "ModelParallel"}
+    assert type(cli.trainer.strategy).__name__ == f"{strategies[name]}Strategy"
+    assert cli.trainer.precision == ("32-true" if name == "cpu" else "bf16-mixed")
+    content = yaml.safe_load(Path(overlay).read_text())
+    assert content["trainer"]["accelerator"] == ("cpu" if name == "cpu" else "gpu")
+    assert content.keys() == {"trainer"}
+
+
+@pytest.fixture
+def mesh():
+    """Of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def test_gathered_weights_can_be_trained_after_they_were_used_in_inference_mode(mesh, tokenizer):
+    backbone = NewTinyDLM(**TINY).load(tokenizer)
+    backbone.add_adapter(Lora(r=2), "base")
+    shard(backbone, mesh)
+    ids, mask = torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.bool)
+    gathered = []
+    with torch.inference_mode():
+        gather(backbone)
+        for _ in range(2):
+            hidden, _ = backbone.forward_with_cache(ids, mask)
+            gathered.append(not any(isinstance(parameter, DTensor) for parameter in backbone.parameters()))
+        release(backbone)
+    assert gathered == [True, True]
+    assert all(isinstance(parameter, DTensor) for parameter in backbone.parameters())
+    trained = backbone(ids, mask)
+    block, head = backbone.transformer.model.layers[0], backbone.head
+    assert all(isinstance(parameter, DTensor) for parameter in block.parameters())
+    assert not isinstance(head.weight, DTensor)
+    torch.testing.assert_close(trained, hidden)
+    backbone.logits(trained).square().sum().backward()
+    gradients = [parameter.grad for parameter in backbone.parameters() if parameter.requires_grad]
+    assert all(isinstance(gradient, DTensor) for gradient in gradients)
+    assert isinstance(backbone.head.weight, DTensor)
+
+
+def test_quantised_shards_are_refused(mesh, tokenizer):
+    backbone = NewTinyDLM(**TINY).load(tokenizer)
+    backbone.register_parameter("packed", torch.nn.Parameter(torch.zeros(4, dtype=torch.int8), requires_grad=False))
+    message = "^strategy: expected weights that are not quantised with FSDP2, got quantised ones; train these with ddp$"
+    with pytest.raises(TabomError, match=message):
+        shard(backbone, mesh)
+
+
+def test_a_snapshot_of_shards_is_refused(mesh, stage):
+    objective = '{"class_path": "T3DObjective", "init_args": {"reference_interval": 2}}'
+    message = (
+        "objective: T3DObjective compares with a snapshot of the model, which sharded weights cannot give: expected "
+        "reference_interval null or the strategy ddp, got reference_interval 2"
+    )
+    with pytest.raises(TabomError) as caught:
+        stage("fit", "sft_sd", *FSDP, f"--model.init_args.objective={objective}", "--trainer.devices=1")
+    assert str(caught.value) == message
+
+
+def test_a_precision_that_rounds_the_data_is_refused(stage):
+    with pytest.raises(TabomError) as caught:
+        stage("fit", "tabom", "--trainer.precision=bf16-true")
+    assert str(caught.value) == (
+        "precision: expected 32-true (with dtype bfloat16 of the backbone, if its weights are to be bfloat16) or "
+        "bf16-mixed, got bf16-true, which would round the entropies that the data records"
+    )

@@ -1,0 +1,97 @@
+"""A training in a process of its own, stopped from outside, and started again by the same command."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from callbacks.test_interruption import same
+
+NUM_STEPS = 60
+OPTIONS = (
+    "--trainer.accumulate_grad_batches=2",
+    "--data.init_args.batch_size=2",
+    f"--trainer.max_steps={NUM_STEPS}",
+    f"--model.init_args.lr_scheduler.init_args.num_training_steps={NUM_STEPS}",
+    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",
+    "--trainer.logger=false",
+    "--trainer.limit_val_batches=0",
+    f"--trainer.callbacks={json.dumps([{'class_path': 'LastCheckpoint', 'init_args': {'every_n_steps': 1}}])}",
+)
+
+
+_STRAIGHT = []
+
+
+@pytest.fixture
+def straight(stage):
+    """Weights and optimizer of an uninterrupted training (made once), in a folder in which others can be started."""
+    if not _STRAIGHT:
+        stage("fit", "tabom", *OPTIONS, "--trainer.default_root_dir=straight")
+        _STRAIGHT.append(content("straight"))
+    return _STRAIGHT[0]
+
+
+def content(root):
+    path = Path(root) / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True) if path.exists() else {"global_step": 0}
+    return {name: checkpoint.get(name) for name in ("global_step", "state_dict", "optimizer_states", "lr_schedulers")}
+
+
+def start(repository, root, *options):
+    config = repository / "configs/demo/tabom.yaml"
+    command = [sys.executable, "-m", "tabom", "fit", "--config", str(config), *OPTIONS, *options]
+    command += ["--ckpt_path=last", f"--trainer.default_root_dir={root}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+
+
+def stop_and_resume(repository, straight, number, targets, chance, *options):
+    """Give the same command again and again; stop it a little after each of the ``targets``, in steps."""
+    for target in targets:
+        process = start(repository, "run", *options)
+        while process.poll() is None and content("run")["global_step"] < target:
+            time.sleep(0.001)
+        time.sleep(chance.random() * 0.02)
+        process.send_signal(number)
+        said = process.communicate()[1]
+        assert process.returncode == (-number if number == signal.SIGKILL else 75), said
+        num_steps = content("run")["global_step"]
+        assert target <= num_steps < NUM_STEPS
+        if number != signal.SIGKILL:
+            last = f"after step {num_steps}; --ckpt_path last goes on with run/checkpoints/last.ckpt"
+            assert f"tabom: stopped by {number.name} {last}" in said.splitlines()
+    finish(start(repository, "run", *options))
+    assert same(content("run"), straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_once(repository, straight, number):
+    stop_and_resume(repository, straight, number, [5], random.Random(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_at_ten_random_steps(repository, straight, number):
+    chance = random.Random(1)
+    targets = sorted(chance.sample(range(1, NUM_STEPS - 20), 10))
+    stop_and_resume(repository, straight, number, targets, chance)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_after_the_same_step(repository, stage):
+    """The signal reaches the first of them only."""
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2")
+    finish(start(repository, "straight", *two))
+    stop_and_resume(repository, content("straight"), signal.SIGTERM, [5, 20], random.Random(2), *two)
