@@ -1,9 +1,12 @@
 """The one command line: a thin dispatcher, so that verbs that need no model start at once."""
 
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from types import FrameType
 
 _VERBS = {
     "fit": ("tabom.lightning_cli", "train a backbone with an objective"),
@@ -38,9 +41,28 @@ def _run(module: str, words: list[str]) -> None:
     from tabom.errors import TabomError
 
     try:
-        importlib.import_module(module).run(words)
+        with _interruptible():
+            importlib.import_module(module).run(words)
     except TabomError as error:
         _fail(str(error), code=1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Answer to signals as ``tabom.callbacks.interruption`` does, while that is still being imported."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    previous = {number: signal.signal(number, _stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    print(f"tabom: stopped by {signal.Signals(number).name}", file=sys.stderr)
+    sys.exit(75)
 
 
 def _hint(verb: str) -> str:

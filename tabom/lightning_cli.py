@@ -10,7 +10,7 @@ import wandb
 from lightning import LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
 # Classes that a config may name without their module.
 import tabom.backbones
@@ -128,7 +128,7 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
         except MisconfigurationException as error:
             raise TabomError(str(error)) from error
         except Interrupted as interruption:
-            print(f"tabom: {interruption.reason}", file=sys.stderr)
+            rank_zero_only(print)(f"tabom: {interruption.reason}", file=sys.stderr)
             raise
         finally:
             wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)

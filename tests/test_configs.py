@@ -12,7 +12,8 @@ from tabom.lightning_cli import run
 ROOT = Path(__file__).parents[1] / "configs"
 PARTS = sorted((ROOT / "parts").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "ablation").glob("*.yaml"))
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS))
+TRAINERS = sorted((ROOT / "trainer").glob("*.yaml"))  # parsed in modules/test_sharding.py
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS) - set(TRAINERS))
 RECIPES = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "dream_ling_coder_paper")
 METHODS = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
 FURTHER = ("tabom_global", "dinfer", "t3d", "logistic", "plackett_luce", "boltzmann_kl", "shuffled_order")
@@ -90,7 +91,7 @@ def dump(cli):
     return cli._parser(cli.subcommand).dump(cli.config[cli.subcommand], skip_unset=False)
 
 
-@pytest.mark.parametrize("path", CONFIGS + PARTS + OVERLAYS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", CONFIGS + PARTS + OVERLAYS + TRAINERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_says_what_it_is_for_and_knows_no_foreign_path(path):
     text = path.read_text()
     assert text.startswith("# ")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from callbacks.test_interruption import same
 
-NUM_STEPS = 60
+NUM_STEPS = 100
 OPTIONS = (
     "--trainer.accumulate_grad_batches=2",
     "--data.init_args.batch_size=2",
@@ -52,41 +52,43 @@ def start(repository, root, *options):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def stop(repository, number, num_more, chance, *options):
+    """Start where the last one stopped; stop a little after so many more steps."""
+    target = content("run")["global_step"] + num_more
+    process = start(repository, "run", *options)
+    while process.poll() is None and content("run")["global_step"] < target:
+        time.sleep(0.001)
+    time.sleep(chance.random() * 0.02)
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert process.returncode == (-number if number == signal.SIGKILL else 75), said
+    num_steps = content("run")["global_step"]
+    assert target <= num_steps < NUM_STEPS
+    if number != signal.SIGKILL:
+        last = f"after step {num_steps}; --ckpt_path last goes on with run/checkpoints/last.ckpt"
+        assert f"tabom: stopped by {number.name} {last}" in said.splitlines()
+
+
 def finish(process):
     said = process.communicate()[1]
     assert process.returncode == 0, said
 
 
-def stop_and_resume(repository, straight, number, targets, chance, *options):
-    """Give the same command again and again; stop it a little after each of the ``targets``, in steps."""
-    for target in targets:
-        process = start(repository, "run", *options)
-        while process.poll() is None and content("run")["global_step"] < target:
-            time.sleep(0.001)
-        time.sleep(chance.random() * 0.02)
-        process.send_signal(number)
-        said = process.communicate()[1]
-        assert process.returncode == (-number if number == signal.SIGKILL else 75), said
-        num_steps = content("run")["global_step"]
-        assert target <= num_steps < NUM_STEPS
-        if number != signal.SIGKILL:
-            last = f"after step {num_steps}; --ckpt_path last goes on with run/checkpoints/last.ckpt"
-            assert f"tabom: stopped by {number.name} {last}" in said.splitlines()
-    finish(start(repository, "run", *options))
-    assert same(content("run"), straight)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_once(repository, straight, number):
-    stop_and_resume(repository, straight, number, [5], random.Random(0))
+def test_stopped_once(repository, stage, straight, number):
+    stop(repository, number, 5, random.Random(0))
+    stage("fit", "tabom", *OPTIONS, "--ckpt_path=last", "--trainer.default_root_dir=run")
+    assert same(content("run"), straight)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_at_ten_random_steps(repository, straight, number):
+def test_stopped_at_ten_random_steps(repository, stage, straight, number):
     chance = random.Random(1)
-    targets = sorted(chance.sample(range(1, NUM_STEPS - 20), 10))
-    stop_and_resume(repository, straight, number, targets, chance)
+    for _ in range(10):
+        stop(repository, number, chance.randint(1, 5), chance)
+    stage("fit", "tabom", *OPTIONS, "--ckpt_path=last", "--trainer.default_root_dir=run")
+    assert same(content("run"), straight)
 
 
 @pytest.mark.slow
@@ -94,4 +96,7 @@ def test_two_processes_stop_after_the_same_step(repository, stage):
     """The signal reaches the first of them only."""
     two = ("--trainer.strategy=ddp", "--trainer.devices=2")
     finish(start(repository, "straight", *two))
-    stop_and_resume(repository, content("straight"), signal.SIGTERM, [5, 20], random.Random(2), *two)
+    for num_more in (5, 15):
+        stop(repository, signal.SIGTERM, num_more, random.Random(2), *two)
+    finish(start(repository, "run", *two))
+    assert same(content("run"), content("straight"))

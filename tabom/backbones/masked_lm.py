@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from tabom.backbones.checkpoint import read_json
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
@@ -22,7 +22,12 @@ class MaskedLMBackbone(TransformersBackbone):
 
     @classmethod
     def from_pretrained(
-        cls, directory: Path, *, dtype: DType = "auto", attn_implementation: Attention = "sdpa"
+        cls,
+        directory: Path,
+        *,
+        dtype: DType = "auto",
+        attn_implementation: Attention = "sdpa",
+        quantization_config: BitsAndBytesConfig | None = None,
     ) -> Self:
         """Read a checkpoint; tensors of other heads (next sentence, pooler) are left aside.
 
@@ -30,7 +35,13 @@ class MaskedLMBackbone(TransformersBackbone):
             TabomError: If a tensor is missing or misshapen, or the weights are no safetensors.
         """
         config = read_json(directory / "config.json", "the configuration of a saved model")
-        model = read_weights(AutoModelForMaskedLM, directory, dtype=dtype, attn_implementation=attn_implementation)
+        model = read_weights(
+            AutoModelForMaskedLM,
+            directory,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
+        )
         return cls(model, config, directory)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:

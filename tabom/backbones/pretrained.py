@@ -82,10 +82,12 @@ class PretrainedBackbone(BackboneSource):
         """
         directory = checkpoint_dir(self.path, self.revision)
         family = self._family(directory)
-        options: dict[str, Any] = {} if self.quantization is None else {"quantization_config": self._bits()}
         try:
             backbone = family.from_pretrained(
-                directory, dtype=self.dtype, attn_implementation=self.attn_implementation, **options
+                directory,
+                dtype=self.dtype,
+                attn_implementation=self.attn_implementation,
+                quantization_config=None if self.quantization is None else self._bits(),
             )
         except ImportError as error:
             raise TabomError(

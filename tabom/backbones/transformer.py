@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
 from tabom.backbones.cache import CanvasCache, PartialPass
@@ -210,7 +210,12 @@ class DecoderBackbone(TransformersBackbone):
 
     @classmethod
     def from_pretrained(
-        cls, directory: Path, *, dtype: DType = "auto", attn_implementation: Attention = "sdpa"
+        cls,
+        directory: Path,
+        *,
+        dtype: DType = "auto",
+        attn_implementation: Attention = "sdpa",
+        quantization_config: BitsAndBytesConfig | None = None,
     ) -> Self:
         """Read a checkpoint in the original layout, one file or several; every tensor has to be there and no other.
 
@@ -227,6 +232,7 @@ class DecoderBackbone(TransformersBackbone):
             directory,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
             config=cls.native_config(config),
             key_mapping=cls.naming.key_mapping(),
         )

@@ -140,10 +140,16 @@ class LastCheckpoint(Checkpoint):
             signal.signal(number, self._note)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop here, rather than at the end of the batch before: a validation may have been due in between."""
+        """Stop here, rather than at the end of the batch before: a validation may have been due in between.
+
+        The first epoch after one at whose end a training was resumed is not counted as begun by Lightning, which would
+        have a training that is resumed twice go through the data of an epoch again.
+        """
         del pl_module, batch, batch_idx
         self._stop_if_told(trainer)
         self._num_steps = trainer.global_step
+        for epochs in (trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current):
+            epochs.ready = epochs.started = epochs.processed + 1  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

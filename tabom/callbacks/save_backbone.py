@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from tabom.backbones.checkpoint import check_no_model
 from tabom.data.tokenizer import save_tokenizer
+from tabom.errors import require
 
 
 class SaveBackbone(Callback):
@@ -23,10 +24,15 @@ class SaveBackbone(Callback):
         self.output_dir = Path(output_dir)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise ``TabomError`` before training rather than overwrite a model after it."""
-        del trainer, pl_module
+        """Raise ``TabomError`` before training rather than overwrite a model after it, or if weights are sharded."""
+        del trainer
         if stage == "fit":
             check_no_model(self.output_dir)
+            require(
+                pl_module.device_mesh is None,
+                "SaveBackbone: expected whole weights on every process, got sharded ones; tabom export writes them from "
+                "a checkpoint",
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write configuration, weights and tokenizer."""

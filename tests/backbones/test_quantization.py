@@ -16,14 +16,6 @@ FAMILIES = {"llada": (LladaBackbone, llada_config), "dream": (DreamBackbone, dre
 
 
 @pytest.fixture
-def with_library():
-    """Skip where bitsandbytes is missing: it is no part of the development environment."""
-    return pytest.importorskip(
-        "bitsandbytes", reason="bitsandbytes is not installed: pip install 'tabom[quantization]'"
-    )
-
-
-@pytest.fixture
 def load(tmp_path, monkeypatch):
     """A tiny model of a family, of random weights, whatever the tokenizer."""
     monkeypatch.setattr("tabom.backbones.base.Backbone.check_tokenizer", lambda self, tokenizer: None)
@@ -57,7 +49,7 @@ def test_a_missing_library_is_named(load, monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # of bitsandbytes and what it calls
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("quantization", "tolerance"), [("8bit", 0.01), ("4bit", 0.12)])
-def test_blocks_are_quantised_and_carry_an_adapter(with_library, load, family, quantization, tolerance):
+def test_blocks_are_quantised_and_carry_an_adapter(load, family, quantization, tolerance):
     exact = load(family)
     backbone = load(family, quantization=quantization, lora=Lora(r=2), dtype="float32")
     layer, exact_layer = (part.transformer.model.layers[1].mlp.down_proj for part in (backbone, exact))
@@ -75,7 +67,7 @@ def test_blocks_are_quantised_and_carry_an_adapter(with_library, load, family, q
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_export_of_a_quantised_model_writes_the_adapter_alone(with_library, stage):
+def test_export_of_a_quantised_model_writes_the_adapter_alone(stage):
     options = [
         '--model.init_args.backbone.init_args.lora={"r": 2}',
         "--model.init_args.backbone.init_args.quantization=8bit",

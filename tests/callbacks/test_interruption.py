@@ -1,5 +1,6 @@
 """Trainings that are stopped anywhere and go on; here in one process, in ``tests/test_resume.py`` as users do it."""
 
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from tabom.callbacks import Interrupted, LastCheckpoint
+from tabom.cli import main
 from tabom.errors import TabomError
 from tabom.modules import DistillationModule, TrainingModule
 
@@ -161,6 +163,14 @@ def test_a_signal_stops_after_the_window(fit, straight, monkeypatch, place, when
     assert len(validations) == num_validations
 
 
+def test_stopped_at_the_end_of_two_epochs(fit, straight, monkeypatch):
+    for options, num_steps in ((), 2), (("--ckpt_path=last",), 4):
+        with monkeypatch.context() as patch:
+            at(patch, *TRAINS, 4, tell)
+            assert stopped(fit, *options) == reason("SIGTERM", num_steps)
+    ends_as(straight, fit)
+
+
 def test_a_signal_before_the_last_validation_of_all_epochs(fit, straight, monkeypatch):
     epochs = ("--trainer.max_steps=-1", "--trainer.max_epochs=3")
     with monkeypatch.context() as patch:
@@ -205,7 +215,7 @@ def test_a_kill_loses_few_steps(fit, straight, monkeypatch):
 
 
 def test_further_signals_change_nothing(fit, monkeypatch):
-    at(monkeypatch, *TRAINS, 2, tell)
+    at(monkeypatch, *TRAINS, 2, lambda: tell(signal.SIGTERM, signal.SIGINT))
     further = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     saved = at(monkeypatch, TorchCheckpointIO, "save_checkpoint", 1, lambda: tell(*further))
     assert stopped(fit) == reason("SIGTERM", 1)
@@ -233,6 +243,16 @@ def test_a_signal_before_the_training_stops_at_once(fit, monkeypatch):
     assert stopped(fit) == "stopped by SIGTERM"
     assert not LAST.exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_while_modules_are_imported(capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(importlib, "import_module", lambda name: tell(signal.SIGUSR1))
+    with pytest.raises(SystemExit) as caught:
+        main(["fit"])
+    assert caught.value.code == 75
+    assert capsys.readouterr().err == "tabom: stopped by SIGUSR1\n"
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_a_distillation_goes_on_after_a_signal(stage, monkeypatch):

@@ -100,7 +100,7 @@ def test_prompts_get_a_masked_response():
 
 def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
     pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor + 0)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
     batch = collate_rows([Row("a", [1], [2])], pad_token_id=0, eos_token_id=3)
     again = batch.pin_memory()
     assert len(pinned) == 7
