@@ -23,16 +23,18 @@ def documents(repository, readme):
 
 
 def commands(readme, program):
+    """What follows the program's name, wherever it stands in a line; a backslash continues a line."""
     blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
-    words = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    return [line for line in words if line and line[0] == program]
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words[words.index(program) + 1 :] for words in lines if program in words]
 
 
 def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_path, capsys):
     found = [words for text in documents.values() for words in commands(text, "tabom")]
     assert len(found) >= 15
     monkeypatch.chdir(repository)
-    for _, *words in found:
+    here = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1")  # GPUs of several machines
+    for words in found:
         if words[0] == "trajectories":
             trajectories.parser().parse_args(words)
             continue
@@ -42,12 +44,12 @@ def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_p
             assert error.value.code == 0
             assert "margin: 0.1" in capsys.readouterr().out
         else:
-            run([*words, f"--trainer.default_root_dir={tmp_path}"], trainer_class=ParseOnlyTrainer)
+            run([*words, *here, f"--trainer.default_root_dir={tmp_path}"], trainer_class=ParseOnlyTrainer)
 
 
 def test_make_targets_exist_and_ci_runs_the_test_command(readme, repository):
     makefile = (repository / "Makefile").read_text()
-    targets = [words[1] for words in commands(readme, "make")]
+    targets = [words[0] for words in commands(readme, "make")]
     assert {"demo", "test", "check", "test-slow"} <= set(targets)
     assert all(re.search(rf"^{target}:.*## ", makefile, re.MULTILINE) for target in targets)
     assert "make test" in (repository / ".ci" / "run").read_text()

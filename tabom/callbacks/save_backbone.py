@@ -30,8 +30,8 @@ class SaveBackbone(Callback):
             check_no_model(self.output_dir)
             require(
                 pl_module.device_mesh is None,
-                "SaveBackbone: expected whole weights on every process, got sharded ones; tabom export writes them from "
-                "a checkpoint",
+                "SaveBackbone: expected whole weights on every process, got sharded ones; tabom export writes them "
+                "from a checkpoint",
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
