@@ -282,6 +282,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
             logits = head.wide_logits(hidden[rows])
             parts += [_measure(logits[some], ids[rows][some], temperature) for some in row_chunks(logits)]
             kept = logits if is_differentiated and len(chunks) == 1 else None
+            del logits  # before the next chunk is made
         measures = _joined(parts)
         outputs = measures.statistics(ids)
         ctx.set_materialize_grads(False)
@@ -302,8 +303,9 @@ class _LinearTokenStatistics(torch.autograd.Function):
             for tensor, is_needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
         )
         for rows in head_chunks(hidden, head):
-            of_logits = ctx.kept if ctx.kept is not None else head.wide_logits(hidden[rows]) - measures.peak[rows, None]
-            ctx.kept = None  # changed here; another backward pass computes it again
+            of_logits, ctx.kept = ctx.kept, None  # changed here; another backward pass computes it again
+            if of_logits is None:
+                of_logits = head.wide_logits(hidden[rows]).sub_(measures.peak[rows, None])
             for some in row_chunks(of_logits):
                 place = slice(rows.start + some.start, rows.start + some.stop)
                 part = [None if gradient is None else gradient[place] for gradient in gradients[:3]]
@@ -318,6 +320,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
                 of_weight.addmm_(of_logits.t(), hidden[rows].to(wide))
             if of_bias is not None:
                 of_bias += of_logits.sum(0)
+            del of_logits  # before the next chunk is made
         results = (
             None if gradient is None else gradient.to(tensor.dtype)
             for gradient, tensor in zip((of_hidden, of_weight, of_bias), (hidden, weight, bias), strict=True)
