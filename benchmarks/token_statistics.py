@@ -140,11 +140,11 @@ def main() -> None:
     """Measure, print a table, and write the figures."""
     parser = common.parser(__doc__)
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000, 126464, 152064])
-    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--batch", type=int, nargs="+", default=[4])
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--window", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--peak_of", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
