@@ -76,7 +76,7 @@ class TransformersBackbone(Backbone):
     def head(self) -> Head:
         """The language model head, which has no adapter."""
         layer: Any = self.transformer.get_output_embeddings()
-        return Head(layer.weight, layer.bias, getattr(self.transformer.config, "final_logit_softcapping", None))
+        return Head(layer.weight, layer.bias)
 
     def add_adapter(self, lora: Lora, base_name: str) -> None:
         """Freeze everything and add a new adapter, which changes nothing before it is trained.

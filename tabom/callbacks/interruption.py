@@ -112,8 +112,10 @@ class LastCheckpoint(Checkpoint):
             f"trainer.callbacks: expected LastCheckpoint after all other checkpoint callbacks, got {later} after it",
         )
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See to it that no other training is written over; start the time limit anew.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See to it that no other training is written over; note the W&B run; take over the signals.
+
+        Lightning's own handlers stop within an accumulation window and end with code 0.
 
         Raises:
             TabomError: If there is a checkpoint, and this training does not start from one.
@@ -124,18 +126,11 @@ class LastCheckpoint(Checkpoint):
             path is None or trainer.ckpt_path is not None,
             f"{path}: expected no checkpoint of an earlier training; --ckpt_path last goes on with it",
         )
-        for timer in _timers(trainer):
-            timer.load_state_dict({})
-            trainer.should_stop = False
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 self._run = str(logger.version)
                 if self._previous_run and trainer.is_global_zero:
                     logger.experiment.config.update({"resumed_from": self._previous_run})
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning's own handlers stop within an accumulation window and end with code 0."""
-        del trainer, pl_module
         for number in _SIGNALS:
             signal.signal(number, self._note)
 
@@ -184,8 +179,13 @@ class LastCheckpoint(Checkpoint):
             self._stop_if_told(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Make it look like stopped within the validation's first batch: Lightning repeats a validation only then."""
-        del trainer, pl_module
+        """Let the time limit count anew, and a validation that is ahead be repeated.
+
+        Lightning repeats one only if it looks like stopped within its first batch.
+        """
+        del pl_module
+        for timer in _timers(trainer):
+            del checkpoint["callbacks"][timer.state_key]
         if self._is_validation_ahead:
             for counted in ("ready", "started"):
                 checkpoint["loops"]["fit_loop"][_PROGRESS]["total"][counted] += 1

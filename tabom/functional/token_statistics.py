@@ -68,7 +68,6 @@ def linear_token_statistics(
         head.softcap,
         ids.reshape(-1, ids.shape[-1]),
         entropy_temperature,
-        torch.is_grad_enabled(),
     )
     shape = target_ids.shape
     entropy, confidence, is_correct = (values.reshape(shape) for values in others)
@@ -272,7 +271,6 @@ class _LinearTokenStatistics(torch.autograd.Function):
         softcap: float | None,
         ids: Tensor,
         temperature: float,
-        is_differentiated: bool,
     ) -> tuple[Tensor, ...]:
         """Keep the logits where they are a single chunk, shifted; else nothing that is as large."""
         head, kept = Head(weight, bias, softcap), None
@@ -281,7 +279,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
         for rows in chunks:
             logits = head.wide_logits(hidden[rows])
             parts += [_measure(logits[some], ids[rows][some], temperature) for some in row_chunks(logits)]
-            kept = logits if is_differentiated and len(chunks) == 1 else None
+            kept = logits if len(chunks) == 1 else None
             del logits  # before the next chunk is made
         measures = _joined(parts)
         outputs = measures.statistics(ids)
@@ -325,4 +323,4 @@ class _LinearTokenStatistics(torch.autograd.Function):
             None if gradient is None else gradient.to(tensor.dtype)
             for gradient, tensor in zip((of_hidden, of_weight, of_bias), (hidden, weight, bias), strict=True)
         )
-        return *results, None, None, None, None
+        return *results, None, None, None

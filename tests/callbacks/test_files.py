@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tabom.backbones import PretrainedBackbone
+from tabom.callbacks import SaveBackbone
 from tabom.errors import TabomError
 
 
@@ -27,6 +29,15 @@ def test_a_model_is_not_overwritten_and_training_does_not_start(stage, tmp_path)
         "runs/demo/base: expected no model yet, found model.safetensors; give another output_dir or move it away"
     )
     assert weights.read_bytes() == before
+
+
+def test_sharded_weights_are_refused(tmp_path):
+    with pytest.raises(TabomError) as error:
+        SaveBackbone(str(tmp_path)).setup(None, SimpleNamespace(device_mesh=object()), "fit")
+    assert str(error.value) == (
+        "SaveBackbone: expected whole weights on every process, got sharded ones; tabom export writes them from a "
+        "checkpoint"
+    )
 
 
 def test_a_saved_model_can_be_tested_with_its_trainings_config(stage):

@@ -304,6 +304,13 @@ def test_under_autocast_states_and_head_are_cast_as_a_linear_layers_are():
     torch.testing.assert_close(divergence, linear_kl_divergence(*cast, cast[0].flip(0), cast[1]), rtol=0, atol=0)
 
 
+def test_autocast_leaves_float64_alone():
+    inputs = torch.randn(4, 16, dtype=torch.float64), Head(torch.randn(300, 16, dtype=torch.float64)), torch.arange(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = linear_token_statistics(*inputs)
+    torch.testing.assert_close(inside, linear_token_statistics(*inputs), rtol=0, atol=0)
+
+
 def test_a_frozen_head_gets_no_gradient():
     hidden, head = torch.randn(3, 4, requires_grad=True), Head(torch.randn(11, 4))
     statistics = linear_token_statistics(hidden, head, torch.arange(3))

@@ -1,16 +1,18 @@
 """What is measured on held-out data, and the way back to the base."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import last_checkpoint
+from helpers import ScriptedDLM, corrupted_batch, last_checkpoint
 from safetensors.torch import load_file
 
 from tabom.errors import TabomError
 from tabom.modules import Evaluation, PassAt
+from tabom.modules.measures import TextMeasures
 from tabom.samplers import Sampler
 from tabom.tasks import Sudoku4x4
 
@@ -54,6 +56,21 @@ def test_the_base_has_changed_in_nothing(tested):
 def several_domains():
     domains = {"python": {"class_path": "PythonSource"}, "puzzles": {"class_path": "Countdown"}}
     return (f"--data.init_args.base_domains={json.dumps(domains)}",)
+
+
+def test_forgetting_of_tables():
+    """KL is that of the base from the model, in nats a token."""
+    model, base = ([[0.0, 1.0, 2.0], [0.5, 0.0, 0.0]], [[3.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    batch = dataclasses.replace(corrupted_batch([[False, True, True]]), source="text")
+    measures = TextMeasures(["text"])
+    measures.update(ScriptedDLM(model), ScriptedDLM(base), batch)
+    results = measures.compute(has_base=True)
+    log_model, log_base = (torch.tensor(table).log_softmax(-1) for table in (model, base))
+    clean = batch.clean_ids[0, 1:, None]
+    nll, base_nll = (-log_probs.gather(1, clean).mean() for log_probs in (log_model, log_base))
+    torch.testing.assert_close(results["nelbo"].float(), nll)
+    torch.testing.assert_close(results["nelbo_change"].float(), nll - base_nll)
+    torch.testing.assert_close(results["kl"].float(), (log_base.exp() * (log_base - log_model)).sum(1).mean())
 
 
 def test_accuracy_minus_forgetting(tested, trained):

@@ -11,6 +11,7 @@ from tabom.backbones import Lora, PretrainedBackbone
 from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.target_pass import TargetPass, _draw
 from tabom.backbones.tiny import TinyDLM
+from tabom.functional import token_statistics
 from tabom.modules.reference import Reference
 from tabom.objectives.t3d import T3DObjective
 from tabom.seeding import RowDraws
@@ -253,6 +254,17 @@ def test_samples_follow_the_distribution_at_the_temperature(temperature):
         shares = sampled[:, 1 + column].bincount(minlength=4).double() / num_rows
         expected = (torch.tensor(scores).double() / temperature).softmax(0)
         torch.testing.assert_close(shares, expected, rtol=0, atol=0.025)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_sample_does_not_depend_on_the_rows_that_are_looked_at_together(monkeypatch, temperature):
+    batch = corrupted_batch([[False, True, True]] * 50)
+    whole, in_parts = (
+        monkeypatch.setitem(token_statistics._CHUNK_NUMBERS, "cpu", number)
+        or TargetPass(ScriptedDLM(TABLE), batch).sample(temperature, draws_for(batch))
+        for number in (10**6, 3 * 4)
+    )
+    assert torch.equal(whole, in_parts)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
