@@ -128,7 +128,7 @@ class ResumableLoader(DataLoader[Any]):
             rows, global_batch_size=global_batch_size, seed=seed, rank=rank, world_size=world_size, lengths=lengths
         )
         self._num_given = 0
-        self._num_to_skip = 0
+        self._restored = {"epoch": 0, "num_given": 0}
         super().__init__(
             rows,  # pyright: ignore[reportArgumentType]
             batch_size=batch_size,
@@ -141,10 +141,14 @@ class ResumableLoader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Batches of the epoch, without those that a restored state has given already."""
-        self._num_given = self._num_to_skip
-        self._order.start = self._num_to_skip * (self.batch_size or 1)
-        self._num_to_skip = 0
+        """Batches of the epoch, without those that a restored state has given already.
+
+        The trainer may end an epoch early, so that a state of its end looks like one within it; it counts for its epoch
+        alone.
+        """
+        self._num_given = self._restored["num_given"] if self._restored["epoch"] == self._order.epoch else 0
+        self._order.start = self._num_given * (self.batch_size or 1)
+        self._restored = {"epoch": 0, "num_given": 0}
         for batch in super().__iter__():
             self._num_given += 1
             yield batch
@@ -157,7 +161,7 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where ``state`` was taken."""
         self._order.set_epoch(state["epoch"])
-        self._num_to_skip = state["num_given"]
+        self._restored = state
 
 
 def evaluation_loader(

@@ -142,6 +142,11 @@ class TestResume:
         next(iter(first))
         assert first.state_dict() == {"epoch": 1, "num_given": 3}
 
+    def test_what_was_given_in_an_epoch_that_ended_early_does_not_count_in_the_next(self, num_workers):
+        data = loader(num_workers=num_workers)
+        data.load_state_dict({"epoch": 1, "num_given": 2})
+        assert epoch(data, 2) == epoch(loader(), 2)
+
     def test_the_epoch_may_be_set_after_the_iterator_is_made(self, num_workers):
         """As Lightning does."""
         data = loader(num_workers=num_workers)
