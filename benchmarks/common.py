@@ -116,8 +116,7 @@ def ratio_of(above: list[float], below: list[float]) -> dict[str, Any]:
 def peak_bytes_of(step: Callable[[], None], device: str) -> int:
     """Largest memory while a step runs, beyond what lies there before it: inputs, weights, libraries.
 
-    A first step warms up, as libraries make their buffers in it. On a CPU it is the median of three, since what an
-    allocator holds back varies.
+    A first step warms up, as libraries make their buffers in it. On a CPU: in a process of :func:`peak_of_process`.
     """
     step()
     if device == "cuda":
@@ -126,19 +125,18 @@ def peak_bytes_of(step: Callable[[], None], device: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
-    peaks = []
-    for _ in range(3):
-        before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        step()
-        peaks.append(_memory("VmHWM") - before)
-    return statistics.median(peaks)
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    step()
+    return _memory("VmHWM") - before
 
 
 def peak_of_process(kind: str, *options: str) -> int:
-    """What this benchmark prints with ``--peak_of``, in a process of its own: an allocator keeps what it once had."""
+    """What this benchmark prints with ``--peak_of``, in a process of its own, whose allocator keeps nothing back."""
     command = [sys.executable, sys.argv[0], *sys.argv[1:], *options, "--peak_of", kind]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": "0"}
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return int(run.stdout.split()[-1])
 
 
 def matrix_peak(device: str, dtype: torch.dtype) -> float:
