@@ -3,10 +3,11 @@
 import importlib
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from types import FrameType
+
+from tabom.signals import EXIT_CODE, handled_by
 
 _VERBS = {
     "fit": ("tabom.lightning_cli", "train a backbone with an objective"),
@@ -41,28 +42,16 @@ def _run(module: str, words: list[str]) -> None:
     from tabom.errors import TabomError
 
     try:
-        with _interruptible():
+        with handled_by(_stop):  # until the verb has something better to do
             importlib.import_module(module).run(words)
     except TabomError as error:
         _fail(str(error), code=1)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Answer to signals as ``tabom.callbacks.interruption`` does, while that is still being imported."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {number: signal.signal(number, _stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
     print(f"tabom: stopped by {signal.Signals(number).name}", file=sys.stderr)
-    sys.exit(75)
+    sys.exit(EXIT_CODE)
 
 
 def _hint(verb: str) -> str:

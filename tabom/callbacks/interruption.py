@@ -2,8 +2,7 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,16 +16,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
 from tabom.errors import require
+from tabom.signals import EXIT_CODE, SIGNALS, handled_by
 
-EXIT_CODE = 75
-"""``EX_TEMPFAIL`` of sysexits.h: nothing is wrong, the same command is to be given again."""
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _PROGRESS = "epoch_loop.val_loop.batch_progress"
 
 
 class Interrupted(SystemExit):
-    """Ends the process with :data:`EXIT_CODE`.
+    """Ends the process with :data:`tabom.signals.EXIT_CODE`.
 
     Helper processes that Lightning started itself end with 0: it kills the first process when one of them fails.
 
@@ -41,18 +37,12 @@ class Interrupted(SystemExit):
         self.reason = reason
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> AbstractContextManager[None]:
     """Let SIGTERM, SIGINT and SIGUSR1 raise :class:`Interrupted` at once, until something else is done about them.
 
     Whatever is written meanwhile must be complete or absent, as after a SIGKILL.
     """
-    previous = {number: signal.signal(number, _raise) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return handled_by(_raise)
 
 
 class LastCheckpoint(Checkpoint):
@@ -131,7 +121,7 @@ class LastCheckpoint(Checkpoint):
                 self._run = str(logger.version)
                 if self._previous_run and trainer.is_global_zero:
                     logger.experiment.config.update({"resumed_from": self._previous_run})
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, self._note)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
