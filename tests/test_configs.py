@@ -12,7 +12,7 @@ from tabom.lightning_cli import run
 ROOT = Path(__file__).parents[1] / "configs"
 PARTS = sorted((ROOT / "parts").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "ablation").glob("*.yaml"))
-TRAINERS = sorted((ROOT / "trainer").glob("*.yaml"))  # parsed in modules/test_sharding.py
+TRAINERS = sorted((ROOT / "trainer").glob("*.yaml"))
 CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS) - set(TRAINERS))
 RECIPES = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "dream_ling_coder_paper")
 METHODS = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
@@ -85,6 +85,24 @@ def test_overlay(path, tmp_path, monkeypatch):
     logger = yaml.safe_load(path.read_text())["trainer"]["logger"]["init_args"]
     assert (logger["save_dir"], logger["name"]) == (f"runs/ablation/{path.stem}", path.stem)
     assert "class_path" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", TRAINERS, ids=lambda path: path.stem)
+def test_trainer_overlay(path, tmp_path, monkeypatch):
+    """Any of them follows a config; only its accelerator is not here."""
+    monkeypatch.chdir(tmp_path)
+    files = ["--config", str(ROOT / "demo/tabom.yaml"), "--config", str(path)]
+    cli = run(["fit", *files, "--trainer.accelerator=cpu", "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+    strategies = {"cpu": "SingleDevice", "one_gpu": "SingleDevice", "ddp": "DDP", "fsdp": "ModelParallel"}
+    assert type(cli.trainer.strategy).__name__ == f"{strategies[path.stem]}Strategy"
+    assert cli.trainer.precision == ("32-true" if path.stem == "cpu" else "bf16-mixed")
+    content = yaml.safe_load(path.read_text())
+    assert content["trainer"]["accelerator"] == ("cpu" if path.stem == "cpu" else "gpu")
+    assert content.keys() == {"trainer"}
+
+
+def test_every_kind_of_trainer_is_there():
+    assert {path.stem for path in TRAINERS} == {"cpu", "one_gpu", "ddp", "fsdp"}
 
 
 def dump(cli):

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import TINY, ParseOnlyTrainer, tiny_checkpoint, write_trajectories
+from helpers import TINY, tiny_checkpoint, write_trajectories
 from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -265,23 +264,6 @@ def test_two_processes_distil_the_same_bytes(further_results, directory, alone):
     )
     assert len(one) == 4
     assert one == two
-
-
-@pytest.mark.parametrize("name", ["cpu", "one_gpu", "ddp", "fsdp"])
-def test_overlay(name, tmp_path, monkeypatch):
-    """Any of them follows a config; only its accelerator is not here."""
-    monkeypatch.chdir(tmp_path)
-    overlays = {path.stem for path in (CONFIGS / "trainer").glob("*.yaml")}
-    assert name in overlays <= {"cpu", "one_gpu", "ddp", "fsdp"}
-    overlay = str(CONFIGS / f"trainer/{name}.yaml")
-    files = ["--config", str(CONFIGS / "demo/tabom.yaml"), "--config", overlay]
-    cli = run(["fit", *files, "--trainer.accelerator=cpu", "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
-    strategies = {"cpu": "SingleDevice", "one_gpu": "SingleDevice", "ddp": "DDP", "fsdp": "ModelParallel"}
-    assert type(cli.trainer.strategy).__name__ == f"{strategies[name]}Strategy"
-    assert cli.trainer.precision == ("32-true" if name == "cpu" else "bf16-mixed")
-    content = yaml.safe_load(Path(overlay).read_text())
-    assert content["trainer"]["accelerator"] == ("cpu" if name == "cpu" else "gpu")
-    assert content.keys() == {"trainer"}
 
 
 @pytest.fixture

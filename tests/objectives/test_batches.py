@@ -5,15 +5,12 @@ import dataclasses
 import pytest
 import torch
 from helpers import TINY
+from objectives import two_ranks
 
 from tabom.backbones import NewTinyDLM
 from tabom.backbones.target_pass import TargetPass
 from tabom.data.encoding import Row, collate_rows
 from tabom.objectives import (
-    DInferObjective,
-    DParallelObjective,
-    NelboObjective,
-    PaplObjective,
     Ranking,
     T3DObjective,
     TabomObjective,
@@ -22,14 +19,9 @@ from tabom.seeding import RowDraws
 
 NUM_ROWS = 8
 EOS = 2
+SHARED = ("nelbo", "inverse_ratio", "cart", "papl", "dparallel", "dinfer", "t3d")
 OBJECTIVES = {
-    "nelbo": NelboObjective(),
-    "inverse_ratio": NelboObjective(weighting="inverse_ratio"),
-    "cart": NelboObjective(weighting="cart"),
-    "papl": PaplObjective(),
-    "dparallel": DParallelObjective(block_length=3),
-    "dinfer": DInferObjective(),
-    "t3d": T3DObjective(block_length=3),
+    **{name: two_ranks.OBJECTIVES[name] for name in SHARED},
     "t3d_released": T3DObjective(block_length=3, path="prefix_levels", states="mostly_masked", random_ratio=0.5),
     "tabom": TabomObjective(),
     "jumps": TabomObjective(window=3, starts="non_left_to_right"),
