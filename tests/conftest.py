@@ -18,6 +18,8 @@ from helpers import tiny_checkpoint, write_trajectories
 from tabom.data.tokenizer import load_tokenizer
 from tabom.lightning_cli import run
 
+ENVIRONMENT = dict(os.environ)
+
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path_factory):
@@ -25,7 +27,8 @@ def _isolated(monkeypatch, tmp_path_factory):
     home = tmp_path_factory.getbasetemp() / "home"
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "HF_HOME"):
         monkeypatch.setenv(name, str(home / name.lower()))
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # what an earlier test's run was seeded with
+    for name in os.environ.keys() - ENVIRONMENT.keys() - {"PYTEST_CURRENT_TEST"}:
+        monkeypatch.delenv(name)  # Lightning leaves an earlier run's seed and rank here; with a rank it starts no processes
     monkeypatch.setattr(socket.socket, "connect", _local_only(socket.socket.connect))
     torch.manual_seed(0)
     yield
