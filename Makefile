@@ -11,7 +11,7 @@ BENCH_RESULTS ?=
 results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full test test-slow coverage bench bench-gpu lint type check clean
+.PHONY: help setup browser demo demo-full test test-slow coverage bench bench-gpu lint type check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -31,7 +31,10 @@ demo: $(STAMP) ## Base model, trajectories, four trainings, table and figure und
 demo-full: $(STAMP) ## All methods at several learning rates, compared at equal forgetting, under runs/demo-full (resumes)
 	$(BIN)/tabom demo --full $(DEMO_FLAGS)
 
-test: $(STAMP) ## Run the tests, without the slow ones
+browser: ## Install Chromium for the tests of pages, where there is none (Debian and Ubuntu, as root)
+	command -v chromium || command -v google-chrome || { apt-get update --quiet && apt-get install --yes --quiet chromium; }
+
+test: $(STAMP) $(if $(CI),browser) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadscope
 
 coverage: $(STAMP) ## The same with the share of lines that they run, at least 90 % (takes more than twice as long)

@@ -1,6 +1,7 @@
 """The verbs that need a model: LightningCLI with short errors and a recorded configuration."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ import tabom.modules
 import tabom.objectives
 import tabom.samplers
 import tabom.tasks
-from tabom.callbacks import ConfigRecorder, Interrupted, LastCheckpoint, interruptible
+from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
 from tabom.config_errors import explain, misplaced_nulls
 from tabom.errors import TabomError, require
 from tabom.modules import TabomTrainer
+from tabom.run_directory import move, run_directory
 
 
 class Parser(LightningArgumentParser):
@@ -47,9 +49,21 @@ class TabomCLI(LightningCLI):
         """Lightning's verbs and ``export``, with the arguments that are no options."""
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is neither the trainer's, the model's nor the data's."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="The run's own directory, in the place of trainer.default_root_dir in all paths of the trainer.",
+        )
+
     def before_instantiate_classes(self) -> None:
-        """Check the parsed configuration."""
-        config = self.config.get(str(self.subcommand), self.config)
+        """Check the parsed configuration; give the run its directory."""
+        config = self.config[str(self.subcommand)]
+        directory = run_directory(config.pop("run_dir"), config.trainer.default_root_dir, os.environ)
+        if directory is not None:
+            move(config.trainer, directory)
         for message in misplaced_nulls(config.as_dict(), TabomTrainer):
             raise TabomError(message)
 
@@ -120,8 +134,8 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
                 trainer_class=trainer_class,
-                save_config_callback=ConfigRecorder,
-                save_config_kwargs={"save_to_log_dir": False},
+                save_config_callback=RunRecorder,
+                save_config_kwargs={"save_to_log_dir": False, "command": list(words)},
                 parser_class=Parser,
                 args=list(words),
             )

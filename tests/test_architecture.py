@@ -11,19 +11,21 @@ import tabom
 
 SIBLINGS = {"backbones", "corruption", "metrics", "objectives", "samplers", "tasks", "trajectories"}
 ALLOWED = {("objectives", "corruption")}
-GLUE = {"callbacks", "commands", "data", "modules", "reporting"}
+GLUE = {"callbacks", "commands", "data", "modules", "reporting", "sweeping"}
 HOMES = {
     "lightning": {"lightning_cli", "demo", "modules", "data", "callbacks"},
     "transformers": {"backbones", "data"},
     "tokenizers": {"data"},
     "peft": {"backbones"},
-    "wandb": {"lightning_cli", "callbacks", "reporting"},
+    "wandb": {"lightning_cli", "callbacks", "reporting", "sweeping"},
     "matplotlib": {"reporting"},
     "datasets": {"tasks", "trajectories"},
     "pyarrow": {"tasks", "trajectories"},
     "torchmetrics": {"metrics", "modules"},
     "math_verify": {"tasks"},
-    "rich": {"commands", "demo", "reporting"},
+    "rich": {"commands", "demo", "reporting", "sweeping"},
+    "optuna": {"sweeping"},
+    "jinja2": {"reporting"},
 }
 
 

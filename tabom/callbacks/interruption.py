@@ -11,7 +11,6 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint, Timer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
@@ -54,7 +53,7 @@ class LastCheckpoint(Checkpoint):
     step, with a checkpoint of it, and the process with code 75. A signal that comes during a validation waits for its
     end; if the process is killed before, the resumed training repeats the validation. Further signals change nothing.
 
-    ``max_time`` counts anew in a resumed training. The W&B run of one names its predecessor as ``resumed_from``.
+    ``max_time`` counts anew in a resumed training.
 
     Lightning's ``ModelCheckpoint`` would not do: it writes to the system's temporary directory first, so that the
     replacement is atomic on one file system only; after resuming it saves within an accumulation window; and what it
@@ -74,20 +73,11 @@ class LastCheckpoint(Checkpoint):
         self._received = ""
         self._reason = ""
         self._is_validation_ahead = False
-        self._run = self._previous_run = ""
 
     def find(self, trainer: Trainer) -> Path | None:
         """The checkpoint to go on with, or None before the first one."""
         path = _path(trainer)
         return next((place for place in (path, _set_aside(path)) if place.exists()), None)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The W&B run."""
-        return {"run": self._run}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The W&B run that is gone on with."""
-        self._previous_run = state_dict["run"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the order of the callbacks.
@@ -103,7 +93,7 @@ class LastCheckpoint(Checkpoint):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See to it that no other training is written over; note the W&B run; take over the signals.
+        """See to it that no other training is written over; take over the signals.
 
         Lightning's own handlers stop within an accumulation window and end with code 0.
 
@@ -116,11 +106,6 @@ class LastCheckpoint(Checkpoint):
             path is None or trainer.ckpt_path is not None,
             f"{path}: expected no checkpoint of an earlier training; --ckpt_path last goes on with it",
         )
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                self._run = str(logger.version)
-                if self._previous_run and trainer.is_global_zero:
-                    logger.experiment.config.update({"resumed_from": self._previous_run})
         for number in SIGNALS:
             signal.signal(number, self._note)
 

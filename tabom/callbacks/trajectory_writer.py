@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import WandbLogger
 
+from tabom.callbacks.run_recorder import record
 from tabom.data import PromptDataModule
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
@@ -96,6 +97,7 @@ class TrajectoryWriter(BasePredictionWriter):
             "decoded by this run": num_decoded,
             "tokens a second": round(num_tokens / seconds, 1),
         }
+        record(trainer, "distill", statistics)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 rows = [[name, str(value)] for name, value in statistics.items()]

@@ -313,7 +313,7 @@ def test_a_resumed_run_names_its_predecessor(fit):
     )
     first = fit(*logger, "--trainer.max_steps=1").trainer.logger
     again = fit(*logger, "--trainer.max_steps=2", "--ckpt_path=last").trainer.logger
-    assert again.experiment.config["resumed_from"] == first.version != again.version
+    assert again.experiment.config["run"]["parent"] == first.version != again.version
 
 
 def test_directories_of_sharded_checkpoints_are_replaced(tmp_path, monkeypatch):

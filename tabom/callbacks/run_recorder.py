@@ -1,0 +1,202 @@
+"""Records what a run was started with, what it measured and how it ended."""
+
+import datetime
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+
+from tabom.callbacks.environment import environment
+from tabom.callbacks.interruption import Interrupted
+from tabom.data import TrajectoryDataModule
+from tabom.modules.evaluation import Evaluation
+from tabom.run_record import DIRECTORY
+from tabom.trajectories import Manifest
+from tabom.trajectories.manifest import MANIFEST_NAME
+from tabom.types import TrajectoryBatch
+
+CONFIG_NAME = "tabom_config.yaml"
+
+
+class RunRecorder(SaveConfigCallback):
+    """Keeps the record of :mod:`tabom.run_record`, and the resolved configuration as one file that can be replayed.
+
+    The record lies in ``records/`` of the trainer's ``default_root_dir``. In W&B the configuration stands under ``cli``
+    as searchable keys, and environment, seed, inputs and parent under ``run``; the file is ``tabom_config.yaml`` in the
+    run's own directory, since ``save_dir`` may be shared by several. Without W&B it is in the logger's directory, or in
+    ``default_root_dir``.
+
+    Args:
+        parser: Of the verb.
+        config: Resolved.
+        command: Words after ``tabom``.
+        options: Those of Lightning's own callback.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, command: list[str], **options: Any) -> None:
+        super().__init__(parser, config, **options)
+        self._command = command
+        self._run_id = ""
+        self._path: Path | None = None  # on the first process alone
+        self._start = time.monotonic()
+        self._num_steps = self._num_tokens = 0
+        self._is_ended = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run that a checkpoint comes from."""
+        return {"run_id": self._run_id}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Note the run that the loaded checkpoint comes from."""
+        self._write("parent", run_id=state_dict["run_id"])
+        for run in self._wandb_runs:
+            run.config.update({"run": {**run.config["run"], "parent": state_dict["run_id"]}}, allow_val_change=True)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the directory on every process, since ``log_dir`` is a collective call."""
+        self._log_dir = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write once, on the first process."""
+        del pl_module
+        self._wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        self._run_id = self._wandb_runs[0].id if self._wandb_runs else secrets.token_hex(4)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        content = {
+            "environment": environment(trainer.world_size),
+            "seed": config["seed_everything"],
+            "inputs": _inputs(trainer),
+        }
+        for run in self._wandb_runs:
+            run.config.update({"cli": config, "run": content}, allow_val_change=True)
+        for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.parser.save(
+                self.config, directory / CONFIG_NAME, skip_unset=False, overwrite=True, multifile=self.multifile
+            )
+        now = datetime.datetime.now(tz=datetime.UTC)
+        directory = Path(trainer.default_root_dir) / DIRECTORY
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / f"{stage}-{now:%Y%m%d-%H%M%S}-{self._run_id}.jsonl"
+        self._write(
+            "start",
+            verb=stage,
+            run_id=self._run_id,
+            time=now.isoformat(),
+            command=self._command,
+            config_files=[str(file) for file in self.config.get("config") or ()],
+            config=config,
+            **content,
+            wandb=_wandb(self._wandb_runs[0]) if self._wandb_runs else None,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the losses as often as they are logged."""
+        del pl_module, outputs, batch_idx
+        self._num_tokens += cast("TrajectoryBatch", batch).clean_ids.numel()
+        is_logged = trainer.global_step % trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
+        if is_logged and trainer.global_step != self._num_steps:
+            self._num_steps = trainer.global_step
+            self._note_logged(trainer, "train")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was measured."""
+        if not trainer.sanity_checking:
+            self._note_evaluation(trainer, pl_module, "validate")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was measured."""
+        self._note_evaluation(trainer, pl_module, "test")
+
+    def note(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars to the record."""
+        self._write("metrics", stage=stage, step=step, seconds=self._seconds, values=dict(values))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note that the run was stopped, or failed."""
+        del pl_module
+        is_stopped = isinstance(exception, SystemExit | KeyboardInterrupt)
+        reason = exception.reason if isinstance(exception, Interrupted) else f"{type(exception).__name__}: {exception}"
+        self._end(trainer, "stopped" if is_stopped else "failed", reason)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note that the run has finished."""
+        del pl_module, stage
+        self._end(trainer, "finished", "")
+
+    @property
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._start, 3)
+
+    def _note_evaluation(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._note_logged(trainer, stage)
+        evaluation = getattr(pl_module, "evaluation", None)
+        if isinstance(evaluation, Evaluation) and evaluation.curves:
+            curves = {
+                name: [None if value != value else value for value in curve.tolist()]
+                for name, curve in evaluation.curves.items()
+            }
+            ratios = list(evaluation.mask_ratios)
+            self._write("curves", stage=stage, step=trainer.global_step, mask_ratios=ratios, curves=curves)
+
+    def _note_logged(self, trainer: Trainer, stage: str) -> None:
+        values = {
+            name.partition("/")[2]: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(f"{stage}/")
+        }
+        self.note(stage, trainer.global_step, values)
+
+    def _end(self, trainer: Trainer, state: str, reason: str) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            hours = self._seconds * trainer.world_size / 3600
+            num_tokens = self._num_tokens * trainer.world_size
+            self._write(
+                "end", state=state, reason=reason, seconds=self._seconds, num_tokens=num_tokens, device_hours=hours
+            )
+
+    def _write(self, kind: str, **content: Any) -> None:
+        """Append a line; a killed run leaves all that were written before."""
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"kind": kind, **content}) + "\n")
+
+
+def record(trainer: Trainer, stage: str, values: Mapping[str, float]) -> None:
+    """Add scalars of another callback to the run's record, if it has one."""
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(callback, RunRecorder):
+            callback.note(stage, trainer.global_step, values)
+
+
+def _inputs(trainer: Trainer) -> dict[str, Any]:
+    """What the trajectories that are read are told by."""
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    if not isinstance(data, TrajectoryDataModule):
+        return {}
+    origin = Manifest.load(data.path).origin
+    return {
+        "trajectories": {
+            "path": str(data.path),
+            "manifest_sha256": hashlib.sha256((data.path / MANIFEST_NAME).read_bytes()).hexdigest(),
+            "model_fingerprint": origin.model_fingerprint,
+            "query_fingerprint": origin.query_fingerprint,
+        }
+    }
+
+
+def _wandb(run: Any) -> dict[str, Any]:
+    """Of a ``wandb.Run``; its directory is what ``wandb sync`` takes."""
+    return {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": str(Path(run.dir).parent)}
