@@ -156,11 +156,7 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
     (result,) = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
     assert result == MethodResult("SFT-SD", 3, {"kl": 0.5, "public_kl": 0.5}, 1e-3)
     name = "sft_sd-lr0.001-seed3"
-    common = (
-        f"--trainer.default_root_dir=runs/demo-full/{name}",
-        f"--trainer.logger.init_args.save_dir=runs/demo-full/{name}",
-        "--trainer.logger.init_args.group=demo-full",
-    )
+    common = (f"--run_dir=runs/demo-full/{name}", "--trainer.logger.init_args.group=demo-full")
     rate, checkpoint = "--model.init_args.optimizer.init_args.lr=0.001", ("--ckpt_path", "best.ckpt")
     assert commands == [
         ("fit", "sft_sd", f"--trainer.logger.init_args.name={name}", "--seed_everything=3", rate, *common),

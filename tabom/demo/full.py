@@ -170,12 +170,7 @@ class FullDemo(Demo):
         return results
 
     def _directories(self, name: str) -> list[str]:
-        directory = self.output_dir / name
-        return [
-            f"--trainer.default_root_dir={directory}",
-            f"--trainer.logger.init_args.save_dir={directory}",
-            "--trainer.logger.init_args.group=demo-full",
-        ]
+        return [f"--run_dir={self.output_dir / name}", "--trainer.logger.init_args.group=demo-full"]
 
     def _report(self, results: list[MethodResult]) -> None:
         from tabom.reporting.figures import plot_frontiers
