@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning import Callback
 
 from tabom.callbacks import RunRecorder
+from tabom.callbacks.run_recorder import points
 from tabom.errors import TabomError
 from tabom.lightning_cli import run
 from tabom.run_directory import move, run_directory
@@ -43,13 +44,25 @@ def test_a_training(stage, tmp_path, repository, monkeypatch):
     assert record.last("test") == {}
     (*_, curves) = record.curves
     assert (curves.stage, curves.step, curves.mask_ratios[0]) == ("validate", 6, 0.1)
-    expected = cli.model.evaluation.curves["unmask_entropy"].tolist()
-    assert curves.curves["unmask_entropy"] == [None if value != value else value for value in expected]
+    assert curves.curves["unmask_entropy"] == points(cli.model.evaluation.curves["unmask_entropy"])
     assert record.num_tokens == 6 * 4 * cli.datamodule.table.response_ids.shape[1] + sum(
         4 * (batch.clean_ids.shape[1] - 19) for batch in [next(iter(cli.datamodule.train_dataloader()))] * 6
     )
     assert record.seconds > 0
     assert record.device_hours == pytest.approx(record.seconds / 3600)
+
+
+def test_a_step_and_a_check_are_noted_once(stage):
+    """Not for each batch of an accumulation window, and not for Lightning's trial of the validation."""
+    sizes = ("--data.init_args.batch_size=2", "--trainer.accumulate_grad_batches=2", "--trainer.num_sanity_val_steps=1")
+    record = record_of(stage("fit", "tabom", EVERY_STEP, *sizes, "--trainer.val_check_interval=6"))
+    steps = {stage: [check.step for check in record.checks if check.stage == stage] for stage in ("train", "validate")}
+    assert steps == {"train": [1, 2, 3, 4, 5, 6], "validate": [3, 6]}
+
+
+def test_where_a_curve_has_no_point():
+    text = json.dumps(points(torch.tensor([1.5, float("nan"), 0.0])))
+    assert text == "[1.5, null, 0.0]"
 
 
 def test_environment_and_inputs(stage):
@@ -154,6 +167,11 @@ def test_what_is_no_record(tmp_path, content, message):
     with pytest.raises(TabomError) as caught:
         read_record(path)
     assert str(caught.value).removeprefix(f"{path}").removeprefix(": ") == message
+
+
+def test_records_are_found_wherever_they_lie(stage, tmp_path):
+    first, second = (record_of(stage("fit", "sft_sd", f"--run_dir=all/{name}/run")) for name in ("b", "a"))
+    assert find_records([tmp_path / "all", first.path]) == [first, second]
 
 
 def test_nothing_is_found(tmp_path):

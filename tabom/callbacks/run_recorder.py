@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
 
 from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
@@ -143,10 +145,7 @@ class RunRecorder(SaveConfigCallback):
         self._note_logged(trainer, stage)
         evaluation = getattr(pl_module, "evaluation", None)
         if isinstance(evaluation, Evaluation) and evaluation.curves:
-            curves = {
-                name: [None if value != value else value for value in curve.tolist()]
-                for name, curve in evaluation.curves.items()
-            }
+            curves = {name: points(curve) for name, curve in evaluation.curves.items()}
             ratios = list(evaluation.mask_ratios)
             self._write("curves", stage=stage, step=trainer.global_step, mask_ratios=ratios, curves=curves)
 
@@ -179,6 +178,11 @@ def record(trainer: Trainer, stage: str, values: Mapping[str, float]) -> None:
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(callback, RunRecorder):
             callback.note(stage, trainer.global_step, values)
+
+
+def points(curve: Tensor) -> list[float | None]:
+    """A curve as JSON can hold it: None where there is no point."""
+    return [None if math.isnan(value) else value for value in curve.tolist()]
 
 
 def _inputs(trainer: Trainer) -> dict[str, Any]:

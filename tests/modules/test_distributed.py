@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 
-from tabom.trajectories import Manifest
+from tabom.run_record import find_records
+from tabom.trajectories import Manifest, read_trajectories
 
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2")
 
@@ -105,3 +106,8 @@ def test_two_processes_train(tabom, tmp_path):
     tabom("fit", "tabom", *options, *TWO)
     checkpoint = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
+    (record,) = find_records([tmp_path / "two"])  # of the first process alone, about both
+    assert (record.state, record.environment["num_processes"]) == ("finished", 2)
+    assert record.device_hours == pytest.approx(2 * record.seconds / 3600, abs=1e-6)
+    (length,) = {len(ids) for ids in read_trajectories(tmp_path / "runs/demo/trajectories").prompt_ids}
+    assert record.num_tokens == 2 * 4 * 2 * (length + 19)  # processes, steps, rows
