@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tabom.run_record import find_records
-from tabom.trajectories import Manifest, read_trajectories
+from tabom.trajectories import Manifest, stream_shards
 
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2")
 
@@ -109,5 +109,6 @@ def test_two_processes_train(tabom, tmp_path):
     (record,) = find_records([tmp_path / "two"])  # of the first process alone, about both
     assert (record.state, record.environment["num_processes"]) == ("finished", 2)
     assert record.device_hours == pytest.approx(2 * record.seconds / 3600, abs=1e-6)
-    (length,) = {len(ids) for ids in read_trajectories(tmp_path / "runs/demo/trajectories").prompt_ids}
+    shards = stream_shards(tmp_path / "runs/demo/trajectories")
+    (length,) = {len(ids) for _, table in shards for ids in table.prompt_ids}
     assert record.num_tokens == 2 * 4 * 2 * (length + 19)  # processes, steps, rows
