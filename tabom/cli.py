@@ -16,6 +16,9 @@ _VERBS = {
     "predict": ("tabom.lightning_cli", "decode queries and write trajectory shards"),
     "export": ("tabom.lightning_cli", "write a trained model or adapter for other tools"),
     "trajectories": ("tabom.commands.trajectories", "check, show, count, compare or import trajectories"),
+    "view": ("tabom.commands.view", "write a page that plays trajectories step by step"),
+    "report": ("tabom.commands.report", "write a page of tables and figures from finished runs"),
+    "sweep": ("tabom.sweeping.command", "run a sweep file, on this machine or with W&B"),
     "demo": ("tabom.demo.command", "run everything from a tiny base model to a table and a figure"),
 }
 

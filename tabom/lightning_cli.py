@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-import wandb
 from lightning import LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,6 +21,7 @@ import tabom.objectives
 import tabom.samplers
 import tabom.tasks
 from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
+from tabom.callbacks.tracking import end_runs, start_runs
 from tabom.config_errors import explain, misplaced_nulls
 from tabom.errors import TabomError, require
 from tabom.modules import TabomTrainer
@@ -77,16 +77,23 @@ class TabomCLI(LightningCLI):
             raise TabomError(explain(str(error), (), ())) from error
 
     def before_fit(self) -> None:
-        """Find the last checkpoint; without one a training starts from the beginning."""
+        """Find the last checkpoint; without one a training starts from the beginning. Start tracking."""
         self._find_last(is_needed=False)
+        start_runs(self.trainer.loggers)
 
     def before_validate(self) -> None:
-        """Find the last checkpoint."""
+        """Find the last checkpoint; start tracking."""
         self._find_last(is_needed=True)
+        start_runs(self.trainer.loggers)
 
     def before_test(self) -> None:
-        """Find the last checkpoint."""
+        """Find the last checkpoint; start tracking."""
         self._find_last(is_needed=True)
+        start_runs(self.trainer.loggers)
+
+    def before_predict(self) -> None:
+        """Start tracking."""
+        start_runs(self.trainer.loggers)
 
     def before_export(self) -> None:
         """Find the last checkpoint."""
@@ -145,7 +152,7 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
             rank_zero_only(print)(f"tabom: {interruption.reason}", file=sys.stderr)
             raise
         finally:
-            wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
+            end_runs(exit_code=1 if sys.exc_info()[0] else 0)
 
 
 def _class_names() -> list[str]:

@@ -1,6 +1,7 @@
 """Every value of every parameter in a sweep file goes through the real parser and arrives where the file says."""
 
-import itertools
+import csv
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,23 @@ import yaml
 from helpers import ParseOnlyTrainer
 
 from tabom.lightning_cli import run
+from tabom.run_record import find_records
 
 ROOT = Path(__file__).parents[1]
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = {str(path.relative_to(ROOT / "sweeps").with_suffix("")): path for path in (ROOT / "sweeps").rglob("*.yaml")}
+OBJECTIVE = "model.init_args.objective.init_args"
+MARGIN, WEIGHT, WINDOW = f"{OBJECTIVE}.margin", f"{OBJECTIVE}.rank_weight", f"{OBJECTIVE}.window"
+
+
+def read(name):
+    return yaml.safe_load(SWEEPS[name].read_text())
+
+
+def settings(sweep):
+    """As few as it takes for every value of every parameter; of a range its ends."""
+    choices = {name: p.get("values") or [p["min"], p["max"]] for name, p in sweep["parameters"].items()}
+    longest = max(map(len, choices.values()))
+    return [{name: values[index % len(values)] for name, values in choices.items()} for index in range(longest)]
 
 
 def words_of(sweep, values):
@@ -20,31 +35,126 @@ def words_of(sweep, values):
     return [word for part in sweep["command"] for word in macros.get(part, [part])]
 
 
+@functools.cache
+def parser_of(verb):
+    """Making it takes longer than parsing with it."""
+    config = {"fit": "configs/demo/tabom.yaml", "predict": "configs/demo/distill.yaml"}[verb]
+    return run([verb, "--config", config, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)._parser(verb)
+
+
+@functools.cache
+def parsed(name):
+    """Values, configuration, model and data of each setting."""
+    sweep = read(name)
+    result = []
+    for number, values in enumerate(settings(sweep)):
+        ordered = dict(sorted(values.items())) if number % 2 else values  # W&B sorts them
+        verb, *words = words_of(sweep, ordered)
+        parser = parser_of(verb)
+        config = parser.parse_args(words)
+        without_trainer = config.clone()
+        without_trainer.pop("trainer")
+        objects = parser.instantiate_classes(without_trainer)
+        result.append((values, config, objects.model, objects.data))
+    return result
+
+
 def test_there_are_sweeps():
-    assert SWEEPS
+    demo = {"margin", "temperature", "decoding_temperature", "weight", "window", "margin_x_weight", "components"}
+    paper = {"paper/margin_x_weight", "paper/window", "paper/components"}
+    assert SWEEPS.keys() == demo | paper | {"frontier", "bayes"}
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_value_arrives(path, monkeypatch):
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_value_arrives(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    sweep = yaml.safe_load(path.read_text())
+    for values, config, model, data in parsed(name):
+        files = [str(path) for path in config["config"]]
+        assert files == [values["config"]] if "config" in values else len(files) == 1
+        assert all(config[key] == value for key, value in values.items() if key != "config")
+        logger = config["trainer.logger"]
+        assert logger.class_path == "lightning.pytorch.loggers.WandbLogger"
+        assert (logger.init_args.offline, logger.init_args.name) == (False, None)  # W&B gives each run a name
+        assert logger.init_args.save_dir == config["trainer.default_root_dir"]
+        stage, _, metric = read(name)["metric"]["name"].partition("/")
+        if stage == "validate":
+            assert metric in {"accuracy_minus_forgetting", *model.evaluation.accuracies}
+            model.objective.check_response_length(data.response_length)
+
+
+def test_each_objective_comes_with_its_learning_rates(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for values, config, model, _ in parsed("frontier"):
+        written = yaml.safe_load(Path(values["config"]).read_text())["model"]["init_args"]["objective"]
+        assert type(model.objective).__name__ == written["class_path"]
+        assert config["trainer.default_root_dir"] == f"runs/demo/{Path(values['config']).stem}"
+
+
+def test_each_distillation_writes_and_logs_in_its_own_directory(stage, tmp_path):
+    del stage  # a base where the config looks for it
+    sweep = read("decoding_temperature")
+    (*before, config, root) = sweep["command"][:5]
+    assert root == "--trainer.default_root_dir=runs/sweeps/decoding_temperature"
+    sweep["command"][:5] = [*before, str(ROOT / config), root]
+    for number, values in enumerate(settings(sweep)[:2]):
+        mode = [f"--run_dir=runs/{number}", "--trainer.logger.init_args.offline=true", "--data.init_args.num_queries=4"]
+        run([*words_of(sweep, values), *mode])
+        (record,) = find_records([tmp_path / f"runs/{number}"])
+        assert record.last("distill")["verified"] == 0  # a model with random weights
+        assert sweep["metric"]["name"] == "distill/verified"
+        assert len(list((tmp_path / f"runs/{number}/trajectories").glob("*.parquet"))) == 1
+        assert Path(record.wandb["directory"]).is_relative_to(f"runs/{number}")
+    assert not (tmp_path / "runs/sweeps").exists()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_file_has_the_keys_of_a_wandb_sweep(name):
+    sweep = read(name)
+    assert sweep.keys() - {"run_cap", "early_terminate"} == {
+        "name", "project", "program", "method", "metric", "parameters", "command",
+    }  # fmt: skip
+    assert sweep["metric"]["goal"] == "maximize"
     assert sweep["program"] == "tabom"
-    parameters = {name: parameter["values"] for name, parameter in sweep["parameters"].items()}
-    longest = max(map(len, parameters.values()))
-    for index in range(longest):
-        values = {name: choices[index % len(choices)] for name, choices in parameters.items()}
-        cli = run([*words_of(sweep, values), "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
-        config = cli.config[cli.subcommand]
-        assert {name: config[name] for name in values} == values
-    assert len(list(itertools.product(*parameters.values()))) > 1
+    assert sweep["project"] == "tabom"
+    assert sweep["command"][0] == "${program}"
+    assert sweep["command"].count("${args}") == 1
+    ranges = [set(parameter) for parameter in sweep["parameters"].values() if "values" not in parameter]
+    assert (sweep["method"] == "grid") == (ranges == [])
+    assert all(keys in ({"min", "max"}, {"min", "max", "distribution"}) for keys in ranges)
+    assert SWEEPS[name].read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_the_metric_is_logged_by_the_evaluation(path):
-    from tabom.modules import Evaluation
-    from tabom.samplers import Sampler
+@pytest.fixture
+def published(golden):
+    """Tables of the paper, by name of the file."""
+    folder = golden.parent / "spec" / "results"
+    return lambda name: list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
 
-    stage, _, name = yaml.safe_load(path.read_text())["metric"]["name"].partition("/")
-    assert stage == "validate"
-    others = {"kl", "nelbo", "nelbo_change", "tds", "accuracy_minus_forgetting"}
-    assert name in others | set(Evaluation(Sampler()).accuracies)
+
+def test_table_7(published):
+    table = published("table7_lambda_gamma_llada_gsm8k")
+    margins = [float(column.removeprefix("gamma_")) for column in table[0] if column.startswith("gamma_")]
+    for name in ("margin_x_weight", "paper/margin_x_weight"):
+        parameters = read(name)["parameters"]
+        assert parameters[WEIGHT]["values"] == [float(row["lambda"]) for row in table]
+        assert parameters[MARGIN]["values"] == margins
+
+
+def test_table_9(published):
+    windows = [int(row["W"]) for row in published("table9_window_dream_math")]
+    assert read("paper/window")["parameters"][WINDOW]["values"] == windows
+    response_length = 19  # of the demo, whose other windows are a quarter of the paper's
+    assert read("window")["parameters"][WINDOW]["values"] == [*(w // 4 for w in windows[:-1]), response_length]
+
+
+def test_table_5(published, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = {row["window"] for row in published("table5_components_dream_math")} - {"-"}
+    assert rows == {"local 32", "global"}
+    for name, windows in (("components", [8, 19]), ("paper/components", [32, 256])):
+        parameters = read(name)["parameters"]
+        assert parameters[WINDOW]["values"] == windows
+        assert parameters[WEIGHT]["values"] == [0.0, 1.0]
+        for _, config, _, data in parsed(name):
+            assert config[f"{OBJECTIVE}.truncated_windows"]
+            assert data.response_length == windows[1]

@@ -1,5 +1,6 @@
 """What happens around a run: files written, configuration recorded, decodings shown."""
 
+from tabom.callbacks.artifacts import Artifacts
 from tabom.callbacks.evaluation_media import EvaluationMedia
 from tabom.callbacks.interruption import Interrupted, LastCheckpoint, interruptible
 from tabom.callbacks.run_recorder import RunRecorder
@@ -8,6 +9,7 @@ from tabom.callbacks.step_progress_bar import StepProgressBar
 from tabom.callbacks.trajectory_writer import TrajectoryWriter
 
 __all__ = [
+    "Artifacts",
     "EvaluationMedia",
     "Interrupted",
     "LastCheckpoint",

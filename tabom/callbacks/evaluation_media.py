@@ -1,16 +1,20 @@
 """Shows results where people would rather look than read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import wandb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from tabom.data import PromptDataModule
 from tabom.modules.evaluation import Evaluation
+from tabom.modules.measures import DecodedSample
 from tabom.reporting.curves import evaluation_figures, training_figures
+from tabom.reporting.viewer import viewer_page
+from tabom.trajectories import TrajectoryRow
 
 _SAMPLE_COLUMNS = ("prompt", "response", "reference", "is_correct", "unmask_step")
 
@@ -19,7 +23,7 @@ class EvaluationMedia(Callback):
     """Draws what is measured along curves: after validation and test, and over a training at its end.
 
     Figures are written as PNG to ``figures/`` in the trainer's ``default_root_dir`` (those of a later check replace
-    them), and logged to W&B, if it is on, with sample decodings as a table.
+    them), and logged to W&B, if it is on, with sample decodings as a table and as a page that plays them.
     """
 
     def __init__(self) -> None:
@@ -68,7 +72,10 @@ class EvaluationMedia(Callback):
         self._keep(trainer, stage, evaluation_figures(curves, evaluation.mask_ratios))
         rows = [[str(getattr(sample, name)) for name in _SAMPLE_COLUMNS] for sample in evaluation.samples]
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and rows:
+            if isinstance(logger, WandbLogger) and rows and trainer.is_global_zero:
+                data = cast("PromptDataModule", trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+                page = _page(stage, evaluation.samples, data.tokenizer)
+                logger.experiment.log({f"{stage}/viewer": wandb.Html(page, inject=False)}, commit=False)
                 logger.log_table(f"{stage}/samples", columns=list(_SAMPLE_COLUMNS), data=rows)
 
     def _keep(self, trainer: Trainer, stage: str, figures: Mapping[str, Any]) -> None:
@@ -82,3 +89,22 @@ class EvaluationMedia(Callback):
             if isinstance(logger, WandbLogger):
                 images = {f"{stage}/{name}": wandb.Image(figure) for name, figure in figures.items()}
                 logger.experiment.log(images, commit=False)
+
+
+def _page(stage: str, samples: Sequence[DecodedSample], tokenizer: Any) -> str:
+    rows = [
+        TrajectoryRow(
+            query_id=sample.query_id,
+            sample=0,
+            is_verified=sample.is_correct,
+            prompt_ids=[],
+            response_ids=sample.response_ids,
+            unmask_step=sample.unmask_step,
+            unmask_entropy=sample.unmask_entropy,
+            prompt=sample.prompt,
+            response=sample.response,
+            reference=sample.reference,
+        )
+        for sample in samples
+    ]
+    return viewer_page([stage], [[row] for row in rows], tokenizer, title=stage, note=f"{len(rows)} sample decodings")

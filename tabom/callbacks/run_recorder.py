@@ -69,7 +69,7 @@ class RunRecorder(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write once, on the first process."""
-        del pl_module
+        del pl_module, stage
         self._wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         self._run_id = self._wandb_runs[0].id if self._wandb_runs else secrets.token_hex(4)
         config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
@@ -88,10 +88,10 @@ class RunRecorder(SaveConfigCallback):
         now = datetime.datetime.now(tz=datetime.UTC)
         directory = Path(trainer.default_root_dir) / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / f"{stage}-{now:%Y%m%d-%H%M%S}-{self._run_id}.jsonl"
+        self._path = directory / f"{self._command[0]}-{now:%Y%m%d-%H%M%S}-{self._run_id}.jsonl"
         self._write(
             "start",
-            verb=stage,
+            verb=self._command[0],
             run_id=self._run_id,
             time=now.isoformat(),
             command=self._command,

@@ -1,35 +1,141 @@
-"""A progress bar for trainings that are measured in steps, and distillations that are measured in trajectories."""
+"""How far a training, an evaluation or a distillation is."""
 
 import math
-from typing import Any, cast
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, cast
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
+from tabom.errors import require
 from tabom.modules import DistillationModule
-from tabom.modules.distillation import DistilledShard
+from tabom.modules.evaluation import Evaluation
+from tabom.reporting.progress import Display
+
+if TYPE_CHECKING:
+    from tabom.modules.distillation import DistilledShard
+
+_FORGETTING = {"kl": "KL", "nelbo": "NELBO"}
+"""Metrics by how they are called here; the first that was measured is shown."""
 
 
-class StepProgressBar(TQDMProgressBar):
-    """Counts the optimizer steps of all epochs, or the trajectories of all shards: rate and time left are of the whole.
+class StepProgressBar(Callback):
+    """Counts the optimizer steps of all epochs, the batches of all loaders, or the trajectories of all shards.
 
-    The stock bars start over at every epoch, and count shards.
+    Rate and time left are of the whole, also when a training is resumed in the middle. Beside them stand the loss, and
+    of the last validation the first accuracy and the forgetting: KL(base || model), or without a base the NELBO. On a
+    terminal these are bars, elsewhere plain lines; on all processes but the first there is nothing. It takes the place
+    of Lightning's own bar, and ``trainer.enable_progress_bar=false`` switches it off.
+
+    Args:
+        interval: Least time between two plain lines, in seconds.
+
+    Raises:
+        TabomError: If ``interval`` is not above 0.
     """
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar for the trajectories that are left to this process."""
-        super().on_predict_start(trainer, pl_module)
-        module = cast("DistillationModule", pl_module)
-        self.predict_progress_bar.reset(total=module.data.num_to_decode())
-        self.predict_progress_bar.unit = " trajectories"
-        self.predict_progress_bar.set_description("Decoding")
-        self._num_seen = self._num_verified = 0
-        module.on_finished = lambda num: cast("None", self.predict_progress_bar.update(num))
+    def __init__(self, interval: float = 10.0) -> None:
+        require(interval > 0, f"interval: expected seconds above 0, got {interval}")
+        self.interval = interval
+        self._is_shown = False
+        self._display: Display | None = None
+        self._exits = ExitStack()
+        self._num_batches = self._num_decoded = self._num_seen = self._num_verified = 0
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Switch Lightning's own bar off, if there is one."""
+        del pl_module, stage
+        bar = trainer.progress_bar_callback
+        if bar is not None:
+            bar.disable()
+        self._is_shown = bar is not None and trainer.is_global_zero
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the steps from where training starts, which is in the middle when it resumes."""
+        del pl_module
+        total = _whole(trainer.estimated_stepping_batches)
+        self._training = self._open().add("Training", total, "steps", completed=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep counting."""
+        """Show the step; what is logged to the bar is read as seldom as it is shown, since a device is waited for."""
+        del pl_module, outputs, batch, batch_idx
+        display = self._open()
+        numbers = _logged(trainer) if display.is_due(self._training) else {}
+        display.update(self._training, trainer.global_step, numbers)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the last values."""
+        del pl_module
+        self._open().update(self._training, trainer.global_step, _logged(trainer))
+        self._close()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the batches of all loaders."""
+        del pl_module
+        if trainer.sanity_checking:
+            self._start_batches("Sanity check", trainer.num_sanity_val_batches)
+        elif trainer.state.fn == TrainerFn.FITTING:
+            self._open().show(self._training, is_visible=False)  # W&B's log keeps every redraw of more than one line
+            self._start_batches(f"Validation after step {trainer.global_step}", trainer.num_val_batches)
+        else:
+            self._start_batches("Validation", trainer.num_val_batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count."""
+        del trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
+        self._count_batch()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to the training, with what was measured."""
+        numbers = {} if trainer.sanity_checking else _measured(trainer, pl_module, "validate")
+        self._end_batches(numbers)
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._close()
+        elif not trainer.sanity_checking:
+            self._open().show(self._training, is_visible=True)
+            self._open().update(self._training, trainer.global_step, _logged(trainer) | numbers)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the batches of all loaders."""
+        del pl_module
+        self._start_batches("Test", trainer.num_test_batches)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count."""
+        del trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
+        self._count_batch()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make room for the table."""
+        self._end_batches(_measured(trainer, pl_module, "test"))
+        self._close()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the trajectories that are left to this process."""
+        del trainer
+        module = cast("DistillationModule", pl_module)
+        self._num_decoded = self._num_seen = self._num_verified = 0
+        self._decoding = self._open().add("Decoding", module.data.num_to_decode(), "trajectories")
+        module.on_finished = self._count_decoded
 
     def on_predict_batch_end(
         self,
@@ -46,31 +152,64 @@ class StepProgressBar(TQDMProgressBar):
         if shard.num_queries:
             self._num_seen += shard.num_queries
             self._num_verified += shard.num_verified
-            self.predict_progress_bar.set_postfix(verified=f"{self._num_verified / self._num_seen:.1%}")
+            numbers = {"verified": _percent(self._num_verified / self._num_seen)}
+            self._open().update(self._decoding, self._num_decoded, numbers)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Open the bar where training starts, which is in the middle when it resumes."""
-        super().on_train_start(trainer, pl_module)
-        bar = self.train_progress_bar
-        num_steps = trainer.estimated_stepping_batches
-        bar.total = num_steps if math.isfinite(num_steps) else None
-        bar.initial = bar.n = trainer.global_step
-        bar.set_description("Training")
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the last values."""
+        del trainer, pl_module
+        self._close()
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Keep counting."""
-        del trainer
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the last values, and the terminal as it was."""
+        del trainer, pl_module, exception
+        self._close()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Show the step and what is logged to the bar."""
-        del outputs, batch, batch_idx
-        bar = self.train_progress_bar
-        bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
-        bar.update(trainer.global_step - bar.n)
+    def _open(self) -> Display:
+        if self._display is None:
+            self._display = self._exits.enter_context(Display(interval=self.interval, is_shown=self._is_shown))
+        return self._display
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Without the version number of the logger."""
-        metrics = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
+    def _close(self) -> None:
+        self._exits.close()
+        self._display = None
+
+    def _start_batches(self, description: str, nums: Sequence[float]) -> None:
+        self._num_batches = 0
+        self._batches = self._open().add(description, _whole(sum(nums)), "batches")
+
+    def _count_batch(self) -> None:
+        self._num_batches += 1
+        self._open().update(self._batches, self._num_batches)
+
+    def _end_batches(self, numbers: dict[str, str]) -> None:
+        self._open().update(self._batches, self._num_batches, numbers)
+        self._open().remove(self._batches)
+
+    def _count_decoded(self, num: int) -> None:
+        self._num_decoded += num
+        self._open().update(self._decoding, self._num_decoded)
+
+
+def _whole(number: float) -> int | None:
+    return int(number) if math.isfinite(number) else None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _logged(trainer: Trainer) -> dict[str, str]:
+    """What the module logs to the bar."""
+    return {name: f"{value:.3f}" for name, value in trainer.progress_bar_metrics.items()}
+
+
+def _measured(trainer: Trainer, module: LightningModule, stage: str) -> dict[str, str]:
+    """First accuracy and forgetting, where they were measured."""
+    values = {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
+    numbers = {}
+    evaluation = getattr(module, "evaluation", None)
+    if isinstance(evaluation, Evaluation) and evaluation.accuracies[0] in values:
+        numbers["accuracy"] = _percent(values[evaluation.accuracies[0]])
+    shown = next((name for name in _FORGETTING if name in values), None)
+    return numbers | ({_FORGETTING[shown]: f"{values[shown]:.3f}"} if shown else {})

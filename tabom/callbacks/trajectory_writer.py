@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import wandb
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import WandbLogger
@@ -16,8 +17,12 @@ from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
 from tabom.modules import DistillationModule
 from tabom.modules.distillation import DistilledShard
-from tabom.trajectories import Manifest, Origin, TrajectoryStore
+from tabom.reporting.viewer import viewer_page
+from tabom.trajectories import Manifest, Origin, TrajectoryStore, read_rows
 from tabom.trajectories.timings import add_timing
+
+_NUM_SHOWN = 50
+"""Trajectories that can be played in W&B."""
 
 
 class TrajectoryWriter(BasePredictionWriter):
@@ -103,9 +108,18 @@ class TrajectoryWriter(BasePredictionWriter):
                 rows = [[name, str(value)] for name, value in statistics.items()]
                 logger.log_table("distill/statistics", columns=["", "value"], data=rows)
                 logger.experiment.summary.update({f"distill/{name}": value for name, value in statistics.items()})
+                if manifest.num_rows:
+                    page = self._page(manifest.num_rows, cast("DistillationModule", pl_module).data.tokenizer)
+                    logger.experiment.log({"distill/viewer": wandb.Html(page, inject=False)})
         width = max(map(len, statistics))
         lines = [f"  {name:<{width}}  {value:,}" for name, value in statistics.items()]
         print("\n".join([f"{self.output_dir}:", *lines]))
+
+    def _page(self, num_rows: int, tokenizer: Any) -> str:
+        rows = read_rows(self.output_dir, range(min(num_rows, _NUM_SHOWN))).values()
+        name = str(self.output_dir)
+        note = f"the first {len(rows):,} of {num_rows:,} trajectories"
+        return viewer_page([name], [[row] for row in rows], tokenizer, title=name, note=note)
 
 
 def _origin(module: DistillationModule) -> Origin:

@@ -65,13 +65,16 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class DecodedSample:
-    """One decoded prompt, to be looked at."""
+    """One decoded prompt, to be looked at; lists hold an entry a position of the response."""
 
+    query_id: str
     prompt: str
     response: str
     reference: str
     is_correct: bool
+    response_ids: list[int]
     unmask_step: list[int]
+    unmask_entropy: list[float]
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class DecodingMeasures(nn.Module):
             self.accuracy[name].update(_is_correct(verdicts).double())  # pyright: ignore[reportCallIssue]
             if index == 0:
                 self._look_at(decoded, judge.is_before_end(decoded.response_ids))
-                self._keep_samples(batch, verdicts, decoded.unmask_step)
+                self._keep_samples(batch, verdicts, decoded)
         if self._pass_at is not None and self.pass_at_k is not None:
             samplers = [
                 self._pass_at.sampler.with_seed(self._pass_at.sampler.seed + i)
@@ -199,12 +202,20 @@ class DecodingMeasures(nn.Module):
         self.discrimination.update(decoded.step_entropy, is_counted)
         self.unmask_entropy.update(decoded.unmask_entropy[is_counted], decoded.unmask_step[is_counted])
 
-    def _keep_samples(self, batch: PromptBatch, verdicts: Sequence[Verdict], unmask_step: Tensor) -> None:
-        for example, verdict, steps in zip(batch.examples, verdicts, unmask_step.tolist(), strict=True):
-            if len(self.samples) == self._num_samples:
-                return
+    def _keep_samples(self, batch: PromptBatch, verdicts: Sequence[Verdict], decoded: DecodedBatch) -> None:
+        rows = range(min(len(verdicts), self._num_samples - len(self.samples)))
+        for row, example, verdict in zip(rows, batch.examples, verdicts, strict=False):
             self.samples.append(
-                DecodedSample(example.prompt, verdict.text, example.reference, verdict.is_correct, steps)
+                DecodedSample(
+                    query_id=example.query_id,
+                    prompt=example.prompt,
+                    response=verdict.text,
+                    reference=example.reference,
+                    is_correct=verdict.is_correct,
+                    response_ids=decoded.response_ids[row].tolist(),
+                    unmask_step=decoded.unmask_step[row].tolist(),
+                    unmask_entropy=decoded.unmask_entropy[row].tolist(),
+                )
             )
 
 

@@ -9,6 +9,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
@@ -202,6 +205,14 @@ class TrainingModule(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=num_rows)
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=num_rows)
         return terms["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the L2 norm of all gradients, before they are clipped, at the steps that are logged."""
+        del optimizer
+        interval: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if interval > 0 and (self.global_step + 1) % interval == 0:
+            norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(values, reduce_op="mean"))

@@ -56,16 +56,22 @@ def comparison_rows(results: Sequence[MethodResult], columns: Sequence[Column]) 
     """Head, then one row a method and learning rate, in order of first appearance.
 
     Returns:
-        Method, learning rate (only if a result has one), number of seeds, then the columns.
+        Method, learning rate (only if a result has one), number of seeds, then the columns; a dash where no seed has
+        the metric.
     """
     has_rates = any(result.learning_rate is not None for result in results)
     rows = [["method", *(["learning rate"] if has_rates else []), "seeds", *(column.title for column in columns)]]
     for method, rate in dict.fromkeys((result.method, result.learning_rate) for result in results):
         group = [result for result in results if (result.method, result.learning_rate) == (method, rate)]
-        shown = [column.show([result.metrics[column.metric] for result in group]) for column in columns]
+        shown = [_cell(group, column) for column in columns]
         rate_cell = [MISSING if rate is None else f"{rate:g}"] if has_rates else []
         rows.append([method, *rate_cell, str(len(group)), *shown])
     return rows
+
+
+def _cell(group: Sequence[MethodResult], column: Column) -> str:
+    values = [result.metrics[column.metric] for result in group if column.metric in result.metrics]
+    return column.show(values) if values else MISSING
 
 
 def rich_table(rows: Sequence[Sequence[str]], title: str) -> Table:

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from tabom.reporting.figures import line_style
+
 _BY_STEP = "denoising step"
+_MAX_LEGEND = 3  # lines up to which the legend stands among them
 
 
 def evaluation_figures(curves: Mapping[str, Sequence[float]], mask_ratios: Sequence[float]) -> dict[str, Figure]:
@@ -78,13 +81,16 @@ def training_figures(
 def plot_lines(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """Lines by name with a marker at every point; an empty name gets no legend."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    """Lines by name with markers; an empty name gets no legend, and many names one below the axes."""
+    is_crowded = len(lines) > _MAX_LEGEND
+    figure = Figure(figsize=(5, 3.2 + 0.1 * len(lines) * is_crowded), layout="constrained")
     axes = figure.subplots()
-    for name, (x, y) in lines.items():
-        axes.plot(x, y, marker="o", markersize=3, label=name)
+    for index, (name, (x, y)) in enumerate(lines.items()):
+        axes.plot(x, y, **line_style(index), markersize=3, linewidth=1.3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
-    if all(lines):
-        axes.legend()
+    if is_crowded:
+        figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
+    elif all(lines):
+        axes.legend(frameon=False, fontsize="small")
     return figure

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -40,26 +41,34 @@ def plot_gain_against_forgetting(results: Sequence[MethodResult], base_accuracy:
     return figure
 
 
+def line_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of one of several methods, which differ in all of them."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index % len(LINES)],
+    }
+
+
 def plot_frontiers(results: Sequence[MethodResult], base: MethodResult, metric: str = "accuracy_1_per_step") -> Figure:
     """Accuracy gained over the base against KL from it: one line a method, through its learning rates.
 
-    A marker is the mean over the seeds of one learning rate; every line starts at the base. Methods differ in marker
-    and line as well as in colour.
+    A marker is the mean over the seeds of one learning rate; every line starts at the base. A method with a single
+    learning rate is a point without a line. Methods differ in marker and line as well as in colour.
     """
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.subplots()
     for index, method in enumerate(dict.fromkeys(result.method for result in results)):
         own = [result for result in results if result.method == method]
-        points = [(0.0, 0.0)]
-        for rate in dict.fromkeys(result.learning_rate for result in own):
+        rates = dict.fromkeys(result.learning_rate for result in own)
+        points = [(0.0, 0.0)] if len(rates) > 1 else []
+        for rate in rates:
             group = [result.metrics for result in own if result.learning_rate == rate]
             gain = statistics.mean(metrics[metric] for metrics in group) - base.metrics[metric]
             points.append((statistics.mean(metrics["kl"] for metrics in group), 100 * gain))
         axes.plot(
             *zip(*sorted(points), strict=True),
-            color=COLORS[index % len(COLORS)],
-            marker=MARKERS[index % len(MARKERS)],
-            linestyle=LINES[index // len(COLORS) % len(LINES)],
+            **line_style(index),
             markersize=5,
             linewidth=1.3,
             label=method,
@@ -68,10 +77,10 @@ def plot_frontiers(results: Sequence[MethodResult], base: MethodResult, metric: 
     axes.set_xlim(left=0)
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     axes.set(
-        xlabel="forgetting: KL(base || model) on base-domain text (nats), square-root scale",
+        xlabel="forgetting: KL(base || model) on base-domain text\n(nats, square-root scale)",
         ylabel="accuracy gained (points)",
-        title="Gain against forgetting, each method over its learning rates",
+        title="Gain against forgetting over learning rates",
     )
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small", ncols=4)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
     return figure

@@ -1,7 +1,15 @@
 """Trajectories on disk: Parquet shards and a manifest that says what they hold and how they came about."""
 
 from tabom.trajectories.manifest import Manifest, Origin, ShardInfo
-from tabom.trajectories.reader import TrajectoryTable, find_row, read_row, read_trajectories, stream_shards
+from tabom.trajectories.reader import (
+    TrajectoryTable,
+    find_row,
+    read_row,
+    read_rows,
+    read_trajectories,
+    row_names,
+    stream_shards,
+)
 from tabom.trajectories.store import TrajectoryStore
 from tabom.trajectories.writer import TrajectoryRow, check_output_dir, shard_name, write_shard
 
@@ -15,7 +23,9 @@ __all__ = [
     "check_output_dir",
     "find_row",
     "read_row",
+    "read_rows",
     "read_trajectories",
+    "row_names",
     "shard_name",
     "stream_shards",
     "write_shard",

@@ -1,7 +1,7 @@
 """Reads and validates shards."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,21 +111,42 @@ def stream_shards(directory: Path) -> Iterator[tuple[ShardInfo, TrajectoryTable]
         yield info, table
 
 
+def row_names(directory: Path) -> Iterator[tuple[str, int, str]]:
+    """Query id, sample and prompt of every row, from those columns alone."""
+    for info in Manifest.load(directory).shards:
+        columns = _open(directory / info.file, info).read(["query_id", "sample", "prompt"])
+        yield from zip(*(columns[name].to_pylist() for name in ("query_id", "sample", "prompt")), strict=True)
+
+
 def find_row(directory: Path, query_id: str, sample: int) -> int:
-    """Number of a row in the whole directory, from the columns that name rows.
+    """Number of a row in the whole directory.
 
     Raises:
         TabomError: If there is no such row.
     """
+    for row, (*name, _) in enumerate(row_names(directory)):
+        if name == [query_id, sample]:
+            return row
+    raise TabomError(f"{directory}: expected a trajectory of the query {query_id}, sample {sample}, found none")
+
+
+def read_rows(directory: Path, rows: Iterable[int]) -> dict[int, TrajectoryRow]:
+    """Some trajectories by their number; reads the shards that they lie in, and checks no more than that it can.
+
+    Args:
+        directory: With a manifest.
+        rows: From 0, through all shards; each has to be there.
+    """
+    wanted = sorted(set(rows))
+    found: dict[int, TrajectoryRow] = {}
     first = 0
     for info in Manifest.load(directory).shards:
-        table = _open(directory / info.file, info).read(["query_id", "sample"])
-        names = zip(table["query_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
-        for row, name in enumerate(names):
-            if name == (query_id, sample):
-                return first + row
+        here = [row for row in wanted if first <= row < first + info.num_rows]
+        if here:
+            table = _open(directory / info.file, info).read().take([row - first for row in here])
+            found |= {row: TrajectoryRow(**content) for row, content in zip(here, table.to_pylist(), strict=True)}
         first += info.num_rows
-    raise TabomError(f"{directory}: expected a trajectory of the query {query_id}, sample {sample}, found none")
+    return found
 
 
 def read_row(directory: Path, row: int) -> tuple[ShardInfo, TrajectoryRow]:

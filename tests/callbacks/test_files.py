@@ -2,7 +2,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from tabom.backbones import PretrainedBackbone
 from tabom.callbacks import SaveBackbone
@@ -44,16 +43,6 @@ def test_a_saved_model_can_be_tested_with_its_trainings_config(stage):
     stage("test", "sft_sd", callbacks("SaveBackbone", output_dir="runs/demo/base"))
 
 
-def test_progress_counts_the_steps_of_the_whole_training(stage, capsys):
-    torch.manual_seed(0)
-    stage("fit", "sft_sd", callbacks("StepProgressBar"))
-    out = capsys.readouterr().out
-    assert "Training: 100%" in out
-    assert "6/6" in out
-    assert "loss=" in out
-    assert "v_num" not in out
-
-
 def test_of_a_backbone_with_an_adapter_the_adapter_is_handed_on(stage, tmp_path, tokenizer):
     lora = json.dumps({"r": 2, "target_modules": ["q_proj"]})
     option = f"--model.init_args.backbone.init_args.lora={lora}"
@@ -63,10 +52,3 @@ def test_of_a_backbone_with_an_adapter_the_adapter_is_handed_on(stage, tmp_path,
     assert adapted.fingerprint() == cli.model.backbone.fingerprint()
     with pytest.raises(TabomError, match=r"^out/adapter: expected no model yet, found adapter_model\.safetensors"):
         stage("fit", "sft_sd", callbacks("SaveBackbone", output_dir="out/adapter"), option)
-
-
-def test_the_bar_counts_the_steps_of_all_epochs(stage):
-    epochs = ["--trainer.max_steps=-1", "--trainer.max_epochs=2", "--trainer.val_check_interval=null"]
-    cli = stage("fit", "sft_sd", callbacks("StepProgressBar"), *epochs, "--trainer.check_val_every_n_epoch=1")
-    bar = cli.trainer.progress_bar_callback.train_progress_bar
-    assert bar.total == bar.n == cli.trainer.global_step == 2 * len(cli.datamodule.train_dataloader())

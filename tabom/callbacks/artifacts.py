@@ -1,0 +1,169 @@
+"""What a run made and what it used, as W&B artifacts."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+
+from tabom.callbacks.interruption import LastCheckpoint
+from tabom.callbacks.trajectory_writer import TrajectoryWriter
+from tabom.data import PromptDataModule, TrajectoryDataModule
+from tabom.errors import require
+from tabom.trajectories import Manifest
+from tabom.trajectories.manifest import MANIFEST_NAME
+
+_KEEPERS = {
+    "best": "a ModelCheckpoint with a monitor",
+    "last": "LastCheckpoint or a ModelCheckpoint without a monitor",
+}
+
+
+class Artifacts(Callback):
+    """Shows in W&B where a model comes from: queries, trajectories, training, checkpoint, evaluation.
+
+    ``predict`` uses ``queries-FINGERPRINT`` and makes ``trajectories-MODEL-QUERIES`` (by fingerprints); ``fit`` uses
+    these and makes ``model-RUN``; ``validate`` and ``test`` of its checkpoint, and a resumed ``fit``, use that, if the
+    training had this callback as well. The content decides what is one and the same artifact, wherever it lies. What
+    was used also stands in the run's configuration, under ``used_artifacts``, with its digest. Offline runs keep all of
+    it until ``wandb sync``; send them in the order in which they were made. Without a ``WandbLogger`` nothing happens.
+
+    Args:
+        trajectories: Whether trajectories and their queries are artifacts.
+        checkpoints: ``best`` on validation, ``last``, or ``none``.
+        upload: Send the files of what was made to the server. ``WANDB_FINISH_TIMEOUT`` limits how long the end of the
+            run waits for that. Otherwise the artifact holds path, size and checksum, and the files are left where they
+            are. Either way they are read once, for the checksum.
+    """
+
+    def __init__(
+        self,
+        trajectories: bool = True,
+        checkpoints: Literal["best", "last", "none"] = "last",
+        upload: bool = False,
+    ) -> None:
+        self.trajectories = trajectories
+        self.checkpoints = checkpoints
+        self.upload = upload
+        self._trainer: Trainer
+        self._runs: list[Any] = []
+        self._used: dict[str, str] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Name what is read.
+
+        Raises:
+            TabomError: If no callback writes the wanted checkpoint.
+        """
+        del pl_module
+        self._trainer = trainer
+        if stage == "fit" and self.checkpoints != "none":
+            expected = f"expected {_KEEPERS[self.checkpoints]} in trainer.callbacks, got none"
+            require(len(self._keepers(trainer)) > 0, f"Artifacts, checkpoints {self.checkpoints}: {expected}")
+        if not trainer.is_global_zero:
+            return
+        self._runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if self.trajectories and self._runs:
+            if isinstance(data, TrajectoryDataModule):
+                self._use(_trajectories(data.path, upload=False))
+            elif isinstance(data, PromptDataModule) and stage == "predict":
+                self._use(_queries(data))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The name of the model that the run makes."""
+        return {"model": f"model-{self._runs[0].id}" if self._runs and self.checkpoints != "none" else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Name the checkpoint that is read."""
+        if self._runs and state_dict["model"] is not None:
+            self._use(_model(state_dict["model"], Path(str(self._trainer.ckpt_path)), upload=False))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep what was made; a run that fails or is stopped does not come here."""
+        del pl_module
+        if not self._runs:
+            return
+        if self.trajectories and stage == "predict":
+            for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+                if isinstance(callback, TrajectoryWriter):
+                    self._runs[0].log_artifact(_trajectories(callback.output_dir, upload=self.upload))
+        if stage == "fit":
+            for callback in self._keepers(trainer)[:1]:
+                path = callback.find(trainer) if isinstance(callback, LastCheckpoint) else callback.best_model_path
+                if path:
+                    artifact = _model(self.state_dict()["model"], Path(path), upload=self.upload)
+                    self._runs[0].log_artifact(artifact, aliases=[self.checkpoints])
+
+    def _keepers(self, trainer: Trainer) -> list[ModelCheckpoint | LastCheckpoint]:
+        """The callbacks that write the wanted checkpoint; without a monitor the best is the last."""
+        is_best = self.checkpoints == "best"
+        return [
+            callback
+            for callback in trainer.checkpoint_callbacks
+            if self.checkpoints != "none"
+            and (
+                (isinstance(callback, ModelCheckpoint) and is_best == (callback.monitor is not None))
+                or (isinstance(callback, LastCheckpoint) and not is_best)
+            )
+        ]
+
+    def _use(self, artifact: wandb.Artifact) -> None:
+        """Declare an input.
+
+        ``use_artifact`` does the same, but not in an offline run, and in others it waits for the server without limit.
+        """
+        run = self._runs[0]
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        self._used[artifact.name] = artifact.digest
+        run.config.update({"used_artifacts": self._used}, allow_val_change=True)
+
+
+def _queries(data: PromptDataModule) -> wandb.Artifact:
+    fingerprint = data.query_fingerprint()
+    artifact = wandb.Artifact(f"queries-{fingerprint[:8]}", "queries", metadata=data.query_settings())
+    with artifact.new_file("queries.json") as file:
+        json.dump({"fingerprint": fingerprint}, file)
+    return artifact
+
+
+def _trajectories(directory: Path, *, upload: bool) -> wandb.Artifact:
+    manifest = Manifest.load(directory)
+    origin = manifest.origin
+    artifact = wandb.Artifact(
+        f"trajectories-{origin.model_fingerprint[:8]}-{origin.query_fingerprint[:8]}",
+        "trajectories",
+        metadata={
+            "num_queries": manifest.num_queries,
+            "num_rows": manifest.num_rows,
+            "num_verified": manifest.num_verified,
+            "num_tokens": manifest.num_tokens,
+            "model_fingerprint": origin.model_fingerprint,
+            "query_fingerprint": origin.query_fingerprint,
+            "tokenizer_fingerprint": origin.tokenizer_fingerprint,
+            "response_length": origin.response_length,
+            "settings": origin.settings,
+        },
+    )
+    for name in (MANIFEST_NAME, *(shard.file for shard in manifest.shards)):
+        _add(artifact, directory / name, upload=upload)
+    return artifact
+
+
+def _model(name: str, path: Path, *, upload: bool) -> wandb.Artifact:
+    artifact = wandb.Artifact(name, "model")
+    _add(artifact, path, upload=upload)
+    return artifact
+
+
+def _add(artifact: wandb.Artifact, path: Path, *, upload: bool) -> None:
+    """Add a file, or the directory of a sharded checkpoint; never by way of a copy on this machine."""
+    if not upload:
+        artifact.add_reference(f"file://{path.resolve()}", name=path.name)
+    elif path.is_dir():
+        artifact.add_dir(str(path), name=path.name, policy="immutable")
+    else:
+        artifact.add_file(str(path), name=path.name, policy="immutable")

@@ -1,0 +1,76 @@
+"""Starts and ends W&B runs; a server that is away costs a bounded time, and no data."""
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
+from wandb.errors import CommError, UsageError
+
+LIMITS = {"WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "60", "WANDB_FINISH_TIMEOUT_RAISES": "true"}
+"""What W&B may wait for, in seconds, unless the environment says otherwise.
+
+Its own limits are 90 seconds at the start and none at the end. Before the start it asks who logs in, for 10 seconds
+more. At the end it may wait twice: in :func:`end_runs`, and when the process exits. In between nothing waits: data go
+to the disk, and from there to the server.
+"""
+
+
+@rank_zero_only
+def start_runs(loggers: Sequence[Logger]) -> None:
+    """Start the W&B run, which Lightning would start later and without a way out.
+
+    If the server cannot be reached, does not answer or gets no key that it takes, the same run is kept offline, and a
+    line on stderr says how to send it later. Does nothing for a logger that is offline.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and not logger._offline:
+            _start(logger)
+
+
+def _start(logger: WandbLogger) -> None:
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
+    arguments = logger._wandb_init
+    if "WANDB_RUN_ID" not in os.environ:
+        arguments["id"] = arguments["id"] or secrets.token_hex(4)  # one id for both attempts
+    try:
+        _log_in(logger.experiment)
+    except (CommError, UsageError) as error:
+        wandb.teardown()  # otherwise the id is in use
+        logger._experiment = None
+        arguments["mode"] = "offline"
+        reason = " ".join(str(error).split())
+        _say(f"the server started no run ({reason}); it is kept offline, to be sent with", logger.experiment)
+
+
+def _log_in(run: Any) -> None:
+    """Ask the server now what W&B would ask at the first table or artifact, and raise for if the server is away then.
+
+    Once logged in, it would still ask for the type of each artifact, and wait for the answer.
+    """
+    if not run.offline:
+        run._public_api()
+        run._assert_can_log_artifact = lambda artifact: None  # noqa: ARG005
+
+
+def end_runs(exit_code: int) -> None:
+    """End the W&B run, if there is one.
+
+    What the server does not take within the limit stays on the disk, and a line on stderr says how to send it.
+    """
+    run: Any = wandb.run
+    try:
+        wandb.finish(exit_code=exit_code)
+    except TimeoutError:
+        limit = f"{run.settings.finish_timeout:g} s"
+        _say(f"the server did not take everything within {limit}; nothing is lost, the rest is to be sent with", run)
+
+
+def _say(what: str, run: Any) -> None:
+    print(f"tabom: W&B: {what}: wandb sync {Path(run.dir).parent}", file=sys.stderr)

@@ -1,0 +1,433 @@
+"use strict";
+(() => {
+  const { models, texts, queries } = JSON.parse(document.getElementById("data").textContent);
+  const find = (id) => document.getElementById(id);
+  const slider = find("step");
+  // Viridis of matplotlib from its light end to its dark one: perceptually uniform, also to colour-blind readers.
+  const RAMP = ["#fde725", "#addc30", "#5ec962", "#28ae80", "#21918c", "#2c728e", "#3b528b", "#472d7b", "#440154"].map(
+    (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)),
+  );
+  const SECONDS = 8; // that playing takes at normal speed, unless there are few or very many steps
+  const MARKS = { correct: "\u2713", wrong: "\u2717", none: "\u2013" };
+
+  const rows = [];
+  let matching = [];
+  let current = -1;
+  let panels = [];
+  let numSteps = 0;
+  let step = 0; // steps that are done; 0: everything is masked
+  let colouring = "step";
+  let frame = null;
+
+  function make(tag, className, text = "") {
+    const node = document.createElement(tag);
+    node.className = className;
+    node.textContent = text;
+    return node;
+  }
+
+  function draw(tag, attributes, text = "") {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.textContent = text;
+    return node;
+  }
+
+  const verdict = (decoding) => (decoding === null ? "none" : decoding.isCorrect ? "correct" : "wrong");
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const nats = (value) => value.toFixed(value < 0.1 ? 3 : 2);
+
+  /** Fill and the text colour, black or white, that contrasts more with it (WCAG 2). */
+  function colours(share) {
+    const at = share * (RAMP.length - 1);
+    const low = Math.min(Math.floor(at), RAMP.length - 2);
+    const channels = RAMP[low].map((value, i) => Math.round(value + (at - low) * (RAMP[low + 1][i] - value)));
+    const [red, green, blue] = channels.map((value) => {
+      const part = value / 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    const luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    return [`rgb(${channels.join(" ")})`, (luminance + 0.05) ** 2 > 0.05 * 1.05 ? "#000" : "#fff"];
+  }
+
+  // The list and its filters
+
+  function buildList() {
+    queries.forEach((query, index) => {
+      const row = make("button", "row");
+      row.type = "button";
+      row.tabIndex = -1;
+      const verdicts = query.decodings.map(verdict);
+      const snippet = query.prompt.trim().slice(0, 120);
+      row.append(...verdicts.map((name) => make("span", `mark ${name}`, MARKS[name])), make("span", "snippet", snippet));
+      const judged = verdicts.map((name, i) => (models.length > 1 ? `${models[i]}: ${name}` : name));
+      row.ariaLabel = `${judged.join(", ")}. ${snippet}`;
+      row.addEventListener("click", () => select(index));
+      rows.push(row);
+    });
+    find("list").append(...rows);
+    for (const task of [...new Set(queries.map((query) => query.task))].sort()) {
+      const option = make("option", "", task);
+      option.value = task;
+      find("task").append(option);
+    }
+  }
+
+  function filter() {
+    const wanted = [...document.querySelectorAll(".wanted")].map((node) => node.value);
+    const task = find("task").value;
+    const words = find("search").value.trim().toLowerCase();
+    matching = [];
+    queries.forEach((query, index) => {
+      const isMatch =
+        query.decodings.every((decoding, i) => wanted[i] === "" || wanted[i] === verdict(decoding)) &&
+        (task === "" || task === query.task) &&
+        query.prompt.toLowerCase().includes(words);
+      rows[index].hidden = !isMatch;
+      if (isMatch) matching.push(index);
+    });
+    find("count").textContent = `${matching.length} of ${queries.length} match`;
+    find("empty").hidden = matching.length > 0;
+    find("shown").hidden = matching.length === 0;
+    if (matching.length === 0) pause();
+    else if (matching.includes(current)) showPlace();
+    else select(matching[0]);
+  }
+
+  function showPlace() {
+    const place = matching.indexOf(current);
+    find("place").textContent = `${place + 1} of ${matching.length}`;
+    find("previous").disabled = place === 0;
+    find("next").disabled = place === matching.length - 1;
+  }
+
+  function selectBeside(offset) {
+    const index = matching[matching.indexOf(current) + offset];
+    if (index === undefined) return;
+    const isFocusInList = find("list").contains(document.activeElement);
+    select(index);
+    if (isFocusInList) rows[index].focus({ preventScroll: true });
+  }
+
+  // One query
+
+  function select(index) {
+    pause();
+    if (current >= 0) {
+      rows[current].removeAttribute("aria-current");
+      rows[current].tabIndex = -1;
+    }
+    const wasAtEnd = step === numSteps;
+    current = index;
+    rows[index].setAttribute("aria-current", "true");
+    rows[index].tabIndex = 0;
+    const list = find("list");
+    const top = rows[index].offsetTop - list.offsetTop;
+    if (top < list.scrollTop) list.scrollTop = top;
+    const bottom = top + rows[index].offsetHeight;
+    if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
+    const query = queries[index];
+    find("id").textContent = query.id;
+    find("prompt").textContent = query.prompt;
+    find("reference").textContent = query.reference;
+    numSteps = Math.max(...query.decodings.filter(Boolean).map((decoding) => Math.max(...decoding.steps) + 1));
+    slider.max = numSteps;
+    panels = query.decodings.map((decoding, i) => (decoding === null ? emptyPanel(i) : buildPanel(decoding, i)));
+    find("panels").replaceChildren(...panels.map((panel) => panel.node));
+    panels.forEach((panel) => panel.drawCurve());
+    offerEntropy();
+    paint();
+    setStep(wasAtEnd ? numSteps : Math.min(step, numSteps));
+    showPlace();
+  }
+
+  function emptyPanel(number) {
+    const node = make("section", "panel");
+    node.setAttribute("aria-label", models[number]);
+    node.append(make("h3", "", models[number]), make("p", "quiet", "This model has no trajectory of the query."));
+    return { node, decoding: null, cells: [], dots: [], drawCurve() {}, moveCurve() {}, update() {} };
+  }
+
+  function buildPanel(decoding, number) {
+    const node = make("section", "panel");
+    node.setAttribute("aria-label", models[number]);
+    const heading = make("h3", "", models[number]);
+    const name = verdict(decoding);
+    heading.append(make("span", `judged ${name}`, `${MARKS[name]} ${name}`));
+    const list = make("ol", "tokens");
+    list.setAttribute("role", "list"); // Safari takes it away with the numbers
+    list.setAttribute("aria-label", `Response of ${decoding.tokens.length} tokens`);
+    const cells = decoding.tokens.map((token, i) => {
+      const cell = make("li", "");
+      const text = texts[token];
+      cell.append(make("span", "text", shown(text)));
+      cell.append(make("span", "at", decoding.steps[i] < 0 ? MARKS.none : decoding.steps[i] + 1));
+      list.append(cell);
+      if (text.includes("\n") && i < decoding.numTokens - 1) list.append(lineBreak());
+      return cell;
+    });
+    const figure = make("figure", "");
+    const body = make("div", "body");
+    const written = make("div", "");
+    written.append(list, make("h4", "", "Response"), make("pre", "response", decoding.response));
+    body.append(written, figure);
+    node.append(heading, body);
+    const states = cells.map(() => "");
+    const panel = { node, decoding, cells, dots: [], figure, moveCurve() {} };
+    panel.drawCurve = () => drawCurve(panel);
+    panel.update = () => {
+      decoding.steps.forEach((at, i) => {
+        const state = at < 0 ? "given" : at >= step ? "masked" : at === step - 1 ? "new" : "known";
+        if (state === states[i]) return;
+        states[i] = state;
+        cells[i].className = i < decoding.numTokens ? state : `${state} filler`;
+        cells[i].title = state === "masked" ? "masked" : describe(decoding, i);
+      });
+      panel.moveCurve();
+    };
+    return panel;
+  }
+
+  /** Of a token, what can be seen of it: blanks get a sign, all else stands as it is. */
+  function shown(text) {
+    const signs = text.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5").replace(/\r/g, "\u240d");
+    return signs.trim() === "" ? signs.replace(/\s/g, "\u2423") || "\u2205" : signs;
+  }
+
+  function lineBreak() {
+    const node = make("li", "break");
+    node.setAttribute("role", "presentation");
+    return node;
+  }
+
+  function describe(decoding, i) {
+    const at = decoding.steps[i] < 0 ? "not revealed by decoding" : `step ${decoding.steps[i] + 1}`;
+    const entropy = decoding.entropies[i];
+    const text = JSON.stringify(texts[decoding.tokens[i]]);
+    return `token ${i + 1}, ${text}: ${at}${entropy === null ? "" : `, entropy ${nats(entropy)} nats`}`;
+  }
+
+  // Colours
+
+  function offerEntropy() {
+    const isThere = panels.some((panel) => panel.decoding?.entropies.some((value) => value !== null));
+    const radio = find("by-entropy");
+    radio.disabled = !isThere;
+    find("why").textContent = isThere ? "" : "no entropies were recorded here, as in imported trajectories";
+    colouring = isThere && radio.checked ? "entropy" : "step";
+  }
+
+  /** Of the shown responses up to their ends: what both curves and the colours reach to. */
+  function highestEntropy() {
+    const decodings = panels.map((panel) => panel.decoding).filter(Boolean);
+    return Math.max(...decodings.flatMap((decoding) => decoding.entropies.slice(0, decoding.numTokens))) || 1;
+  }
+
+  function paint() {
+    const highest = highestEntropy();
+    for (const { decoding, cells, dots } of panels) {
+      cells.forEach((cell, i) => {
+        const value = colouring === "step" ? decoding.steps[i] : decoding.entropies[i];
+        if (value === null || value < 0) {
+          cell.style.removeProperty("--fill");
+          cell.style.removeProperty("--ink");
+          return;
+        }
+        const [fill, ink] = colours(colouring === "step" ? value / Math.max(1, numSteps - 1) : Math.min(1, value / highest));
+        cell.style.setProperty("--fill", fill);
+        cell.style.setProperty("--ink", ink);
+        if (dots[i]) dots[i].style.fill = fill;
+      });
+    }
+    const [low, high] = colouring === "step" ? ["step 1", `${numSteps}`] : ["0", `${nats(highest)} nats`];
+    find("low").textContent = low;
+    find("high").textContent = high;
+    find("ramp").style.background = `linear-gradient(90deg, ${RAMP.map((rgb) => `rgb(${rgb.join(" ")})`).join(", ")})`;
+    find("ramp").ariaLabel = `light is ${low}, dark is ${high}`;
+  }
+
+  // The curve
+
+  function drawCurve(panel) {
+    const { decoding, figure } = panel;
+    const points = decoding.tokens
+      .map((_, i) => ({ i, at: decoding.steps[i] + 1, entropy: decoding.entropies[i] }))
+      .filter((point) => point.i < decoding.numTokens && point.at > 0 && point.entropy !== null)
+      .sort((a, b) => a.at - b.at);
+    panel.dots = [];
+    if (points.length === 0) {
+      figure.replaceChildren(make("figcaption", "quiet", "No entropies were recorded."));
+      return;
+    }
+    const width = Math.max(200, figure.clientWidth);
+    const [height, left, right, top, bottom] = [200, 38, 10, 24, 34];
+    const highest = highestEntropy();
+    const x = (at) => left + ((at - 1) / Math.max(1, numSteps - 1)) * (width - left - right);
+    const y = (entropy) => height - bottom - (entropy / highest) * (height - top - bottom);
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img" });
+    const half = Math.ceil(points.length / 2);
+    const [early, late] = [points.slice(0, half), points.slice(half)].map((part) => part.map((point) => point.entropy));
+    const summary =
+      `Mean entropy ${nats(mean(early))} nats over the half of the tokens revealed first` +
+      (late.length ? `, ${nats(mean(late))} nats over the other half.` : ".");
+    svg.setAttribute("aria-label", `Entropy of each token when it was revealed, by step, from 0 to ${nats(highest)} nats. ${summary}`);
+    for (const tick of ticks(highest)) {
+      svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
+      svg.append(draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, `${tick}`));
+    }
+    for (const at of new Set([1, Math.round((1 + numSteps) / 2), numSteps])) {
+      svg.append(draw("text", { x: x(at), y: height - bottom + 15, "text-anchor": "middle" }, `${at}`));
+    }
+    svg.append(draw("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "step"));
+    svg.append(draw("text", { x: 4, y: top - 12 }, "nats"));
+
+    const steps = [...new Set(points.map((point) => point.at))];
+    const means = new Map(steps.map((at) => [at, mean(points.filter((point) => point.at === at).map((point) => point.entropy))]));
+    const path = steps.map((at) => `${x(at).toFixed(1)},${y(means.get(at)).toFixed(1)}`).join(" ");
+    const clip = draw("clipPath", { id: `done-${panels.indexOf(panel)}` });
+    const done = draw("rect", { x: 0, y: 0, width: 0, height });
+    clip.append(done);
+    const group = draw("g", { "clip-path": `url(#${clip.id})` });
+    group.append(draw("polyline", { class: "line", points: path }));
+    for (const point of points) {
+      const dot = draw("circle", { cx: x(point.at), cy: y(point.entropy), r: 3 });
+      panel.dots[point.i] = dot;
+      group.append(dot);
+    }
+    const cursor = draw("g", { class: "cursor" });
+    const line = draw("line", { y1: top - 8, y2: height - bottom });
+    const ring = draw("circle", { r: 5.5 });
+    const label = draw("text", { y: top - 12 });
+    cursor.append(line, ring, label);
+    svg.append(clip, draw("polyline", { class: "line ahead", points: path }), group, cursor);
+    figure.replaceChildren(svg, make("figcaption", "quiet", `Entropy when revealed. ${summary}`));
+
+    panel.moveCurve = () => {
+      done.setAttribute("width", step === 0 ? 0 : x(step) + 3.5);
+      cursor.toggleAttribute("hidden", step === 0);
+      if (step === 0) return;
+      const entropy = means.get(step);
+      for (const end of ["x1", "x2"]) line.setAttribute(end, x(step));
+      ring.toggleAttribute("hidden", entropy === undefined);
+      label.textContent = "";
+      if (entropy === undefined) return;
+      ring.setAttribute("cx", x(step));
+      ring.setAttribute("cy", y(entropy));
+      const isRight = x(step) > width / 2;
+      label.setAttribute("x", x(step) + (isRight ? 4 : -4));
+      label.setAttribute("text-anchor", isRight ? "end" : "start");
+      label.textContent = `${nats(entropy)} nats`;
+    };
+  }
+
+  function ticks(highest) {
+    const rough = highest / 3;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const size = [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= rough);
+    return Array.from({ length: Math.floor(highest / size) + 1 }, (_, i) => Number((i * size).toPrecision(6)));
+  }
+
+  // The player
+
+  function setStep(value) {
+    step = Math.max(0, Math.min(numSteps, value));
+    slider.value = step;
+    panels.forEach((panel) => panel.update());
+    find("position").textContent = `step ${step} of ${numSteps}`;
+    const revealed = panels
+      .filter((panel) => panel.decoding)
+      .map((panel, i) => {
+        const fresh = panel.cells.filter((cell) => cell.classList.contains("new")).map((cell) => cell.firstChild.textContent);
+        const name = panels.length > 1 ? `${panel.node.ariaLabel}: ` : "";
+        return `${name}${fresh.length ? `revealed ${fresh.join(" ")}` : "nothing new"}`;
+      });
+    find("status").textContent = `Step ${step} of ${numSteps}. ${step === 0 ? "Everything is masked" : revealed.join("; ")}.`;
+    slider.setAttribute("aria-valuetext", `step ${step} of ${numSteps}`);
+  }
+
+  function play() {
+    if (step === numSteps) setStep(0);
+    const rate = Math.min(40, Math.max(3, numSteps / SECONDS)) * Number(find("speed").value);
+    const from = step;
+    let start = null;
+    showPlaying(true);
+    const advance = (now) => {
+      start ??= now;
+      const target = Math.min(numSteps, from + Math.floor(((now - start) / 1000) * rate));
+      if (target !== step) setStep(target);
+      if (step === numSteps) pause();
+      else frame = requestAnimationFrame(advance);
+    };
+    frame = requestAnimationFrame(advance);
+  }
+
+  function pause() {
+    if (frame === null) return;
+    cancelAnimationFrame(frame);
+    frame = null;
+    showPlaying(false);
+  }
+
+  function showPlaying(isPlaying) {
+    const sign = make("span", "", isPlaying ? "\u23f8" : "\u25b6");
+    sign.ariaHidden = "true";
+    find("play").replaceChildren(sign, isPlaying ? " Pause" : " Play");
+    find("status").setAttribute("aria-live", isPlaying ? "off" : "polite");
+  }
+
+  const toggle = () => (frame === null ? play() : pause());
+
+  function go(value) {
+    pause();
+    setStep(value);
+  }
+
+  const KEYS = {
+    ArrowLeft: () => go(step - 1),
+    ArrowRight: () => go(step + 1),
+    Home: () => go(0),
+    End: () => go(numSteps),
+    " ": toggle,
+    ArrowUp: () => selectBeside(-1),
+    ArrowDown: () => selectBeside(1),
+    k: () => selectBeside(-1),
+    j: () => selectBeside(1),
+  };
+
+  function onKey(event) {
+    const { target, key } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || matching.length === 0 || !(key in KEYS)) return;
+    if (target.matches("select, input:not([type=range])")) return; // these have a use for the keys themselves
+    if (key === " " && target.matches("button")) return;
+    event.preventDefault();
+    KEYS[key]();
+  }
+
+  buildList();
+  for (const node of document.querySelectorAll("#search, #task, .wanted")) node.addEventListener("input", filter);
+  slider.addEventListener("input", () => go(Number(slider.value)));
+  find("play").addEventListener("click", toggle);
+  find("previous").addEventListener("click", () => selectBeside(-1));
+  find("next").addEventListener("click", () => selectBeside(1));
+  find("speed").addEventListener("input", () => {
+    if (frame === null) return;
+    pause();
+    play();
+  });
+  for (const radio of document.querySelectorAll("[name=colour]")) {
+    radio.addEventListener("change", () => {
+      colouring = radio.value;
+      paint();
+    });
+  }
+  document.addEventListener("keydown", onKey);
+  filter();
+  let width = find("panels").clientWidth;
+  new ResizeObserver(() => {
+    if (find("panels").clientWidth === width) return;
+    width = find("panels").clientWidth;
+    panels.forEach((panel) => panel.drawCurve());
+    paint();
+    panels.forEach((panel) => panel.moveCurve());
+  }).observe(find("panels"));
+})();

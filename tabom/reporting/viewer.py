@@ -1,0 +1,71 @@
+"""Trajectories as one page that plays them step by step, without a network."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader
+
+if TYPE_CHECKING:
+    from tabom.trajectories import TrajectoryRow
+
+
+def viewer_page(
+    models: Sequence[str],
+    queries: Sequence[Sequence["TrajectoryRow | None"]],
+    tokenizer: Any | None,
+    *,
+    title: str,
+    note: str,
+) -> str:
+    """One HTML page with everything in it.
+
+    Args:
+        models: Names of one or more models, shown beside each other.
+        queries: What each model decoded for a query; None where it has no trajectory.
+        tokenizer: Turns token ids into text; without one the ids are shown.
+        title: Of the page.
+        note: Which trajectories these are.
+
+    Returns:
+        The page. Token ids, steps and entropies (nats, to four decimals) are embedded as JSON.
+    """
+    rows = [row for query in queries for row in query if row is not None]
+    ids = sorted(set(itertools.chain.from_iterable(row.response_ids for row in rows)))
+    numbers = {token: number for number, token in enumerate(ids)}
+    data = {
+        "models": list(models),
+        "texts": [str(token) if tokenizer is None else tokenizer.decode([token]) for token in ids],
+        "queries": [_query(query, numbers, getattr(tokenizer, "eos_token_id", None)) for query in queries],
+    }
+    environment = Environment(loader=PackageLoader("tabom.reporting"), autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template("viewer.html").render(title=title, note=note, models=models, data=data)
+
+
+def _query(decoded: Sequence["TrajectoryRow | None"], numbers: dict[int, int], eos: int | None) -> dict[str, Any]:
+    first = next(row for row in decoded if row is not None)
+    return {
+        "id": first.query_id if first.sample == 0 else f"{first.query_id}, sample {first.sample}",
+        "task": first.query_id.rpartition("/")[0] or "unnamed",
+        "prompt": first.prompt,
+        "reference": first.reference,
+        "decodings": [row and _decoding(row, numbers, eos) for row in decoded],
+    }
+
+
+def _decoding(row: "TrajectoryRow", numbers: dict[int, int], eos: int | None) -> dict[str, Any]:
+    is_end = [token == eos for token in row.response_ids]
+    return {
+        "isCorrect": row.is_verified,
+        "response": row.response,
+        "tokens": [numbers[token] for token in row.response_ids],
+        "steps": row.unmask_step,
+        "entropies": _rounded(row.unmask_entropy),
+        "numTokens": is_end.index(True) + 1 if True in is_end else len(is_end),
+    }
+
+
+def _rounded(entropies: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(value) else round(value, 4) for value in entropies]

@@ -1,0 +1,1 @@
+"""Sweep files, run on this machine or handed to a W&B server."""

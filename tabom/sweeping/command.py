@@ -1,0 +1,70 @@
+"""Run a W&B sweep file: on this machine without a server, or with one.
+
+The same command goes on with a sweep that was stopped or killed. Words after -- are added to every run's command.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabom.errors import TabomError, require
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of ``tabom sweep``."""
+    options = argparse.ArgumentParser("tabom sweep", description=__doc__)
+    options.add_argument("verb", help=argparse.SUPPRESS)
+    options.add_argument("file", type=Path, metavar="FILE", help="sweep file, as wandb sweep takes it")
+    options.add_argument("--config", metavar="FILE", help="takes the place of the --config in the file's command")
+    options.add_argument("--seeds", type=int, nargs="+", default=[], help="every setting is run with each of them")
+    options.add_argument("--num_runs", type=int, help="of random and Bayesian search (the file's run_cap)")
+    options.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
+    options.add_argument("--output_dir", type=Path, help="where the runs are kept (runs/sweeps/NAME_OF_THE_FILE)")
+    server = options.add_argument_group("with a W&B server")
+    server.add_argument("--wandb", action="store_true", dest="is_on_server", help="create the sweep, start an agent")
+    server.add_argument("--entity", help="user or team (your default one)")
+    server.add_argument("--project", help="on the server (the file's, or tabom)")
+    server.add_argument("--count", type=int, help="runs that this agent makes at most")
+    return options
+
+
+def run(words: Sequence[str]) -> None:
+    """``tabom sweep``.
+
+    Raises:
+        TabomError: If the file is not as it should be, an option has no use, or runs failed.
+    """
+    own, further = list(words), []
+    if "--" in own:
+        index = own.index("--")
+        own, further = own[:index], own[index + 1 :]
+    arguments = parser().parse_args(own)
+    try:
+        from tabom.sweeping.file import read_sweep
+        from tabom.sweeping.run import claimed
+        from tabom.sweeping.runner import Runner
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise TabomError("tabom sweep: expected the package optuna, found none; pip install 'tabom[sweep]'") from error
+    sweep = read_sweep(
+        arguments.file,
+        config=arguments.config,
+        seeds=arguments.seeds,
+        run_cap=arguments.num_runs,
+        further=further,
+    )
+    unused = ("jobs", "output_dir") if arguments.is_on_server else ("entity", "project", "count")
+    for name in unused:
+        is_given = getattr(arguments, name) not in (None, 1)
+        kind = "no --wandb" if arguments.is_on_server else "--wandb"
+        require(not is_given, f"{name}: expected {kind} beside it")
+    if arguments.is_on_server:
+        from tabom.sweeping.server import create_and_run
+
+        project = arguments.project or sweep.content.get("project", "tabom")
+        create_and_run(sweep.content, entity=arguments.entity, project=project, count=arguments.count)
+        return
+    output_dir = arguments.output_dir or Path("runs/sweeps") / arguments.file.stem
+    with claimed(output_dir):
+        Runner(sweep, output_dir, arguments.jobs).run()

@@ -1,0 +1,223 @@
+"""Reads W&B sweep files."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tabom.errors import TabomError, require
+
+SEED = "seed_everything"
+Method = Literal["grid", "random", "bayes"]
+Goal = Literal["maximize", "minimize"]
+_REQUIRED = {"method", "metric", "parameters", "command"}
+_KEYS = _REQUIRED | {"name", "description", "project", "entity", "program", "early_terminate", "run_cap"}
+_DISTRIBUTIONS = {
+    "constant": {"value"},
+    "categorical": {"values"},
+    "uniform": {"min", "max"},
+    "int_uniform": {"min", "max"},
+    "q_uniform": {"min", "max", "q"},
+    "log_uniform_values": {"min", "max"},
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it is run.
+
+    Attributes:
+        path: Of the file.
+        content: Of the file, with what the command line changed.
+        fixed: Options that all runs share.
+        axes: What is searched, by option, without the seed.
+        seeds: Every setting is run with each; empty leaves the seed to the configuration.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    fixed: dict[str, Any]
+    axes: dict[str, BaseDistribution]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Group of the runs in W&B."""
+        return self.content.get("name", self.path.stem)
+
+    @property
+    def method(self) -> Method:
+        """Of the search."""
+        return self.content["method"]
+
+    @property
+    def metric(self) -> str:
+        """Stage and name of what is optimised."""
+        return self.content["metric"]["name"]
+
+    @property
+    def goal(self) -> Goal:
+        """What is to be done with it."""
+        return self.content["metric"].get("goal", "minimize")
+
+    @property
+    def early_terminate(self) -> dict[str, int]:
+        """Of hyperband; empty without."""
+        return self.content.get("early_terminate", {})
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All combinations, the first parameter slowest, without the seed."""
+        choices = [axis.choices for axis in self.axes.values() if isinstance(axis, CategoricalDistribution)]
+        return [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*choices)]
+
+    def words(self, values: Mapping[str, Any], seed: int | None) -> list[str]:
+        """The command of one run after its program, with the options of a setting in the place of ``${args}``."""
+        options = {**self.fixed, **values, **({} if seed is None else {SEED: seed})}
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        macros = {"${env}": [], "${interpreter}": [], "${program}": [], "${args}": arguments}
+        return [word for part in self.content["command"] for word in macros.get(part, [str(part)])]
+
+
+def read_sweep(
+    path: Path,
+    *,
+    config: str | None = None,
+    seeds: Sequence[int] = (),
+    run_cap: int | None = None,
+    further: Sequence[str] = (),
+) -> Sweep:
+    """Read a file and change it as the command line says.
+
+    Args:
+        path: YAML, as ``wandb sweep`` takes it.
+        config: Takes the place of the first ``--config`` in the command.
+        seeds: Take the place of the file's.
+        run_cap: Takes the place of the file's.
+        further: Words added to the command.
+
+    Raises:
+        TabomError: Naming file and key, if something is not as it should be or not understood.
+    """
+    content = _load(path)
+    command = [*map(str, content["command"]), *further]
+    if config is not None:
+        require("--config" in command, f"{path}: command: expected --config to be replaced by --config, found none")
+        command[command.index("--config") + 1] = config
+    parameters = dict(content["parameters"])
+    if seeds:
+        parameters[SEED] = {"values": list(seeds)}
+    content |= {"command": command, "parameters": parameters}
+    if run_cap is not None:
+        content["run_cap"] = run_cap
+    fixed: dict[str, Any] = {}
+    axes: dict[str, BaseDistribution] = {}
+    for name, parameter in parameters.items():
+        axis = _axis(f"{path}: parameters.{name}", parameter)
+        if axis is None:
+            fixed[name] = parameter["value"]
+        else:
+            axes[name] = axis
+    seed_axis = axes.pop(SEED, None)
+    require(
+        seed_axis is None or isinstance(seed_axis, CategoricalDistribution),
+        f"{path}: parameters.{SEED}: expected values",
+    )
+    own = seed_axis.choices if isinstance(seed_axis, CategoricalDistribution) else ()
+    sweep = Sweep(path, content, fixed, axes, tuple(int(str(seed)) for seed in own))
+    _check_search(sweep)
+    return sweep
+
+
+def _load(path: Path) -> dict[str, Any]:
+    require(path.is_file(), f"{path}: expected a sweep file, found none")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise TabomError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+    require(isinstance(content, dict), f"{path}: expected keys and values, got {type(content).__name__}")
+    for key in content:
+        require(key in _KEYS, f"{path}: {key}: expected one of {', '.join(sorted(_KEYS))}")
+    for key in sorted(_REQUIRED):
+        require(key in content, f"{path}: expected the key {key}, found none")
+    for key, kind in (("parameters", dict), ("command", list), ("metric", dict)):
+        require(isinstance(content[key], kind), f"{path}: {key}: expected a {kind.__name__}, got {content[key]!r}")
+    require("${args}" in content["command"], f"{path}: command: expected ${{args}} in it, found none")
+    _check_choice(path, "program", content.get("program", "tabom"), ("tabom",))
+    _check_choice(path, "method", content["method"], get_args(Method))
+    _check_choice(path, "metric.goal", content["metric"].get("goal", "minimize"), get_args(Goal))
+    name = content["metric"].get("name")
+    require(
+        isinstance(name, str) and "/" in name,
+        f"{path}: metric.name: expected STAGE/NAME, such as validate/kl, got {name}",
+    )
+    return content
+
+
+def _check_choice(path: Path, key: str, value: object, choices: Sequence[str]) -> None:
+    require(value in choices, f"{path}: {key}: expected {' or '.join(choices)}, got {value}")
+
+
+def _axis(where: str, given: Any) -> BaseDistribution | None:
+    """What a parameter is drawn from; None for a single value."""
+    require(isinstance(given, dict), f"{where}: expected value, values, or min and max, got {given}")
+    is_range, keys = {"min", "max"} <= given.keys(), set(given) - {"distribution"}
+    default = "constant" if "value" in given else "categorical" if "values" in given else "uniform"
+    if default == "uniform" and is_range and all(isinstance(given[key], int) for key in ("min", "max")):
+        default = "int_uniform"
+    name = given.get("distribution", default)
+    require(name in _DISTRIBUTIONS, f"{where}: distribution: expected one of {', '.join(_DISTRIBUTIONS)}, got {name}")
+    expected = _DISTRIBUTIONS[name]
+    require(
+        keys == expected,
+        f"{where}: expected {', '.join(sorted(expected))} with distribution {name}, got {', '.join(sorted(keys))}",
+    )
+    match name:
+        case "constant":
+            return None
+        case "categorical":
+            values = given["values"]
+            is_plain = isinstance(values, list) and all(isinstance(v, str | int | float | None) for v in values)
+            require(is_plain and len(values) > 0, f"{where}: values: expected a list of plain values, got {values}")
+            return CategoricalDistribution(values)
+    low, high = given["min"], given["max"]
+    require(
+        all(isinstance(bound, int | float) for bound in (low, high)) and low < high,
+        f"{where}: expected numbers, min below max, got {low} and {high}",
+    )
+    if name == "int_uniform":
+        return IntDistribution(low, high)
+    is_log = name == "log_uniform_values"
+    require(not is_log or low > 0, f"{where}: min: expected a number above 0 for a logarithmic range, got {low}")
+    return FloatDistribution(low, high, log=is_log, step=given.get("q"))
+
+
+def _check_search(sweep: Sweep) -> None:
+    path = sweep.path
+    if sweep.method == "grid":
+        ranges = [name for name, axis in sweep.axes.items() if not isinstance(axis, CategoricalDistribution)]
+        require(not ranges, f"{path}: parameters.{next(iter(ranges), '')}: expected values, since the method is grid")
+    else:
+        cap = sweep.content.get("run_cap")
+        require(
+            isinstance(cap, int) and cap > 0,
+            f"{path}: run_cap: expected a number of runs, or --num_runs, for method {sweep.method}, got {cap}",
+        )
+    if sweep.early_terminate:
+        hyperband = dict(sweep.early_terminate)
+        kind = hyperband.pop("type", None)
+        require(kind == "hyperband", f"{path}: early_terminate.type: expected hyperband, got {kind}")
+        keys = set(hyperband) - {"eta"}
+        require(
+            keys in ({"min_iter"}, {"max_iter", "s"}),
+            f"{path}: early_terminate: expected min_iter, or max_iter and s, got {', '.join(sorted(keys)) or 'none'}",
+        )
+
+
+def identity(sweep: Sweep) -> dict[str, Any]:
+    """What must be the same when a sweep is gone on with; the number of runs may grow."""
+    content = {key: value for key, value in sweep.content.items() if key not in ("description", "run_cap")}
+    return {**content, "seeds": list(sweep.seeds)}

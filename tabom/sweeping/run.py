@@ -1,0 +1,197 @@
+"""One run of a sweep: a process, its directory, and what became of it."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tabom.errors import TabomError
+from tabom.run_record import DIRECTORY, RunRecord, read_record
+
+PROGRAM = (sys.executable, "-m", "tabom")
+State = Literal["running", "finished", "pruned", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run of a sweep.
+
+    Attributes:
+        run_id: Name of its directory.
+        wandb_id: Of W&B and of the record; another one each time that it goes on from its checkpoint.
+        setting: Number of the setting that it tries.
+        values: Of the setting.
+        seed: None leaves it to the configuration.
+        state: ``stopped`` goes on, or is started again, when the sweep does.
+        pid: Of its process, which leads a group.
+        metric: At its end.
+        seconds: That it took.
+        reason: Why it failed.
+    """
+
+    run_id: str
+    wandb_id: str
+    setting: int
+    values: dict[str, Any]
+    seed: int | None
+    state: State
+    pid: int
+    metric: float | None = None
+    seconds: float | None = None
+    reason: str = ""
+
+
+class RunLog:
+    """The runs of a sweep on disk, a line for each change.
+
+    Args:
+        path: JSON Lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+        self.runs: dict[str, Run] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                run = Run(**json.loads(line))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise TabomError(f"{path}, line {number}: expected a run, got {line[:40]!r} ({error})") from error
+            self.runs[run.run_id] = run
+
+    def note(self, run: Run) -> None:
+        """Keep the newest state of a run."""
+        self.runs[run.run_id] = run
+        with self._path.open("a") as file:
+            file.write(json.dumps(dataclasses.asdict(run)) + "\n")
+
+
+class RunningProcess:
+    """A run in progress, of this sweep command or of one that was killed: then its process went on.
+
+    A lock on a file tells that it runs; the process holds it as long as it lives.
+
+    Args:
+        run: What runs.
+        directory: Of the run.
+    """
+
+    def __init__(self, run: Run, directory: Path) -> None:
+        self.run = run
+        self.directory = directory
+        self.start = time.monotonic()
+        self.is_ended_early = False
+        self.num_reported = 0
+        self._is_asked = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self, words: Sequence[str], num_threads: int) -> None:
+        """Start the process.
+
+        Args:
+            words: After ``tabom``.
+            num_threads: Of its tensor operations, unless ``OMP_NUM_THREADS`` says otherwise.
+        """
+        environment = {"OMP_NUM_THREADS": str(num_threads)} | os.environ
+        environment.pop("WANDB_SWEEP_ID", None)
+        environment |= {"WANDB_MODE": "offline", "WANDB_RUN_ID": self.run.wandb_id}
+        with (self.directory / "output.log").open("ab") as output, self._lock_file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._process = subprocess.Popen(
+                [*PROGRAM, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,
+            )
+        self.run = dataclasses.replace(self.run, pid=self._process.pid)
+
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        if self._process is not None:
+            return self._process.poll() is None
+        return is_locked(self._lock_file)
+
+    def stop(self) -> None:
+        """Ask it to end, with all its helpers; asking again changes nothing."""
+        if self.run.pid and not self._is_asked and self.is_running():
+            os.killpg(self.run.pid, signal.SIGTERM)
+            self._is_asked = True
+
+    def record(self) -> RunRecord | None:
+        """What it says of itself; None before it has begun."""
+        return next((record for record in reversed(self._records()) if record.run_id == self.run.wandb_id), None)
+
+    def values(self, metric: str) -> list[float]:
+        """The metric at all checks so far, also at those before it was stopped."""
+        stage, _, name = metric.partition("/")
+        checks = [check for record in self._records() for check in record.checks if check.stage == stage]
+        return list({check.step: check.values[name] for check in checks if name in check.values}.values())
+
+    def outcome(self, metric: str) -> Run:
+        """What became of it, once it has ended."""
+        record = self.record()
+        seconds = round(time.monotonic() - self.start, 1)
+        if record is not None and record.state == "finished":
+            values = self.values(metric)
+            if values:
+                return dataclasses.replace(self.run, state="finished", metric=values[-1], seconds=record.seconds)
+            reason = f"expected the metric {metric} in {record.path}, found none"
+            return dataclasses.replace(self.run, state="failed", seconds=seconds, reason=reason)
+        if self.is_ended_early:
+            return dataclasses.replace(self.run, state="pruned", seconds=seconds)
+        was_stopped = self._is_asked or (self._process is None if record is None else record.state != "failed")
+        if was_stopped:
+            return dataclasses.replace(self.run, state="stopped", seconds=seconds)
+        reason = self._last_line() if record is None else record.reason
+        return dataclasses.replace(self.run, state="failed", seconds=seconds, reason=reason)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.directory / "lock"
+
+    def _records(self) -> list[RunRecord]:
+        """By time; one whose first line is not whole yet is left out."""
+        paths = sorted((self.directory / DIRECTORY).glob("*.jsonl"))
+        return [read_record(path) for path in paths if "\n" in path.read_text()]
+
+    def _last_line(self) -> str:
+        lines = (self.directory / "output.log").read_text(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "no output")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Make a directory and hold it, so that no two commands run one sweep.
+
+    Raises:
+        TabomError: If another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TabomError(f"{directory}: expected no other tabom sweep here, but one is running") from error
+        yield

@@ -1,0 +1,481 @@
+"""What the page says, and that it can be read: by eye, on a phone, in the dark, and without seeing its figures."""
+
+import re
+import sys
+
+import pytest
+from records import check, curves, write_record
+
+from tabom.cli import main
+from tabom.reporting.comparison import MethodResult
+from tabom.reporting.frontier import frontier_rows, matched_levels, seed_curves
+from tabom.reporting.page import html_page
+from tabom.reporting.report import sections
+from tabom.reporting.results import collect
+from tabom.run_record import find_records
+
+CURVES = {"tds": [0.3, 0.2, None], "unmask_entropy": [0.1, 0.2], "ce_self_distilled": [0.5, 0.7]}
+# method: learning rate, seed, KL, accuracy
+POINTS = {
+    "sft_sd": [(1e-3, 1, 0.04, 0.6), (2e-3, 1, 0.16, 0.8), (1e-3, 2, 0.04, 0.5), (2e-3, 2, 0.16, 0.9)],
+    "tabom": [(1e-3, 1, 0.01, 0.5), (2e-3, 1, 0.09, 0.7), (1e-3, 2, 0.01, 0.6), (2e-3, 2, 0.04, 0.7)],
+    "dinfer": [(1e-3, 1, 0.01, 0.45)],
+}
+
+
+def write_runs(directory, points=POINTS, folder="configs/demo"):
+    """The base, and a training and a test for each point."""
+    values = {"tds": 0.1, "order_agreement": 0.7, "accuracy_2_per_step": 0.3}
+    base = [check("test", 0, accuracy_1_per_step=0.4, kl=0.0, **values), curves(step=0, **CURVES)]
+    write_record(directory / "base", "test", "base", [f"{folder}/tabom.yaml"], base, num_tokens=0)
+    for method, models in points.items():
+        for rate, seed, kl, accuracy in models:
+            name, files = f"{method}-{rate}-{seed}", [f"{folder}/{method}.yaml"]
+            checks = [
+                check("validate", step, kl=kl * step / 150, accuracy_1_per_step=accuracy - 0.1) for step in (75, 150)
+            ]
+            write_record(directory / name, "fit", f"f-{name}", files, checks, seed=seed, lr=rate)
+            lines = [check("test", accuracy_1_per_step=accuracy, kl=kl, **values), curves(**CURVES)]
+            write_record(
+                directory / name, "test", f"t-{name}", files, lines, f"f-{name}", ckpt_path="last", num_tokens=0
+            )
+
+
+def write_sweep(directory):
+    """Margins and weights, of which no run was tested."""
+    for margin in (0.1, 0.2):
+        for weight in (1.0, 2.0):
+            objective = {"margin": margin, "rank_weight": weight}
+            lines = [check("validate", accuracy_1_per_step=margin + weight / 10, kl=0.1)]
+            write_record(
+                directory / f"{margin}-{weight}", "fit", f"{margin}-{weight}", lines=lines, objective=objective
+            )
+
+
+def read(directory, **options):
+    records = find_records([directory])
+    return {section.title: section for section in sections(records, collect(records), **options)}
+
+
+def tables(section):
+    return {table.caption: table.rows for table in section.tables}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs")
+    write_runs(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    return read(runs)
+
+
+def test_sections_in_order(page):
+    assert list(page) == [
+        "About this page",
+        "Gain against forgetting",
+        "Results",
+        "By denoising step and mask ratio",
+        "Forgetting over training",
+        "Cost",
+        "The runs",
+    ]
+    assert page["About this page"].paragraphs == [
+        "Runs: 19. Models that are compared: 9, of 3 methods. All numbers are measured on the test split.",
+        "No sensitivity: within no label do settings vary beside learning rate, interpolation and seed.",
+    ]
+    assert page["About this page"].warnings == []
+
+
+def test_the_table_at_matched_forgetting_is_that_of_the_frontier(page):
+    results = [
+        MethodResult(method, seed, {"kl": kl, "accuracy_1_per_step": accuracy}, rate)
+        for method, models in POINTS.items()
+        for rate, seed, kl, accuracy in models
+        if method != "dinfer"
+    ]
+    base = MethodResult("base", 0, {"accuracy_1_per_step": 0.4})
+    curves = seed_curves(results, base, "accuracy_1_per_step")
+    rows = frontier_rows(curves, matched_levels(curves), "sft_sd")
+    section = page["Gain against forgetting"]
+    assert list(tables(section).values()) == [rows]
+    assert rows[2] == [
+        "tabom", "2", "0.040", "47.5 (+3.7 ± 3.7)", "55.0 (+7.5 ± 7.5)", "59.8 (+8.7 ± 8.7)", "65.0 (+10.0 ± 10.0)",
+    ]  # fmt: skip
+    assert section.paragraphs[1] == "With one learning rate, a method is a point and not compared: dinfer."
+
+
+def test_the_figure_of_the_frontier_in_words_and_numbers(page):
+    (plot,) = page["Gain against forgetting"].plots
+    assert plot.text == (
+        "Accuracy points gained over the base against KL from it. sft_sd: +15.0 at KL 0.0400, +45.0 at KL 0.1600; "
+        "tabom: +15.0 at KL 0.0100, +30.0 at KL 0.0650; dinfer: +5.0 at KL 0.0100."
+    )
+    assert plot.rows[:2] == [
+        ["method", "learning rate or weight", "seeds", "KL", "gain, points"],
+        ["sft_sd", "0.001", "2", "0.0400", "+15.0"],
+    ]
+    lines = {line.get_label(): len(line.get_xdata()) for line in plot.figure.axes[0].lines[:-1]}
+    assert lines == {"sft_sd": 3, "tabom": 3, "dinfer": 1}
+
+
+def test_another_baseline_and_metric(runs):
+    section = read(runs, metric="accuracy_2_per_step", baseline="tabom")["Gain against forgetting"]
+    (caption,) = tables(section)
+    assert caption == (
+        "Accuracy at matched forgetting: accuracy at 2 a step in %, KL(base || model) in nats a token; in brackets the "
+        "difference to tabom with the same seed ± its standard error; -: not every seed goes so far"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"baseline": "t3d"}, "--baseline: expected one of sft_sd, tabom, dinfer, got t3d"),
+        (
+            {"metric": "bleu"},
+            "--metric: expected one of accuracy_1_per_step, accuracy_2_per_step, kl, order_agreement, tds, got bleu",
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_runs_do_not_have(runs, option, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(runs, **option)
+
+
+def test_results(page):
+    rows = tables(page["Results"])["Mean ± standard deviation over the seeds"]
+    titles = ["accuracy at 1 a step, %", "accuracy at 2 a step, %", "KL", "TDS", "order agreement"]
+    assert rows[:3] == [
+        ["method", "learning rate", "seeds", *titles],
+        ["base", "-", "1", "40.0", "30.0", "0.000", "0.100", "0.70"],
+        ["sft_sd", "0.001", "2", "55.0 ± 7.1", "30.0 ± 0.0", "0.040 ± 0.000", "0.100 ± 0.000", "0.70 ± 0.00"],
+    ]
+    assert [row[:2] for row in rows[3:]] == [
+        ["sft_sd", "0.002"], ["tabom", "0.001"], ["tabom", "0.002"], ["dinfer", "0.001"],
+    ]  # fmt: skip
+
+
+def test_curves(page):
+    plots = {plot.name: plot for plot in page["By denoising step and mask ratio"].plots}
+    head = ["sft_sd (lr 0.002)", "tabom (lr 0.002)", "dinfer", "base"]
+    assert list(plots) == ["test_tds", "test_unmask_entropy", "test_ce_self_distilled"]
+    assert plots["test_tds"].rows == [
+        ["denoising step", *head], ["0", *["0.3"] * 4], ["1", *["0.2"] * 4], ["2", *["-"] * 4],
+    ]  # fmt: skip
+    assert plots["test_ce_self_distilled"].rows[1:] == [["0.2", *["0.5"] * 4], ["0.8", *["0.7"] * 4]]
+    assert plots["test_unmask_entropy"].text == (
+        "Entropy when revealed: mean entropy (nats) against denoising step, one line a method. "
+        + "; ".join(f"{name}: from 0.1 at 0 to 0.2 at 1" for name in head)
+        + "."
+    )
+
+
+def test_forgetting_over_training(page):
+    kl, accuracy = page["Forgetting over training"].plots
+    assert kl.rows == [
+        ["optimizer step", "sft_sd (lr 0.002)", "tabom (lr 0.002)", "dinfer"],
+        ["75", "0.08", "0.0325", "0.005"],
+        ["150", "0.16", "0.065", "0.01"],
+    ]
+    assert accuracy.rows[1] == ["75", "75", "60", "35"]
+
+
+def test_a_training_that_was_resumed_is_one(tmp_path):
+    half = [check("train", 10, 1.0, kl=0.9), check("validate", 50, 9.0, kl=0.1, accuracy_1_per_step=0.1)]
+    write_record(tmp_path / "a", "fit", "a", lines=half, state="running")
+    lines = [check("validate", 100, kl=0.2, accuracy_1_per_step=0.2)]
+    write_record(tmp_path / "b", "fit", "b", lines=lines, parent="a")
+    page = read(tmp_path)
+    assert page["Forgetting over training"].plots[0].rows[1:] == [["50", "0.1"], ["100", "0.2"]]
+    assert page["Cost"].tables[0].rows[1] == ["tabom", "fit", "2", "0.8", "1,000", f"{9 / 3600 + 0.01:.3f}"]
+    assert page["About this page"].paragraphs[:2] == [
+        "Runs: 2. Models that are compared: 1, of 1 methods. All numbers are measured on the validation split, of a "
+        "training at its last check.",
+        "Runs that do not count: 1. The table of the runs says why of each.",
+    ]
+
+
+def test_cost(page):
+    assert page["Cost"].tables[0].rows == [
+        ["label", "verb", "runs", "minutes each", "tokens each", "device hours"],
+        ["base", "test", "1", "0.6", "-", "0.010"],
+        ["sft_sd", "fit", "4", "0.6 ± 0.0", "1,000", "0.040"],
+        ["sft_sd", "test", "4", "0.6 ± 0.0", "-", "0.040"],
+        ["tabom", "fit", "4", "0.6 ± 0.0", "1,000", "0.040"],
+        ["tabom", "test", "4", "0.6 ± 0.0", "-", "0.040"],
+        ["dinfer", "fit", "1", "0.6", "1,000", "0.010"],
+        ["dinfer", "test", "1", "0.6", "-", "0.010"],
+    ]
+
+
+def test_the_runs(runs, page, monkeypatch):
+    monkeypatch.chdir(runs)
+    (rows, environments) = tables(read(runs)["The runs"]).values()
+    assert rows[3][:-1] == [
+        "t-sft_sd-0.001-1", "test", "sft_sd", "1", "lr 0.001", "finished", "counted", "0123456789", "1", "feedfeedfeed",
+        "f-sft_sd-0.001-1",
+    ]  # fmt: skip
+    assert rows[3][-1] == "sft_sd-0.001-1/records/test-2026-11-24-t-sft_sd-0.001-1.jsonl"
+    assert environments[1:] == [
+        [
+            "1",
+            "3.11.7",
+            "tabom 0.1.0, torch 2.13.0, lightning 2.6.0",
+            "Linux-6.1",
+            "2 x Intel Xeon",
+            "1",
+            "8.0",
+            "-",
+            "1",
+        ]
+    ]
+
+
+def test_sensitivity(tmp_path):
+    write_sweep(tmp_path)
+    section = read(tmp_path)["Sensitivity"]
+    rows = [
+        ["margin", "rank_weight", "seeds", "accuracy at 1 a step, %"],
+        ["0.2", "2", "1", "40.0 (best)"],
+        ["0.1", "2", "1", "30.0"],
+        ["0.2", "1", "1", "30.0"],
+        ["0.1", "1", "1", "20.0"],
+    ]
+    assert tables(section) == {"tabom by margin and rank_weight, the best first": rows}
+    (plot,) = section.plots
+    assert (plot.name, plot.rows) == ("sensitivity_tabom", rows)
+    assert plot.text == (
+        "accuracy at 1 a step, % of tabom by margin and rank_weight. Best: margin: 0.2, rank_weight: 2, seeds: 1, "
+        "accuracy at 1 a step, %: 40.0 (best)."
+    )
+
+
+def test_what_is_missing_is_said(tmp_path):
+    write_record(tmp_path, "test", "a", lines=[check("test", accuracy_1_per_step=0.5)], ckpt_path="x")
+    assert read(tmp_path)["About this page"].paragraphs[1:] == [
+        "No frontier: no model has a KL from its base beside its accuracy.",
+        "No curves by step or mask ratio: the runs recorded none.",
+        "No forgetting over training: no training with its checks on validation is among the runs.",
+        "No sensitivity: within no label do settings vary beside learning rate, interpolation and seed.",
+    ]
+    other = {"class_path": "PretrainedBackbone", "init_args": {"path": "other"}}
+    lines = [check("test", accuracy_1_per_step=0.5, kl=0.1)]
+    write_record(tmp_path, "test", "b", lines=lines, ckpt_path="x", seed=2, backbone=other)
+    assert read(tmp_path)["About this page"].paragraphs[1] == (
+        "No frontier: the base itself was not measured. Run tabom test with the config of one of the methods and "
+        "without a checkpoint, and give its directory as well."
+    )
+    write_record(tmp_path, "test", "c", lines=[check("test", 0, accuracy_1_per_step=0.4)])
+    about = read(tmp_path)["About this page"]
+    assert about.paragraphs[1] == (
+        "No frontier: the runs start from different base models. Give the runs of one base model at a time."
+    )
+    assert about.warnings == ["The runs differ in their base model: runs/demo/base (2), other (1)."]
+
+
+def test_the_papers_numbers_where_the_task_is_its(tmp_path, page):
+    assert "The paper's numbers" not in page
+    points = {"tabom": [(1e-3, 1, 0.01, 0.5), (2e-3, 1, 0.09, 0.7)], "trajectory_masking": [(1e-3, 1, 0.01, 0.25)]}
+    write_runs(tmp_path, points, folder="configs/llada_prm12k")
+    section = read(tmp_path)["The paper's numbers"]
+    caption = "arXiv 2605.11854, Table 3: LLaDA-8B-Instruct, post-trained on maths"
+    assert tables(section) == {
+        caption: [
+            ["method", "GSM8K", "MATH500", "HumanEval", "MBPP", "IFEval", "here: accuracy at 1 a step, %"],
+            ["No-SFT", "76.12", "36.20", "36.01", "39.20", "33.08", "40.0"],
+            ["SFT-GT", "74.29", "35.50", "31.09", "40.60", "26.98", "-"],
+            ["SFT-SD", "75.96", "35.70", "36.58", "39.80", "34.38", "-"],
+            ["dInfer", "76.72", "36.50", "38.90", "39.40", "34.38", "-"],
+            ["T3D", "76.34", "36.10", "37.74", "39.60", "34.38", "-"],
+            ["TABOM", "78.62", "36.80", "40.30", "40.10", "32.98", "50.0; 70.0"],
+            ["trajectory_masking", "-", "-", "-", "-", "-", "25.0"],
+        ]
+    }
+
+
+def test_the_papers_sweeps_where_their_settings_vary(tmp_path):
+    for window in (16, 32):
+        lines = [check("validate", accuracy_1_per_step=0.5)]
+        write_record(
+            tmp_path, "fit", str(window), ["configs/dream_prm12k/tabom.yaml"], lines, objective={"window": window}
+        )
+    captions = [caption.removeprefix("arXiv 2605.11854, ") for caption in tables(read(tmp_path)["The paper's numbers"])]
+    assert captions == ["Table 3: Dream-7B-Instruct, post-trained on maths", "Table 9: window, Dream on maths"]
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_markdown_and_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [check("validate", step, 9.0, accuracy_1_per_step=step / 500) for step in (100, 200)]
+    write_record(tmp_path / "runs", "fit", "a|b", ["<x>.yaml"], lines, time="2026-11-24T10:00:00+00:00")
+    main(["report", "runs", "-o", "docs/page.md", "--figures", "docs/figures", "--title", "Two * two"])
+    assert capsys.readouterr().out == "docs/page.md: 1 runs\n"
+    text = (tmp_path / "docs/page.md").read_text()
+    assert text == (
+        r"""# Two \* two
+
+## About this page
+
+Runs: 1. Models that are compared: 1, of 1 methods. All numbers are measured on the validation split, of a training at its last check.
+
+No frontier: no model has a KL from its base beside its accuracy.
+
+No curves by step or mask ratio: the runs recorded none.
+
+No sensitivity: within no label do settings vary beside learning rate, interpolation and seed.
+
+## Results
+
+NELBO change and KL(base \|\| model): forgetting on text of the base domain, nats a token. TDS: trajectory discrimination score. Order agreement: share of pairs whose entropies stand in decoding order. Rows of one learning rate differ in how far they went: they are read off the frontier, not here.
+
+**Mean ± standard deviation over the seeds**
+
+| method | learning rate | seeds | accuracy at 1 a step, % |
+| --- | --- | --- | --- |
+| \<x\> | 0.001 | 1 | 40.0 |
+
+## Forgetting over training
+
+Checks on validation, means over the seeds. A method with several learning rates is shown at the one with the highest mean accuracy at 1 a step.
+
+![Accuracy over training: accuracy at 1 a step, % against optimizer step, one line a method. \<x\>: from 20 at 100 to 40 at 200.](figures/training_accuracy_1_per_step.png)
+
+## Cost
+
+Minutes and tokens (positions of the canvases that were trained on) are of the finished runs, with the runs that they resumed. Device hours are of all runs, those among them that were stopped or repeated. A killed run is known until it last wrote, and its tokens are not.
+
+**Time, tokens and device hours**
+
+| label | verb | runs | minutes each | tokens each | device hours |
+| --- | --- | --- | --- | --- | --- |
+| \<x\> | fit | 1 | 0.6 | 1,000 | 0.010 |
+
+## The runs
+
+**Every run that was given**
+
+| run | verb | label | seed | settings | state | counts as | commit | environment | data | parent | path |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| a\|b | fit | \<x\> | 1 | lr 0.001 | finished | counted | 0123456789 | 1 | feedfeedfeed | - | runs/records/fit-2026-11-24-a\|b.jsonl |
+
+**Where they ran**
+
+| environment | Python | versions | platform | processor | threads | memory, GiB | GPUs | processes |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 | 3.11.7 | tabom 0.1.0, torch 2.13.0, lightning 2.6.0 | Linux-6.1 | 2 x Intel Xeon | 1 | 8.0 | - | 1 |
+"""  # noqa: E501
+    )
+    figures = {path.name: path.read_bytes()[:5] for path in (tmp_path / "docs/figures").iterdir()}
+    name = "training_accuracy_1_per_step"
+    assert figures == {f"{name}.png": b"\x89PNG\r", f"{name}.svg": b"<?xml"}
+
+
+def test_without_a_directory_for_figures_markdown_has_tables_alone(runs, tmp_path):
+    main(["report", str(runs), "-o", str(tmp_path / "page.md"), "-o", str(tmp_path / "page.html")])
+    text = (tmp_path / "page.md").read_text()
+    assert re.findall("^## (.*)", text, re.MULTILINE) == [
+        "About this page", "Gain against forgetting", "Results", "Cost", "The runs",
+    ]  # fmt: skip
+    assert "![" not in text
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs", "-o", "page.pdf"], "--output: expected a file ending in .html or .md, got page.pdf"),
+        (["none", "-o", "page.md"], "none: expected a run's directory or record, found no such file"),
+    ],
+)
+def test_bad_options(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        main(["report", *words])
+    assert error.value.code == 1
+    assert capsys.readouterr().err == f"tabom: error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_figures(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    assert "--baseline LABEL" in capsys.readouterr().out
+
+
+# -- the page, opened -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, runs):
+    directory = tmp_path_factory.mktemp("page")
+    write_sweep(directory / "sweep")
+    write_runs(directory / "runs", POINTS | {"<b>&bold": [(1e-3, 1, 0.01, 0.5)]})
+    pages = []
+    for name in ("runs", "sweep"):
+        pages.append(directory / f"{name}.html")
+        pages[-1].write_text(html_page("<i>title", list(read(directory / name).values())))
+    return pages
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_and_can_be_read(open_page, written, width, scheme):
+    for path in written:
+        page = open_page(path, width=width, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        rights = "[...document.querySelectorAll('main *:not(.scroll *)')].map(e => e.getBoundingClientRect().right)"
+        assert max(page.evaluate(rights)) <= width
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+        strokes = page.evaluate("[...document.querySelectorAll('svg *')].map(e => getComputedStyle(e).stroke)")
+        assert ink in strokes
+        assert "rgb(0, 0, 0)" not in strokes
+        expected = {
+            "light": ("rgb(255, 255, 255)", "rgb(26, 26, 26)"),
+            "dark": ("rgb(22, 24, 27)", "rgb(236, 236, 236)"),
+        }
+        assert (paper, ink) == expected[scheme]
+
+
+def test_figures_have_a_text_and_a_table(open_page, written):
+    for path in written:
+        page = open_page(path)
+        figures = page.locator("figure")
+        assert figures.count() >= 2
+        for figure in figures.all():
+            svg = figure.locator("svg")
+            label = svg.get_attribute("aria-label")
+            assert svg.get_attribute("role") == "img"
+            assert len(label) > 40
+            assert svg.locator("title").first.text_content() == label
+            figure.locator("summary").click()
+            assert figure.locator("table").is_visible()
+            assert figure.locator("tbody tr").count() >= 1
+        assert page.evaluate("document.querySelectorAll('img:not([alt]), script').length") == 0
+
+
+def test_headings_and_links(open_page, written):
+    page = open_page(written[0])
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(e => e.tagName)")
+    assert levels == ["H1", *["H2"] * 7]
+    targets = page.evaluate(
+        "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash).textContent)"
+    )
+    assert targets == page.locator("nav a").all_text_contents()
+    identifiers = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_names_are_escaped(open_page, written):
+    page = open_page(written[0])
+    assert page.evaluate("document.querySelectorAll('i, b').length") == 0
+    assert page.locator("h1").text_content() == "<i>title"
+    assert page.locator("figure svg text", has_text="<b>&bold").count() >= 1
+    assert page.locator("th", has_text="<b>&bold").count() >= 1

@@ -1,0 +1,286 @@
+"""A local sweep makes each run once, whatever happens to it meanwhile; a stand-in takes the place of ``tabom``."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tabom.errors import TabomError
+from tabom.sweeping import command, run, runner
+from tabom.sweeping.run import claimed
+
+FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_tabom.py")))
+OUT = Path("out")
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "PROGRAM", FAKE)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
+
+
+def write_sweep(x=(0.1, 0.3, 0.7), seeds=(1, 2), method="grid", words=(), **further):
+    """A sweep over x; words become options of every run."""
+    axis = {"values": list(x)} if isinstance(x, tuple | list) else x
+    content = {
+        "name": "group",
+        "method": method,
+        "metric": {"name": "validate/score", "goal": "maximize"},
+        "parameters": {"x": axis, "seed_everything": {"values": list(seeds)}},
+        "command": ["${program}", "fit", "${args}", *words],
+        **further,
+    }
+    Path("sweep.yaml").write_text(yaml.safe_dump(content))
+
+
+def sweep(*options, **content):
+    write_sweep(**content)
+    command.run(["sweep", "sweep.yaml", "--output_dir=out", *options])
+
+
+def runs(state=None):
+    log = run.RunLog(OUT / "runs.jsonl").runs.values()
+    return [entry for entry in log if state in (None, entry.state)]
+
+
+def tried(state="finished"):
+    return sorted((entry.values["x"], entry.seed) for entry in runs(state))
+
+
+GRID = [(x, seed) for x in (0.1, 0.3, 0.7) for seed in (1, 2)]
+
+
+def wait_for(is_there):
+    stop = time.monotonic() + 20
+    while not is_there():
+        assert time.monotonic() < stop
+        time.sleep(0.01)
+
+
+def in_background(action):
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+def test_a_grid_runs_once(capsys):
+    sweep("--jobs=2")
+    assert tried() == GRID
+    assert len(runs()) == len(list(OUT.glob("*/argv.json"))) == 6
+    first = runs()[0]
+    words, environment = json.loads((OUT / first.run_id / "argv.json").read_text())
+    assert words == [
+        *("fit", "--x=0.1", "--seed_everything=1", "--trainer.logger.init_args.offline=true"),
+        *("--trainer.logger.init_args.group=group", "--trainer.logger.init_args.name=x=0.1 seed=1"),
+        f"--run_dir=out/{first.run_id}",
+    ]
+    assert (environment["WANDB_RUN_ID"], environment["WANDB_MODE"]) == (first.run_id, "offline")
+    assert "WANDB_SWEEP_ID" not in environment
+    assert (first.metric, first.seconds) == (pytest.approx(-0.04), 1.5)
+    sweep("--jobs=2")
+    assert len(runs()) == 6
+
+
+def test_the_summary(capsys):
+    sweep()
+    text = (OUT / "summary.md").read_text()
+    assert text.startswith("# group\n\n| x | seeds | validate/score |\n| --- | --- | --- |\n| 0.3 | 2 | ")
+    assert "\n| 0.1 | 2 | -0.0400 ± 0.0000 |\n| 0.7 | 2 | -0.1600 ± 0.0000 |\n" in text
+    assert "\nBest: `tabom fit --x=0.3`\n\nTo W&B: `wandb sync out/*/wandb/offline-run-*`\n" in text
+    assert {path.name for path in OUT.glob("sensitivity.*")} == {"sensitivity.png", "sensitivity.svg"}
+    shown = capsys.readouterr().out
+    assert "group: 6 of 6 runs in 0:0" in shown
+    assert "best validate/score " in shown
+
+
+def test_a_metric_to_be_minimised():
+    sweep(metric={"name": "validate/score", "goal": "minimize"}, seeds=(1,))
+    assert "Best: `tabom fit --x=0.7`" in (OUT / "summary.md").read_text()
+
+
+def test_runs_at_once():
+    sweep("--jobs=3", words=["--together=3"])
+    assert tried() == GRID
+
+
+def test_threads_are_shared_out(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    sweep("--jobs=2", x=[0.1], seeds=[1])
+    _, environment = json.loads(next(OUT.glob("*/argv.json")).read_text())
+    assert environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_failed_run_does_not_end_the_sweep_and_is_tried_again(capsys):
+    with pytest.raises(TabomError, match=r"^2 runs failed \(\w+, \w+\); the same command tries them again$"):
+        sweep(words=["--crash=0.3"])
+    assert tried() == [(x, seed) for x, seed in GRID if x != 0.3]
+    failed = runs("failed")
+    assert {entry.reason for entry in failed} == {"it burns"}
+    assert f"{failed[0].run_id} (x=0.3 seed=1): it burns; out/{failed[0].run_id}/output.log" in capsys.readouterr().out
+    Path("mended").touch()
+    sweep(words=["--crash=0.3"])
+    assert tried() == GRID
+    assert len(runs()) == 8
+
+
+def test_a_metric_that_is_not_logged_is_a_failure():
+    with pytest.raises(TabomError, match=r"^1 runs failed"):
+        sweep(metric={"name": "validate/other"}, x=[0.1], seeds=[1])
+    (entry,) = runs("failed")
+    record = f"{OUT}/{entry.run_id}/records/fit-0-{entry.run_id}.jsonl"
+    assert entry.reason == f"expected the metric validate/other in {record}, found none"
+
+
+def test_stopped_and_resumed(capsys):
+    def stop():
+        wait_for(lambda: len(list(OUT.glob("*/records/*.jsonl"))) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = in_background(stop)
+    with pytest.raises(SystemExit) as error:
+        sweep("--jobs=2", words=["--gate=gate"])
+    thread.join()
+    assert error.value.code == 75
+    assert "tabom sweep: stopped; the same command goes on" in capsys.readouterr().err
+    assert (len(runs("stopped")), len(runs())) == (2, 2)
+    Path("gate").touch()
+    sweep("--jobs=2", words=["--gate=gate"])
+    assert tried() == GRID
+    assert len(runs()) == 8  # the stopped ones had no checkpoint and began anew elsewhere
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint():
+    words = ["--gate=gate", "--checkpoint=yes"]
+
+    def stop():
+        wait_for(lambda: list(OUT.glob("*/checkpoints/last.ckpt")))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = in_background(stop)
+    with pytest.raises(SystemExit):
+        sweep(words=words)
+    thread.join()
+    (stopped,) = runs()
+    Path("gate").touch()
+    sweep(words=words)
+    assert tried() == GRID
+    assert len(runs()) == 6
+    again, environment = json.loads((OUT / stopped.run_id / "argv.json").read_text())
+    assert again[-1] == "--ckpt_path=last"
+    (entry,) = (entry for entry in runs() if entry.run_id == stopped.run_id)
+    assert (
+        environment["WANDB_RUN_ID"] == entry.wandb_id != stopped.wandb_id
+    )  # a W&B run of its own, which names the other as its parent
+
+
+def test_killed_and_resumed():
+    """What the killed command had started goes on, and is waited for."""
+    words = ["--gate=gate"]
+    write_sweep(words=words)
+    code = f"from tabom.sweeping import command, run; run.PROGRAM = {FAKE}; command.run"
+    arguments = ["sweep", "sweep.yaml", "--output_dir=out", "--jobs=2"]
+    with subprocess.Popen([sys.executable, "-c", f"{code}({arguments})"]) as process:
+        wait_for(lambda: len(list(OUT.glob("*/records/*.jsonl"))) == 2)
+        process.kill()
+    orphans = {entry.run_id for entry in runs("running")}
+    assert len(orphans) == 2
+
+    def open_gate():
+        wait_for(lambda: run.is_locked(OUT / "lock"))
+        Path("gate").touch()
+
+    thread = in_background(open_gate)
+    sweep("--jobs=2", words=words)
+    thread.join()
+    assert tried() == GRID
+    assert len(runs()) == 6
+    assert orphans <= {entry.run_id for entry in runs("finished")}
+
+
+def test_runs_that_died_with_the_command_begin_anew():
+    sweep(x=[0.1], seeds=[1])
+    lines = (OUT / "runs.jsonl").read_text().splitlines(keepends=True)
+    (OUT / "runs.jsonl").write_text("".join(lines[:2]))  # it was running when the command was killed
+    record = next(OUT.glob("*/records/*.jsonl"))
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:-1]))  # and was killed as well
+    (OUT / "search.journal").unlink()
+    sweep(x=[0.1], seeds=[1])
+    assert [entry.state for entry in runs()] == ["stopped", "finished"]
+
+
+def test_no_two_commands_at_once():
+    with (
+        claimed(OUT),
+        pytest.raises(TabomError, match=r"^out: expected no other tabom sweep here, but one is running$"),
+    ):
+        sweep()
+
+
+def test_another_sweep_in_the_directory():
+    sweep(seeds=(1,))
+    with pytest.raises(TabomError) as caught:
+        sweep(seeds=(1, 3))
+    assert str(caught.value).startswith("out/sweep.yaml: expected the sweep that was begun here, parameters ")
+    assert str(caught.value).endswith("; give another --output_dir")
+
+
+def test_bayes_is_told_what_came_out():
+    sweep("--num_runs=24", x={"min": 0.0, "max": 10.0}, seeds=(1,), method="bayes")
+    found = [abs(entry.values["x"] - 0.3) for entry in runs("finished")]
+    assert len(found) == 24
+    assert min(found) < 0.1
+    assert sum(found[12:]) < 0.7 * sum(found[:12])
+
+
+def test_random_search_counts_runs_and_draws_on_when_it_is_resumed():
+    sweep("--num_runs=4", x={"min": 0.0, "max": 1.0}, seeds=(1, 2), method="random")
+    assert len(tried()) == 4
+    assert len({x for x, _ in tried()}) == 2
+    sweep("--num_runs=8", x={"min": 0.0, "max": 1.0}, seeds=(1, 2), method="random")
+    assert len(tried()) == 8
+    assert len({x for x, _ in tried()}) == 4
+
+
+def test_hyperband_stops_what_is_behind():
+    hyperband = {"type": "hyperband", "min_iter": 1, "eta": 2}
+    sweep(x=(0.3, 0.9), seeds=(1,), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
+    assert tried() == [(0.3, 1)]
+    assert tried("pruned") == [(0.9, 1)]
+    sweep(x=(0.3, 0.9), seeds=(1,), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
+    assert len(runs()) == 2
+
+
+def test_the_last_check_counts():
+    sweep(x=(0.1,), seeds=(1,), words=["--checks=2", "--late=yes"])
+    (entry,) = runs()
+    assert entry.metric == pytest.approx(-0.04)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs=0"], "jobs: expected at least 1, got 0"),
+        (["--count=2"], "count: expected --wandb beside it"),
+        (["--wandb", "--jobs=2"], "jobs: expected no --wandb beside it"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(TabomError, match=f"^{message}$"):
+        sweep(*options)
+
+
+def test_without_optuna(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tabom.sweeping.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(TabomError, match=r"expected the package optuna, found none; pip install 'tabom\[sweep\]'$"):
+        sweep()
