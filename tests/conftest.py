@@ -28,7 +28,7 @@ def _isolated(monkeypatch, tmp_path_factory):
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "HF_HOME"):
         monkeypatch.setenv(name, str(home / name.lower()))
     for name in os.environ.keys() - ENVIRONMENT.keys() - {"PYTEST_CURRENT_TEST"}:
-        monkeypatch.delenv(name)  # Lightning leaves an earlier run's seed and rank here; with a rank it starts no processes
+        monkeypatch.delenv(name)  # Lightning leaves a run's seed and rank here; with a rank it starts no processes
     monkeypatch.setattr(socket.socket, "connect", _local_only(socket.socket.connect))
     torch.manual_seed(0)
     yield

@@ -7,8 +7,13 @@ import subprocess
 import pytest
 from helpers import ParseOnlyTrainer
 
-from tabom.commands import trajectories
+from tabom.commands import report, trajectories, view
 from tabom.lightning_cli import run
+from tabom.sweeping import command as sweep
+
+PARSERS = {module.__name__.split(".")[-1]: module.parser for module in (report, trajectories, view)} | {
+    "sweep": sweep.parser
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +40,9 @@ def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_p
     monkeypatch.chdir(repository)
     here = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1")  # GPUs of several machines
     for words in found:
-        if words[0] == "trajectories":
-            trajectories.parser().parse_args(words)
+        if words[0] in PARSERS:
+            own = words[: words.index("--")] if "--" in words else words
+            PARSERS[words[0]]().parse_args(own)
             continue
         if "--print_config" in words:
             with pytest.raises(SystemExit) as error:

@@ -166,6 +166,7 @@ class Runner:
         """Note what became of the runs that have ended."""
         for process in [process for process in self._active if not process.is_running()]:
             self._active.remove(process)
+            self._is_hopeless(process)
             run = process.outcome(self._sweep.metric)
             if run.state == "stopped" and not self._is_stopping:
                 run = replace(run, reason="its process was killed")
@@ -190,14 +191,18 @@ class Runner:
 
     def _stop_hopeless(self) -> None:
         """Early stopping, by the checks of a setting's first seed; the other seeds end with it."""
-        if not self._sweep.early_terminate:
-            return
-        for process in [process for process in self._active if process.run.seed == self._seeds[0]]:
-            values = process.values(self._sweep.metric)
-            for check in range(process.num_reported, len(values)):
-                process.num_reported += 1
-                if self._search.is_hopeless(process.run.setting, check + 1, values[check]):
-                    self._end_early(process.run.setting)
+        for process in list(self._active):
+            if self._is_hopeless(process):
+                self._end_early(process.run.setting)
+
+    def _is_hopeless(self, process: RunningProcess) -> bool:
+        """Report the checks that are new, of a run that has ended as well: others are compared with it."""
+        if not self._sweep.early_terminate or process.run.seed != self._seeds[0]:
+            return False
+        values = process.values(self._sweep.metric)
+        new = range(process.num_reported, len(values))
+        process.num_reported = len(values)
+        return any([self._search.is_hopeless(process.run.setting, check + 1, values[check]) for check in new])  # noqa: C419
 
     def _end_early(self, setting: int) -> None:
         self._waiting = deque(item for item in self._waiting if item[0].number != setting)

@@ -323,7 +323,8 @@ def test_progress_counts_the_trajectories_that_are_left(stage, tmp_path, capsys)
     for num_left in (20, 8):
         stage("predict", "distill", f"--trainer.callbacks={bars}", *sizes(20, 8))
         seen = capsys.readouterr().out
-        assert re.search(rf"^Decoding: {num_left} of {num_left} trajectories in .*, verified \d+\.\d %$", seen, re.MULTILINE)
+        line = rf"^Decoding: {num_left} of {num_left} trajectories in .*, verified \d+\.\d %$"
+        assert re.search(line, seen, re.MULTILINE)
         (tmp_path / "new/shard-00001.parquet").unlink()
 
 
