@@ -55,8 +55,8 @@ def test_version_is_that_of_the_package(capsys, repository):
 
 def test_unknown_verb(capsys):
     assert fails(capsys, "fti") == (
-        "fti: expected one of fit, validate, test, predict, export, trajectories, view, report, sweep, demo, --help or --version; "
-        "did you mean fit?"
+        "fti: expected one of fit, validate, test, predict, export, trajectories, view, report, sweep, demo, --help or "
+        "--version; did you mean fit?"
     )
 
 
