@@ -47,7 +47,8 @@ class RunRecorder(SaveConfigCallback):
         super().__init__(parser, config, **options)
         self._command = command
         self._run_id = ""
-        self._path: Path | None = None  # on the first process alone
+        self._path: Path | None = None  # this and the W&B runs: on the first process alone
+        self._wandb_runs: list[Any] = []
         self._start = time.monotonic()
         self._num_steps = self._num_tokens = 0
         self._is_ended = False

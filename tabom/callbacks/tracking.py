@@ -1,8 +1,10 @@
 """Starts and ends W&B runs; a server that is away costs a bounded time, and no data."""
 
+import contextlib
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,21 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 from wandb.errors import CommError, UsageError
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-LIMITS = {"WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "60", "WANDB_FINISH_TIMEOUT_RAISES": "true"}
+LIMITS = {
+    "WANDB_INIT_TIMEOUT": "20",
+    "WANDB_FINISH_TIMEOUT": "60",
+    "WANDB_FINISH_TIMEOUT_RAISES": "true",
+    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "2",
+}
 """What W&B may wait for, in seconds, unless the environment says otherwise.
 
-Its own limits are 90 seconds at the start and none at the end. Before the start it asks who logs in, for 10 seconds
-more. At the end it may wait twice: in :func:`end_runs`, and when the process exits. In between nothing waits: data go
-to the disk, and from there to the server.
+Its own limits are 90 seconds at the start and none at the end; the disk gets data every 15 seconds. Before the start it
+asks who logs in, for 10 seconds more. In between nothing waits: data go to the disk, and from there to the server.
 """
+GRACE = 5.0
+"""Seconds after the limit until W&B's own process is ended; more than the disk has to wait for."""
 
 
 @rank_zero_only
@@ -62,14 +71,33 @@ def _log_in(run: Any) -> None:
 def end_runs(exit_code: int) -> None:
     """End the W&B run, if there is one.
 
-    What the server does not take within the limit stays on the disk, and a line on stderr says how to send it.
+    What the server does not take within the limit stays on the disk, and a line on stderr says how to send it. W&B does
+    not keep the limit while a table or an artifact is on its way, but asks twenty times, which takes half an hour. So
+    its process is ended a little after the limit, when all is on the disk.
     """
     run: Any = wandb.run
+    if run is None:
+        return
+    limit = run.settings.finish_timeout
+    timer = threading.Timer(limit + GRACE, _end_service, [run])
+    if limit:
+        timer.start()
     try:
         wandb.finish(exit_code=exit_code)
-    except TimeoutError:
-        limit = f"{run.settings.finish_timeout:g} s"
-        _say(f"the server did not take everything within {limit}; nothing is lost, the rest is to be sent with", run)
+    except (TimeoutError, HandleAbandonedError, MailboxClosedError) as error:
+        what = f"the server did not take everything within {limit:g} s; nothing is lost, the rest is to be sent with"
+        _say(what, run)
+        if not isinstance(error, TimeoutError):
+            with contextlib.suppress(ConnectionError):
+                wandb.teardown()  # otherwise it is tried when our process ends, and fails
+    finally:
+        timer.cancel()
+
+
+def _end_service(run: Any) -> None:
+    service = run._wl.assert_service()
+    if service.owns_service:
+        service._proc._process.terminate()
 
 
 def _say(what: str, run: Any) -> None:

@@ -98,6 +98,7 @@ def test_never_answered(fit):
         assert is_complete(directory)
 
 
+@pytest.mark.slow
 def test_no_key(fit, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
     with RunServer().running() as server:
@@ -106,7 +107,10 @@ def test_no_key(fit, monkeypatch):
         assert is_complete(directory)
 
 
-@pytest.mark.parametrize("vanish", [RunServer.hang, RunServer.go_away], ids=["hangs", "is gone"])
+@pytest.mark.parametrize(
+    "vanish",
+    [pytest.param(RunServer.hang, id="hangs"), pytest.param(RunServer.go_away, id="is gone", marks=pytest.mark.slow)],
+)
 def test_in_the_middle_of_a_training(fit, monkeypatch, vanish):
     step, steps = TrainingModule.training_step, []
 
@@ -125,7 +129,9 @@ def test_in_the_middle_of_a_training(fit, monkeypatch, vanish):
         assert is_complete(directory)
 
 
-def test_a_server_that_answers(fit):
+@pytest.mark.slow
+def test_a_server_that_answers(fit, monkeypatch):
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "50")
     with RunServer().running() as server:
         directory, said = fit(server.address)
         assert said == []
