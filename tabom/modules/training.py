@@ -207,11 +207,11 @@ class TrainingModule(LightningModule):
         return terms["loss"]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the L2 norm of all gradients, before they are clipped, at the steps that are logged."""
-        del optimizer
+        """Log learning rate and L2 norm of all gradients before they are clipped, at the steps that are logged."""
         interval: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if interval > 0 and (self.global_step + 1) % interval == 0:
             norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
             self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:

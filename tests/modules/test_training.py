@@ -136,18 +136,21 @@ def test_learning_rate_follows_the_schedule(stage):
 
 
 def test_the_gradient_norm_is_logged_before_clipping(stage, monkeypatch):
-    norms, logged = {}, {}
+    norms, logged, rates = {}, {}, []
 
     def clip(module, optimizer, **options):
         step = module.global_step + 1
         norms[step] = sum(p.grad.double().square().sum() for p in module.parameters() if p.grad is not None) ** 0.5
         if "train/gradient_norm" in module.trainer.callback_metrics:
             logged[step] = module.trainer.callback_metrics["train/gradient_norm"].item()
+            rates.append(module.trainer.callback_metrics["train/learning_rate"].item())
 
     monkeypatch.setattr(TrainingModule, "configure_gradient_clipping", clip)
     options = ["--trainer.log_every_n_steps=2", "--trainer.max_steps=4", "--trainer.limit_val_batches=0"]
     stage("fit", "tabom", *options)
     assert logged == {step: pytest.approx(norms[step // 2 * 2].item(), rel=1e-5) for step in (2, 3, 4)}
+    peak = 1e-3  # at the second step, then down along a cosine to the sixth
+    assert rates == pytest.approx([peak, peak, peak * (1 + 0.5**0.5) / 2])
 
 
 def test_a_loss_that_is_not_finite_names_step_terms_and_queries(stage, monkeypatch):
