@@ -94,7 +94,10 @@ class StepProgressBar(Callback):
     ) -> None:
         """Count."""
         del trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
-        self._count_batch()
+        self._num_batches += 1
+        self._open().update(self._batches, self._num_batches)
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go back to the training, with what was measured."""
@@ -110,19 +113,6 @@ class StepProgressBar(Callback):
         """Show the batches of all loaders."""
         del pl_module
         self._start_batches("Test", trainer.num_test_batches)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count."""
-        del trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
-        self._count_batch()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room for the table."""
@@ -177,10 +167,6 @@ class StepProgressBar(Callback):
     def _start_batches(self, description: str, nums: Sequence[float]) -> None:
         self._num_batches = 0
         self._batches = self._open().add(description, _whole(sum(nums)), "batches")
-
-    def _count_batch(self) -> None:
-        self._num_batches += 1
-        self._open().update(self._batches, self._num_batches)
 
     def _end_batches(self, numbers: dict[str, str]) -> None:
         self._open().update(self._batches, self._num_batches, numbers)

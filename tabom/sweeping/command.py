@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--config", metavar="FILE", help="takes the place of the --config in the file's command")
     options.add_argument("--seeds", type=int, nargs="+", default=[], help="every setting is run with each of them")
     options.add_argument("--num_runs", type=int, help="of random and Bayesian search (the file's run_cap)")
-    options.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
+    options.add_argument("--jobs", type=int, help="runs at once (1)")
     options.add_argument("--output_dir", type=Path, help="where the runs are kept (runs/sweeps/NAME_OF_THE_FILE)")
     server = options.add_argument_group("with a W&B server")
     server.add_argument("--wandb", action="store_true", dest="is_on_server", help="create the sweep, start an agent")
@@ -56,9 +56,8 @@ def run(words: Sequence[str]) -> None:
     )
     unused = ("jobs", "output_dir") if arguments.is_on_server else ("entity", "project", "count")
     for name in unused:
-        is_given = getattr(arguments, name) not in (None, 1)
         kind = "no --wandb" if arguments.is_on_server else "--wandb"
-        require(not is_given, f"{name}: expected {kind} beside it")
+        require(getattr(arguments, name) is None, f"{name}: expected {kind} beside it")
     if arguments.is_on_server:
         from tabom.sweeping.server import create_and_run
 
@@ -67,4 +66,4 @@ def run(words: Sequence[str]) -> None:
         return
     output_dir = arguments.output_dir or Path("runs/sweeps") / arguments.file.stem
     with claimed(output_dir):
-        Runner(sweep, output_dir, arguments.jobs).run()
+        Runner(sweep, output_dir, 1 if arguments.jobs is None else arguments.jobs).run()

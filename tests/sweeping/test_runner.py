@@ -269,8 +269,8 @@ def test_the_last_check_counts():
     ("options", "message"),
     [
         (["--jobs=0"], "jobs: expected at least 1, got 0"),
-        (["--count=2"], "count: expected --wandb beside it"),
-        (["--wandb", "--jobs=2"], "jobs: expected no --wandb beside it"),
+        (["--count=1"], "count: expected --wandb beside it"),
+        (["--wandb", "--jobs=1"], "jobs: expected no --wandb beside it"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

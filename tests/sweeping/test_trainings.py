@@ -1,0 +1,71 @@
+"""A sweep file runs real trainings on this machine, is killed, and goes on."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from wandb_records import inspect
+
+from tabom.run_record import find_records
+from tabom.sweeping.run import RunLog
+
+ROOT = Path(__file__).parents[2]
+WEIGHT, MARGIN = (f"model.init_args.objective.init_args.{name}" for name in ("rank_weight", "margin"))
+SMALL = [
+    "--trainer.max_steps=4",
+    "--trainer.val_check_interval=2",
+    "--trainer.log_every_n_steps=1",
+    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
+    "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
+    "--data.init_args.batch_size=4",
+    "--data.init_args.evaluation.batch_size=8",
+    "--data.init_args.evaluation.num_validation_prompts=4",
+    "--data.init_args.evaluation.num_base_examples=6",
+]
+COMMAND = [
+    *(sys.executable, "-m", "tabom", "sweep", str(ROOT / "sweeps/margin_x_weight.yaml")),
+    *("--jobs=2", f"--config={ROOT / 'configs/demo/tabom.yaml'}", "--", *SMALL),
+]
+OUT = Path("runs/sweeps/margin_x_weight")
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
+    del stage  # base and trajectories where the config looks for them
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    first = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stop = time.monotonic() + 300
+    while sum(run.state == "finished" for run in RunLog(OUT / "runs.jsonl").runs.values()) < 3:
+        assert first.poll() is None, first.stderr.read()
+        assert time.monotonic() < stop
+        time.sleep(0.2)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    log = RunLog(OUT / "runs.jsonl").runs.values()
+    runs = [run for run in log if run.state == "finished"]
+    assert all(run.state == "stopped" and run.pid == 0 for run in log if run not in runs)  # noted, and killed then
+    tried = sorted((run.values[WEIGHT], run.values[MARGIN], run.seed) for run in runs)
+    assert tried == list(itertools.product((1.0, 2.0), (0.1, 0.2, 0.3), (1, 2)))
+    assert [(OUT / f"sensitivity.{ending}").is_file() for ending in ("png", "svg")] == [True, True]
+    assert "12 of 12 runs" in done.stdout
+
+    records = {record.run_id: record for record in find_records([OUT]) if record.state == "finished"}
+    assert len(records) == 12
+    for run in runs:
+        (run_file,) = (OUT / run.run_id).glob(f"wandb/offline-run-*-{run.wandb_id}/run-*.wandb")
+        summary = json.loads(inspect(run_file, "--summary"))
+        assert summary["state"] == "finished"
+        assert summary["config"]["cli"]["seed_everything"] == run.seed == records[run.wandb_id].seed
+        objective = summary["config"]["cli"]["model"]["init_args"]["objective"]["init_args"]
+        assert (objective["rank_weight"], objective["margin"]) == (run.values[WEIGHT], run.values[MARGIN])
+        assert records[run.wandb_id].wandb["group"] == "margin_x_weight"
+        assert summary["summary"]["validate/accuracy_1_per_step"] == run.metric
