@@ -21,6 +21,11 @@ from tabom.lightning_cli import run
 ENVIRONMENT = dict(os.environ)
 
 
+def pytest_runtest_setup():
+    """Before all fixtures: a run over several processes takes all threads, and leaves it at that."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path_factory):
     """Runs write below a temporary folder; sockets reach this machine only; nothing leaks between tests."""
@@ -42,11 +47,6 @@ def _local_only(connect):
         return connect(self, address)
 
     return guarded
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
