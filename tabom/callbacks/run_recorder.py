@@ -73,7 +73,8 @@ class RunRecorder(SaveConfigCallback):
         del pl_module, stage
         self._wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         self._run_id = self._wandb_runs[0].id if self._wandb_runs else secrets.token_hex(4)
-        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        text = self.parser.dump(self.config, skip_unset=False)
+        config = yaml.safe_load(text)
         content = {
             "environment": environment(trainer.world_size),
             "seed": config["seed_everything"],
@@ -83,9 +84,7 @@ class RunRecorder(SaveConfigCallback):
             run.config.update({"cli": config, "run": content}, allow_val_change=True)
         for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
             directory.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, directory / CONFIG_NAME, skip_unset=False, overwrite=True, multifile=self.multifile
-            )
+            (directory / CONFIG_NAME).write_text(text)
         now = datetime.datetime.now(tz=datetime.UTC)
         directory = Path(trainer.default_root_dir) / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
