@@ -86,6 +86,7 @@ def commands_of(out):
     return [line.split(": tabom ")[1].split()[0] for line in out.splitlines() if ": tabom " in line]
 
 
+@pytest.mark.slow
 def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys):
     """Killed in its third training: the shared stages and the two finished runs are not done again."""
     run = FullDemo._run
