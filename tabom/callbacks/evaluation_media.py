@@ -82,12 +82,13 @@ class EvaluationMedia(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         directory = Path(trainer.default_root_dir) / "figures"
+        paths = {name: directory / f"{stage}_{name}.png" for name in figures}
         for name, figure in figures.items():
             directory.mkdir(parents=True, exist_ok=True)
-            figure.savefig(directory / f"{stage}_{name}.png", dpi=150)
+            figure.savefig(paths[name], dpi=150)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                images = {f"{stage}/{name}": wandb.Image(figure) for name, figure in figures.items()}
+                images = {f"{stage}/{name}": wandb.Image(str(path)) for name, path in paths.items()}
                 logger.experiment.log(images, commit=False)
 
 

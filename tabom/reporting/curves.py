@@ -83,7 +83,8 @@ def plot_lines(
 ) -> Figure:
     """Lines by name with markers; an empty name gets no legend, and many names one below the axes."""
     is_crowded = len(lines) > _MAX_LEGEND
-    figure = Figure(figsize=(5, 3.2 + 0.1 * len(lines) * is_crowded), layout="constrained")
+    layout = "constrained" if is_crowded else "tight"  # the slower one knows legends outside
+    figure = Figure(figsize=(5, 3.2 + 0.1 * len(lines) * is_crowded), layout=layout)
     axes = figure.subplots()
     for index, (name, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, **line_style(index), markersize=3, linewidth=1.3, label=name)
