@@ -33,6 +33,7 @@ def main():
     write("start", **start, config={}, environment={}, inputs={}, wandb=None)
     for step in range(1, 1 + int(options.get("checks", 1))):
         score = 0.0 if step == 1 and "late" in options else -((x - 0.3) ** 2)
+        score += float(options.get("by_seed", 0)) * int(options.get("seed_everything", 0))
         write("metrics", stage="validate", step=step, seconds=0.0, values={"score": score})
         if step > 1:
             continue

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tabom.errors import TabomError
-from tabom.sweeping import command, run, runner
+from tabom.sweeping import command, run, runner, search
 from tabom.sweeping.run import claimed
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_tabom.py")))
@@ -217,6 +217,19 @@ def test_runs_that_died_with_the_command_begin_anew():
     assert [entry.state for entry in runs()] == ["stopped", "finished"]
 
 
+def test_a_run_that_is_killed_has_failed():
+    def kill():
+        wait_for(lambda: list(OUT.glob("*/records/*.jsonl")) and runs()[0].pid)
+        os.kill(runs()[0].pid, signal.SIGKILL)
+
+    thread = in_background(kill)
+    with pytest.raises(TabomError, match=r"^1 runs failed \(\w+\); the same command tries them again$"):
+        sweep(x=[0.1], seeds=[1], words=["--gate=gate"])
+    thread.join()
+    (entry,) = runs()
+    assert (entry.state, entry.reason) == ("stopped", "its process was killed")
+
+
 def test_no_two_commands_at_once():
     with (
         claimed(OUT),
@@ -241,22 +254,31 @@ def test_bayes_is_told_what_came_out():
     assert sum(found[12:]) < 0.7 * sum(found[:12])
 
 
+def test_the_search_is_told_the_mean_over_the_seeds(monkeypatch):
+    told = {}
+    monkeypatch.setattr(search.Search, "tell", lambda self, number, metric: told.update({number: metric}))
+    sweep(x=[0.1], seeds=[1, 2], words=["--by_seed=1"])
+    metrics = [entry.metric for entry in runs("finished")]
+    assert metrics[0] != metrics[1]
+    assert told == {0: pytest.approx(sum(metrics) / 2)}
+
+
 def test_random_search_counts_runs_and_draws_on_when_it_is_resumed():
     sweep("--num_runs=4", x={"min": 0.0, "max": 1.0}, seeds=(1, 2), method="random")
     assert len(tried()) == 4
     assert len({x for x, _ in tried()}) == 2
-    sweep("--num_runs=8", x={"min": 0.0, "max": 1.0}, seeds=(1, 2), method="random")
-    assert len(tried()) == 8
+    sweep("--num_runs=7", x={"min": 0.0, "max": 1.0}, seeds=(1, 2), method="random")
+    assert len(tried()) == 8  # a setting runs with all seeds
     assert len({x for x, _ in tried()}) == 4
 
 
 def test_hyperband_stops_what_is_behind():
     hyperband = {"type": "hyperband", "min_iter": 1, "eta": 2}
-    sweep(x=(0.3, 0.9), seeds=(1,), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
-    assert tried() == [(0.3, 1)]
+    sweep(x=(0.3, 0.9), seeds=(1, 2), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
+    assert tried() == [(0.3, 1), (0.3, 2)]
     assert tried("pruned") == [(0.9, 1)]
-    sweep(x=(0.3, 0.9), seeds=(1,), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
-    assert len(runs()) == 2
+    sweep(x=(0.3, 0.9), seeds=(1, 2), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
+    assert len(runs()) == 3  # the second seed of what was stopped is not begun
 
 
 def test_the_last_check_counts():
