@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
+from rich.progress import BarColumn, Progress, ProgressColumn, ProgressSample, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
@@ -77,6 +77,9 @@ class Display:
         """
         task = self._bars.add_task(description, total=total, completed=completed, unit=unit, numbers={})
         self._times[task] = self._console.get_time()
+        self._find(task)._progress.append(
+            ProgressSample(self._times[task], 0)
+        )  # rich would count from the first update
         return task
 
     def is_due(self, task: TaskID) -> bool:

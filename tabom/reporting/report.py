@@ -286,7 +286,7 @@ def _sensitivity(results: Results, metric: str) -> Section | str:
         varied = " and ".join(short_names(keys).values())
         text = f"{column.title} of {label} by {varied}. Best: {', '.join(map(': '.join, zip(*rows[:2], strict=True)))}."
         name = f"sensitivity_{re.sub(r'[^A-Za-z0-9]+', '_', label)}"
-        figure = plot_sensitivity(settings, f"{label}: {varied}", column.title, column.scale)
+        figure = plot_sensitivity(settings, f"{label}: {varied}", column.title, column.scale, column.digits)
         plots.append(Plot(name, f"{label}: {column.title} by {varied}.", text, figure, rows))
         tables.append(Table(f"{label} by {varied}, the best first", rows))
     if not plots:

@@ -95,7 +95,9 @@ def show_value(value: Value | None) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def plot_sensitivity(settings: Sequence[Setting], title: str, ylabel: str, scale: float = 1.0) -> Figure:
+def plot_sensitivity(
+    settings: Sequence[Setting], title: str, ylabel: str, scale: float = 1.0, digits: int = 1
+) -> Figure:
     """One varied key: mean and spread over the seeds. Two that form a grid: a heat map. Else one panel a key.
 
     A panel shows every run as a point, and the mean over the other keys as a line where they share a value.
@@ -105,10 +107,11 @@ def plot_sensitivity(settings: Sequence[Setting], title: str, ylabel: str, scale
         title: Of the figure.
         ylabel: The metric, with its unit.
         scale: Factor of the metric.
+        digits: After the point, in the cells of a heat map.
     """
     keys = list(settings[0].values)
     if len(keys) == 2 and _is_grid(settings, keys):
-        return _heat_map(settings, keys, title, ylabel, scale)
+        return _heat_map(settings, keys, title, ylabel, Column("", "", scale, digits))
     num_columns = min(2, len(keys))
     num_rows = -(-len(keys) // num_columns)
     figure = Figure(figsize=(6, 3.2 * num_rows), layout="constrained")
@@ -166,12 +169,11 @@ def _panel(axes: Axes, groups: Mapping[tuple[Value, ...], list[float]], scale: f
         axes.errorbar(positions, means, spread, color=COLORS[2], marker="D", markersize=5, capsize=3, linewidth=1.3)
 
 
-def _heat_map(settings: Sequence[Setting], keys: Sequence[str], title: str, label: str, scale: float) -> Figure:
+def _heat_map(settings: Sequence[Setting], keys: Sequence[str], title: str, label: str, shown: Column) -> Figure:
     rows, columns = (_values(settings, key) for key in keys)
     groups = _by_values(settings, keys)
-    column = Column("", "", scale)
     means = np.array(
-        [[scale * statistics.mean(groups.get((row, column), [np.nan])) for column in columns] for row in rows]
+        [[shown.scale * statistics.mean(groups.get((row, column), [np.nan])) for column in columns] for row in rows]
     )
     figure = Figure(figsize=(2.2 + 1.1 * len(columns), 1.6 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -182,7 +184,7 @@ def _heat_map(settings: Sequence[Setting], keys: Sequence[str], title: str, labe
             red, green, blue, _ = image.to_rgba(means[i, j])
             is_light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45
             color = "#111111" if is_light else "#ffffff"
-            text = column.show(groups[row, other]).replace(" ± ", "\n± ")
+            text = shown.show(groups[row, other]).replace(" ± ", "\n± ")
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
     names = short_names(keys)
     axes.set_xticks(range(len(columns)), [show_value(value) for value in columns])

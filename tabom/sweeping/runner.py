@@ -261,7 +261,7 @@ class Runner:
         command = " ".join(["tabom", *self._sweep.words(best, None)])
         sync = f"wandb sync {self._directory}/*/wandb/offline-run-*"
         if self._sweep.axes:
-            figure = plot_sensitivity(settings, self._sweep.name, self._sweep.metric)
+            figure = plot_sensitivity(settings, self._sweep.name, self._sweep.metric, digits=3)
             for ending in ("png", "svg"):
                 figure.savefig(self._directory / f"sensitivity.{ending}", dpi=150)
         text = f"# {self._sweep.name}\n\n{markdown_table(rows)}\nBest: `{command}`\n\nTo W&B: `{sync}`\n"

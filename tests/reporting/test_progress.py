@@ -67,7 +67,7 @@ def test_the_rate_leaves_out_what_was_done_before(plain, clock):
             clock.now += 2
             display.update(task, step)
     assert lines(plain) == [
-        "Training: 101 of 110 steps",
+        "Training: 101 of 110 steps, 30.0 steps/min, 0:18 left",
         "Training: 102 of 110 steps, 30.0 steps/min, 0:16 left",
         "Training: 103 of 110 steps, 30.0 steps/min, 0:14 left",
         "Training: 103 of 110 steps in 0:06, 30.0 steps/min",
