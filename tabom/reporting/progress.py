@@ -77,9 +77,8 @@ class Display:
         """
         task = self._bars.add_task(description, total=total, completed=completed, unit=unit, numbers={})
         self._times[task] = self._console.get_time()
-        self._find(task)._progress.append(
-            ProgressSample(self._times[task], 0)
-        )  # rich would count from the first update
+        # Rich itself would measure the rate from the first update, and a few long runs have only a few.
+        self._find(task)._progress.append(ProgressSample(self._times[task], 0))
         return task
 
     def is_due(self, task: TaskID) -> bool:

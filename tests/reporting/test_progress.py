@@ -174,9 +174,9 @@ def test_on_a_terminal_bars_disappear(terminal):
     assert screen(terminal) == [f"{'━' * 20} Training: 0 of 4 steps"]
 
 
-def test_on_a_narrow_terminal_a_task_is_one_line(monkeypatch):
+def test_on_a_narrow_terminal_a_task_is_one_line(monkeypatch, clock):
     monkeypatch.setenv("TERM", "xterm")
-    console = Console(file=io.StringIO(), force_terminal=True, width=30)
+    console = Console(file=io.StringIO(), force_terminal=True, width=30, get_time=clock)
     with Display(console=console) as display:
         display.update(display.add("Training", 40, "steps"), 20, {"loss": "1.234", "accuracy": "41.0 %"})
     assert screen(console) == ["Training: 20 of 40 steps, los…"]

@@ -75,9 +75,9 @@ def test_two_keys_are_a_heat_map():
 
 
 def test_dark_cells_have_light_numbers():
-    axes, _ = plot_sensitivity(GRID, "", "").axes
+    axes, _ = plot_sensitivity(GRID, "", "", digits=2).axes
     colors = {text.get_text(): text.get_color() for text in axes.texts}
-    assert colors == {"0.5\n± 0.1": "#111111", "0.3": "#ffffff", "0.7": "#111111"}
+    assert colors == {"0.50\n± 0.14": "#111111", "0.30": "#ffffff", "0.70": "#111111"}
 
 
 def test_two_keys_that_form_no_grid_and_more_keys_are_panels():
