@@ -17,6 +17,20 @@ from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32}
 
+SMALL = [
+    "--trainer.max_steps=4",
+    "--trainer.val_check_interval=2",
+    "--trainer.log_every_n_steps=1",
+    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
+    "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
+    "--data.init_args.batch_size=4",
+    "--data.init_args.evaluation.batch_size=8",
+    "--data.init_args.evaluation.num_validation_prompts=4",
+    "--data.init_args.evaluation.num_test_prompts=4",
+    "--data.init_args.evaluation.num_base_examples=6",
+]
+"""Options that make a training of the demo last four steps."""
+
 
 def tiny_checkpoint(path, tokenizer, seed=0):
     torch.manual_seed(seed)

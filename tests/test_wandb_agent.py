@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import SMALL
 from wandb_server import SweepServer
 
 from tabom.run_record import find_records
@@ -16,18 +17,6 @@ from tabom.run_record import find_records
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
 MARGIN = "model.init_args.objective.init_args.margin"
-SMALL = [
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=2",
-    "--trainer.log_every_n_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
-    "--data.init_args.batch_size=4",
-    "--data.init_args.evaluation.batch_size=8",
-    "--data.init_args.evaluation.num_validation_prompts=4",
-    "--data.init_args.evaluation.num_test_prompts=4",
-    "--data.init_args.evaluation.num_base_examples=6",
-]
 
 
 @pytest.fixture

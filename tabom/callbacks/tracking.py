@@ -26,8 +26,8 @@ LIMITS = {
 Its own limits are 90 seconds at the start and none at the end; the disk gets data every 15 seconds. Before the start it
 asks who logs in, for 10 seconds more. In between nothing waits: data go to the disk, and from there to the server.
 """
-GRACE = 5.0
-"""Seconds after the limit until W&B's own process is ended; more than the disk has to wait for."""
+GRACE = 3.0
+"""Seconds until W&B's own process is ended, after the limit and after what the disk has to wait for."""
 
 
 @rank_zero_only
@@ -78,25 +78,29 @@ def end_runs(exit_code: int) -> None:
     run: Any = wandb.run
     if run is None:
         return
-    limit = run.settings.finish_timeout
-    timer = threading.Timer(limit + GRACE, _end_service, [run])
-    if limit:
+    limit, interval = run.settings.finish_timeout, run.settings.x_transaction_log_flush_interval
+    is_ended = threading.Event()
+    timer = threading.Timer(limit + interval + GRACE, _end_service, [run, is_ended])
+    if limit and interval:  # without an interval the disk would get the rest only after the server
         timer.start()
     try:
         wandb.finish(exit_code=exit_code)
     except (TimeoutError, HandleAbandonedError, MailboxClosedError) as error:
+        if not (is_ended.is_set() or isinstance(error, TimeoutError)):
+            raise
         what = f"the server did not take everything within {limit:g} s; nothing is lost, the rest is to be sent with"
         _say(what, run)
-        if not isinstance(error, TimeoutError):
+        if is_ended.is_set():
             with contextlib.suppress(ConnectionError):
                 wandb.teardown()  # otherwise it is tried when our process ends, and fails
     finally:
         timer.cancel()
 
 
-def _end_service(run: Any) -> None:
+def _end_service(run: Any, is_ended: threading.Event) -> None:
     service = run._wl.assert_service()
     if service.owns_service:
+        is_ended.set()
         service._proc._process.terminate()
 
 

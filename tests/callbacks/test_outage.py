@@ -107,8 +107,10 @@ def test_no_key(fit, monkeypatch):
         assert is_complete(directory)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("vanish", [RunServer.hang, RunServer.go_away], ids=["hangs", "is gone"])
+@pytest.mark.parametrize(
+    "vanish",
+    [pytest.param(RunServer.hang, id="hangs"), pytest.param(RunServer.go_away, id="is gone", marks=pytest.mark.slow)],
+)
 def test_in_the_middle_of_a_training(fit, monkeypatch, vanish):
     step, steps = TrainingModule.training_step, []
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import SMALL
 from wandb_records import inspect
 
 from tabom.run_record import find_records
@@ -17,17 +18,6 @@ from tabom.sweeping.run import RunLog
 
 ROOT = Path(__file__).parents[2]
 WEIGHT, MARGIN = (f"model.init_args.objective.init_args.{name}" for name in ("rank_weight", "margin"))
-SMALL = [
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=2",
-    "--trainer.log_every_n_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
-    "--data.init_args.batch_size=4",
-    "--data.init_args.evaluation.batch_size=8",
-    "--data.init_args.evaluation.num_validation_prompts=4",
-    "--data.init_args.evaluation.num_base_examples=6",
-]
 COMMAND = [
     *(sys.executable, "-m", "tabom", "sweep", str(ROOT / "sweeps/margin_x_weight.yaml")),
     *("--jobs=2", f"--config={ROOT / 'configs/demo/tabom.yaml'}", "--", *SMALL),
