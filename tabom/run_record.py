@@ -1,11 +1,12 @@
 """The record that a run keeps of itself: JSON Lines, written as it happens, read by sweeps and reports.
 
 One file a run, ``<run directory>/records/<verb>-<time>-<run id>.jsonl``. Its lines, by ``kind``: ``start`` (what was
-run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``metrics``, ``curves``, and ``end``. Neither
-W&B nor any other library is needed for it.
+run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``metrics``, ``curves``, ``benchmark``, and
+``end``. Neither W&B nor any other library is needed for it.
 """
 
 import json
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,54 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class BenchmarkResult:
+    """What a model reached on one benchmark.
+
+    Attributes:
+        benchmark: ``gsm8k``, ``math500``, ``humaneval``, ``mbpp``, ``ifeval``, or the name of another task.
+        domain: ``maths``, ``code``, ``instructions``, or empty where it is none of the paper's.
+        task: Name in lm-eval.
+        metric: The one that is reported, as lm-eval names it with its filter: ``exact_match,flexible-extract``.
+        model: What the model is called in tables.
+        trained_on: Domain that it was post-trained on; None for a base model.
+        scores: Value of ``metric`` of each question, by the hash of the question, in order.
+        values: All metrics of lm-eval, with their standard errors (``exact_match_stderr,flexible-extract``).
+        cost: ``num_steps`` (network calls a response) and ``num_tokens`` (a response, up to and with the first end of
+            sequence), both means, of responses that were decoded; ``tokens_per_second``, of what this run decoded;
+            ``num_decoded``, responses that this run decoded. What was not measured is left out.
+        settings: What decides the decoding: sampler, response length, number of examples in the prompt.
+    """
+
+    benchmark: str
+    domain: str
+    task: str
+    metric: str
+    model: str
+    trained_on: str | None
+    scores: dict[str, float]
+    values: dict[str, float]
+    cost: dict[str, float]
+    settings: dict[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Of all questions: their mean."""
+        return statistics.fmean(self.scores.values())
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the score, as lm-eval has it; None for a single question."""
+        name, _, filtering = self.metric.partition(",")
+        return self.values.get(f"{name}_stderr,{filtering}")
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run, as far as it came.
 
     Attributes:
         path: Of the file.
-        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        verb: ``fit``, ``validate``, ``test``, ``predict`` or ``evaluate``.
         run_id: Unique; the one of W&B where W&B is on.
         time: Of the start, UTC, ISO 8601.
         command: Words after ``tabom``.
@@ -72,6 +115,7 @@ class RunRecord:
         reason: Why it was stopped or failed.
         checks: In order.
         curves: In order.
+        benchmarks: In order.
         seconds: Of the whole run; None without an end, as the two that follow.
         num_tokens: Positions of the canvases that were trained on.
         device_hours: Seconds times processes, in hours.
@@ -93,6 +137,7 @@ class RunRecord:
     reason: str
     checks: list[Check]
     curves: list[Curves]
+    benchmarks: list[BenchmarkResult]
     seconds: float | None
     num_tokens: int | None
     device_hours: float | None
@@ -123,6 +168,7 @@ def read_record(path: Path) -> RunRecord:
     end: dict[str, Any] = {"state": "running", "reason": "", "seconds": None, "num_tokens": None, "device_hours": None}
     checks: list[Check] = []
     curves: list[Curves] = []
+    benchmarks: list[BenchmarkResult] = []
     for number, content in enumerate(others, 2):
         kind = content.pop("kind", None)
         try:
@@ -133,6 +179,8 @@ def read_record(path: Path) -> RunRecord:
                     checks.append(Check(**content))
                 case "curves":
                     curves.append(Curves(**content))
+                case "benchmark":
+                    benchmarks.append(BenchmarkResult(**content))
                 case "end":
                     end = content
                 case _:
@@ -140,7 +188,7 @@ def read_record(path: Path) -> RunRecord:
         except (TypeError, KeyError) as error:
             raise TabomError(f"{path}, line {number}: expected the fields of kind {kind}, got {error}") from error
     try:
-        return RunRecord(path=path, parent=parent, checks=checks, curves=curves, **start, **end)
+        return RunRecord(path=path, parent=parent, checks=checks, curves=curves, benchmarks=benchmarks, **start, **end)
     except TypeError as error:
         raise TabomError(f"{path}: expected the fields of a record, got {error}") from error
 
