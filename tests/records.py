@@ -60,6 +60,49 @@ def curves(stage="test", step=150, **values):
     return {"kind": "curves", "stage": stage, "step": step, "mask_ratios": [0.2, 0.8], "curves": values}
 
 
+def benchmark_line(
+    model="base",
+    scores=(1, 0),
+    benchmark="gsm8k",
+    trained_on=None,
+    cost=None,
+    standard_error=None,
+    sampler=None,
+    metric="exact_match,flexible-extract",
+    **settings,
+):
+    """One line of a benchmark.
+
+    Args:
+        model: What it is called.
+        scores: Of the questions q0, q1 and so on, or by question.
+        benchmark: Its domain is the paper's; that of another name is empty.
+        trained_on: None for a base model.
+        cost: What is known of it.
+        standard_error: In ``values``; None is left out.
+        sampler: Beside one token a step.
+        metric: Name and filter.
+        settings: Beside the sampler.
+    """
+    domains = {"gsm8k": "maths", "math500": "maths", "humaneval": "code", "mbpp": "code", "ifeval": "instructions"}
+    name, _, filtering = metric.partition(",")
+    error = {} if standard_error is None else {f"{name}_stderr,{filtering}": standard_error}
+    scores = scores if isinstance(scores, dict) else {f"q{index}": score for index, score in enumerate(scores)}
+    return {
+        "kind": "benchmark",
+        "benchmark": benchmark,
+        "domain": domains.get(benchmark, ""),
+        "task": f"{benchmark}_task",
+        "metric": metric,
+        "model": model,
+        "trained_on": trained_on,
+        "scores": scores,
+        "values": {metric: sum(scores.values()) / len(scores)} | error,
+        "cost": cost or {},
+        "settings": {"sampler": {"tokens_per_step": 1, "seed": 0} | (sampler or {}), "response_length": 256} | settings,
+    }
+
+
 def write_record(
     directory,
     verb="fit",
@@ -78,7 +121,7 @@ def write_record(
         verb: First word of the command.
         run_id: Unique.
         config_files: Those of ``--config``.
-        lines: What was measured, by :func:`check` and :func:`curves`.
+        lines: What was measured, by :func:`check`, :func:`curves` and :func:`benchmark_line`.
         parent: Run whose checkpoint was loaded.
         state: How it ended; ``running`` leaves the end out.
         num_tokens: In the end.

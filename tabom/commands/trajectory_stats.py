@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabom.commands.trajectory_show import load_matching
+from tabom.nested import flat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,7 @@ def print_stats(directory: Path, *, tokenizer: str | None, is_json: bool) -> Non
         console.print(table)
 
     console = Console(highlight=False, markup=False)
-    show("Origin", _flat(figures["origin"]))
+    show("Origin", ((key, str(value)) for key, value in flat(figures["origin"])))
     show("Trajectories", _count_rows(figures))
     show("Entropy when revealed, by tenth of the decoding, nats", _bars(figures["entropy_by_decile"]))
 
@@ -146,14 +147,6 @@ def _middle_and_max(values: list[int]) -> dict[str, float | int | None]:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> "Iterator[tuple[str, str]]":
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, str(value)
 
 
 def _count_rows(figures: Mapping[str, Any]) -> "Iterator[tuple[str, str]]":

@@ -6,8 +6,10 @@ import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tabom.errors import require
+from tabom.reporting.benchmarks import benchmark_sections, collect_benchmarks
 from tabom.reporting.comparison import MISSING, Column, MethodResult, comparison_rows
 from tabom.reporting.curves import plot_lines
 from tabom.reporting.figures import plot_frontiers
@@ -39,40 +41,58 @@ def sections(
         records: All runs that were given.
         results: Of them.
         metric: Accuracy that is set against forgetting.
-        baseline: Method that differences are taken to; None is ``sft_sd`` where there is one.
+        baseline: Method, or model in benchmarks, that differences are taken to; None is ``sft_sd`` where there is one.
 
     Raises:
-        TabomError: If no run has the metric, or none is of the baseline.
+        TabomError: If runs were measured but none has the metric, or none is of the baseline.
     """
-    names = {name for model in (*results.base, *results.models) for name in model.values}
-    require(metric in names, f"--metric: expected one of {', '.join(sorted(names))}, got {metric}")
-    methods = list(dict.fromkeys(point.method for point in results.on_frontier()))
+    benchmarks = collect_benchmarks(records, results.roles)
+    results = replace(results, roles=results.roles | benchmarks.roles)
+    models = [*results.base, *results.models]
+    names = {name for model in models for name in model.values}
+    require(not models or metric in names, f"--metric: expected one of {', '.join(sorted(names))}, got {metric}")
+    methods = list(dict.fromkeys([*(point.method for point in results.on_frontier()), *benchmarks.models]))
     require(
         baseline is None or baseline in methods,
         f"--baseline: expected one of {', '.join(methods) or 'no method'}, got {baseline}",
     )
-    shown = results.shown(metric)
     parts = [
-        _frontier(results, metric, baseline or BASELINE),
-        _table(results),
-        _along_curves(results, shown, metric),
-        _forgetting(shown, metric),
-        _sensitivity(results, metric),
+        *(_of_models(results, metric, baseline or BASELINE) if models else []),
+        *benchmark_sections(benchmarks, baseline or BASELINE),
         _cost(records, results),
         _runs(records, results),
         paper_section(results, column_of(metric)),
     ]
     missing = [part for part in parts if isinstance(part, str)]
-    counts = f"Runs: {len(records)}. Models that are compared: {len(results.models)}, of {len(results.methods)} methods"
     stage = {"test": "the test split", "validate": "the validation split, of a training at its last check"}
+    counts = [f"Runs: {len(records)}."]
+    if models:
+        counts.append(
+            f"Models that are compared: {len(results.models)}, of {len(results.methods)} methods. "
+            f"All numbers are measured on {stage[results.stage]}."
+        )
+    if benchmarks.answers:
+        counts.append(benchmarks.summary)
     if results.num_left_out:
         missing.insert(0, f"Runs that do not count: {results.num_left_out}. The table of the runs says why of each.")
     about = Section(
         "About this page",
-        [f"{counts}. All numbers are measured on {stage[results.stage]}.", *missing],
+        [" ".join(counts), *missing],
         warnings=results.warnings(),
     )
     return [about, *(part for part in parts if isinstance(part, Section))]
+
+
+def _of_models(results: Results, metric: str, baseline: str) -> list[Section | str]:
+    """Sections on what trainings and tests measured."""
+    shown = results.shown(metric)
+    return [
+        _frontier(results, metric, baseline),
+        _table(results),
+        _along_curves(results, shown, metric),
+        _forgetting(shown, metric),
+        _sensitivity(results, metric),
+    ]
 
 
 def column_of(metric: str) -> Column:

@@ -9,15 +9,17 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tabom.errors import require
+from tabom.nested import flat
 from tabom.reporting.comparison import MethodResult
 from tabom.reporting.sensitivity import Setting, Value, short_names, show_value
 from tabom.run_record import Curves, RunRecord
 
 BASE = "base"
+BENCHMARK = "benchmark"
 RATE = "model.init_args.optimizer.init_args.lr"
 INTERPOLATION = "model.init_args.interpolation"
 STAGES = ("test", "validate")
-_BACKBONE = "model.init_args.backbone."
+_BASE_MODEL = "model.init_args.backbone.init_args.path"
 _TASK = "data.init_args.task"
 _TRAINER_KEYS = (
     "max_steps", "max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
@@ -78,7 +80,7 @@ class Model:
     @property
     def base_model(self) -> str:
         """What it started from; empty for one that was trained from scratch."""
-        return self.keys.get(f"{_BACKBONE}init_args.path") or ""
+        return self.keys.get(_BASE_MODEL) or ""
 
     @property
     def task(self) -> str:
@@ -130,7 +132,8 @@ class Results:
     @property
     def num_left_out(self) -> int:
         """Runs that do not count."""
-        return sum(role not in ("base", "counted", "training", "trajectories") for role in self.roles.values())
+        counted = (BASE, "counted", "training", "trajectories")
+        return sum(role not in counted and not role.startswith(BENCHMARK) for role in self.roles.values())
 
     @property
     def base_models(self) -> set[str]:
@@ -198,22 +201,14 @@ class Results:
         parts = {
             "base model": [model.base_model for model in compared if model.base_model],
             "trajectories (SHA-256 of the manifest)": [m.fingerprint[:12] for m in self.models if m.fingerprint],
-            "commit": [commit(model.record) for model in compared],
         }
-        texts = [
-            f"The runs differ in their {name}: {', '.join(f'{value} ({count})' for value, count in counts.items())}."
-            for name, counts in ((name, Counter(values)) for name, values in parts.items())
-            if len(counts) > 1
-        ]
+        texts = differences("The runs", [model.record for model in compared], parts)
         num_unknown = sum(model.record.parent is not None and not model.trainings for model in compared)
         if num_unknown:
             texts.append(
                 f"{num_unknown} of {len(compared)} runs measured a checkpoint whose training is not among the runs: "
                 "their seed, learning rate and settings are those that the measurement was given."
             )
-        num_dirty = sum(bool(model.record.environment["is_git_dirty"]) for model in compared)
-        if num_dirty:
-            texts.append(f"{num_dirty} of {len(compared)} runs were made with uncommitted changes.")
         return texts
 
 
@@ -223,20 +218,21 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     A label is the stems of a run's ``--config`` files. A test belongs to the training whose checkpoint it loaded. What
     varies within a label are its settings; seed, paths, logger, callbacks and machine are none. A test without a
     checkpoint measures the base. Of a resumed training the last run counts, of several runs that are alike the latest;
-    of several tasks the one with the most runs.
+    of several tasks the one with the most runs. A run of benchmarks has the name that it gives its model as its label.
 
     Args:
         records: By time.
         stage: ``test`` or ``validate``; None is ``test`` where there is one.
 
     Raises:
-        TabomError: If no run was measured at the stage.
+        TabomError: If no run was measured at the stage, nor on benchmarks.
     """
     stage = stage or next((s for s in STAGES if any(record.last(s) for record in records)), STAGES[0])
     fits = [record for record in records if record.verb == "fit"]
     resumed = {earlier.path: record for record in fits for earlier in trainings(record, fits)[:-1]}
     labels = _labels(records, fits)
-    measured = {path for record in records if record.last(stage) for path in _paths(trainings(record, fits))}
+    results = [record for record in records if record.last(stage) or record.benchmarks]
+    measured = {path for record in results for path in _paths(trainings(record, fits))}
     roles: dict[Path, str] = {}
     latest: dict[tuple[Any, ...], Model] = {}
     models: list[Model] = []
@@ -253,7 +249,10 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
             roles[latest[key].record.path] = f"repeated by {model.record.run_id}"
         latest[key] = model
         roles[model.record.path] = "base" if model.label == BASE else "counted"
-    require(len(latest) > 0, f"{stage}: expected a finished run with results of this stage, found none")
+    require(
+        len(latest) > 0 or BENCHMARK in roles.values(),
+        f"{stage}: expected a finished run with results of this stage, found none",
+    )
     roles |= {model.record.path: f"measured on {model.task}, not counted" for model in models if model.task != task}
     base = [model for model in latest.values() if model.label == BASE]
     others = [model for model in latest.values() if model.label != BASE]
@@ -285,16 +284,29 @@ def seconds(record: RunRecord) -> float:
     return record.checks[-1].seconds if record.checks else 0.0
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots.
+def base_model(record: RunRecord) -> str:
+    """Path of the pretrained model that it has; empty where it has none."""
+    return dict(flat(record.config)).get(_BASE_MODEL) or ""
 
-    >>> flat({"model": {"lr": 0.1, "tags": ["a"]}, "seed": 1})
-    {'model.lr': 0.1, 'model.tags': ['a'], 'seed': 1}
+
+def differences(what: str, records: Sequence[RunRecord], parts: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """What compared runs differ in although they should not.
+
+    Args:
+        what: They are called.
+        records: Of the measurements.
+        parts: Values of the runs by what they should share, beside the commit.
     """
-    result: dict[str, Any] = {}
-    for name, value in config.items():
-        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return result
+    parts = {**(parts or {}), "commit": [commit(record) for record in records]}
+    texts = [
+        f"{what} differ in their {name}: {', '.join(f'{value} ({count})' for value, count in counts.items())}."
+        for name, counts in ((name, Counter(values)) for name, values in parts.items())
+        if len(counts) > 1
+    ]
+    num_dirty = sum(bool(record.environment["is_git_dirty"]) for record in records)
+    if num_dirty:
+        texts.append(f"{num_dirty} of {len(records)} runs were made with uncommitted changes.")
+    return texts
 
 
 def _paths(records: Iterable[RunRecord]) -> set[Path]:
@@ -309,8 +321,7 @@ def _chain(record: RunRecord, fits: Iterable[RunRecord]) -> list[RunRecord]:
 
 def _is_base(record: RunRecord) -> bool:
     """Whether a run measured a pretrained model as it is."""
-    path = flat(record.config).get(f"{_BACKBONE}init_args.path")
-    return record.verb in STAGES and record.config.get("ckpt_path") is None and path is not None
+    return record.verb in STAGES and record.config.get("ckpt_path") is None and base_model(record) != ""
 
 
 def _labels(records: Sequence[RunRecord], fits: Sequence[RunRecord]) -> dict[Path, str]:
@@ -322,16 +333,19 @@ def _labels(records: Sequence[RunRecord], fits: Sequence[RunRecord]) -> dict[Pat
         ]
         for record in records
     }
-    folders = {(file.stem, file.parent.name) for some in files.values() for file in some}
+    others = [record for record in records if record.verb != "evaluate"]
+    folders = {(file.stem, file.parent.name) for record in others for file in files[record.path]}
     counts = Counter(stem for stem, _ in folders)
 
     def name(file: PurePath) -> str:
         return f"{file.parent.name}/{file.stem}" if counts[file.stem] > 1 else file.stem
 
-    return {
-        record.path: BASE if _is_base(record) else " + ".join(map(name, files[record.path])) or "no config"
-        for record in records
-    }
+    def label(record: RunRecord) -> str:
+        if record.benchmarks:
+            return ", ".join(dict.fromkeys(result.model for result in record.benchmarks))
+        return BASE if _is_base(record) else " + ".join(map(name, files[record.path])) or "no config"
+
+    return {record.path: label(record) for record in records}
 
 
 def _role(
@@ -349,6 +363,8 @@ def _role(
         return f"its training was resumed by {resumed[training[0].path].run_id}"
     if training and training[0].state != "finished":
         return "its training is unfinished, not counted"
+    if record.verb == "evaluate" and record.benchmarks:
+        return BENCHMARK
     if record.last(stage):
         return ""
     return "training" if record.path in measured else f"no results of {stage}, not counted"
@@ -356,8 +372,8 @@ def _role(
 
 def _model(record: RunRecord, stage: str, fits: Sequence[RunRecord], label: str) -> Model:
     made_by = trainings(record, fits)
-    keys = flat((made_by or [record])[-1].config)
-    keys |= {key: value for key, value in flat(record.config).items() if _MEASURED_WITH.match(key)}
+    keys = dict(flat((made_by or [record])[-1].config))
+    keys |= {key: value for key, value in flat(record.config) if _MEASURED_WITH.match(key)}
     values = {name: value for name, value in record.last(stage).items() if value == value}
     return Model(record, made_by, label, keys, values)
 

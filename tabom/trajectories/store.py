@@ -5,9 +5,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tabom.errors import TabomError, require
+from tabom.nested import flat
 from tabom.trajectories.manifest import (
     MANIFEST_NAME,
     PARTIAL,
@@ -157,7 +157,10 @@ class TrajectoryStore:
             yield info
 
     def _compare(self, there: Origin, origin: Origin) -> None:
-        old, new = (dict(_flat(dataclasses.asdict(one))) for one in (there, origin))
+        old, new = (
+            {key: json.dumps(value, sort_keys=True) for key, value in flat(dataclasses.asdict(one))}
+            for one in (there, origin)
+        )
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differing:
             key = differing[0]
@@ -191,15 +194,6 @@ class TrajectoryStore:
             write_sealed((self.directory / info.file).with_suffix(".json"), dataclasses.asdict(info))
         write_sealed(self.directory / RUN_NAME, dataclasses.asdict(manifest.origin))
         (self.directory / MANIFEST_NAME).unlink()
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Values as JSON by dotted key."""
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, json.dumps(value, sort_keys=True)
 
 
 def _short(value: str | None) -> str:
