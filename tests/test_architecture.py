@@ -11,18 +11,20 @@ import tabom
 
 SIBLINGS = {"backbones", "corruption", "metrics", "objectives", "samplers", "tasks", "trajectories"}
 ALLOWED = {("objectives", "corruption")}
-GLUE = {"callbacks", "commands", "data", "modules", "reporting", "sweeping"}
+GLUE = {"callbacks", "commands", "data", "evaluation", "modules", "reporting", "sweeping"}
 HOMES = {
     "lightning": {"lightning_cli", "demo", "modules", "data", "callbacks"},
-    "transformers": {"backbones", "data"},
+    "transformers": {"backbones", "data", "evaluation"},
     "tokenizers": {"data"},
     "peft": {"backbones"},
     "wandb": {"lightning_cli", "callbacks", "reporting", "sweeping"},
     "matplotlib": {"reporting"},
-    "datasets": {"tasks", "trajectories"},
+    "datasets": {"evaluation", "tasks", "trajectories"},
+    "lm_eval": {"evaluation"},
     "pyarrow": {"tasks", "trajectories"},
     "torchmetrics": {"metrics", "modules"},
     "math_verify": {"tasks"},
+    "pyseccomp": {"tasks"},
     "rich": {"commands", "demo", "reporting", "sweeping"},
     "optuna": {"sweeping"},
     "jinja2": {"reporting"},

@@ -7,6 +7,7 @@ import re
 import select
 import subprocess
 import sys
+import textwrap
 import threading
 from decimal import Decimal
 from fractions import Fraction
@@ -18,6 +19,8 @@ _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?P<minus>(?<![\w)])[-\u2212]\$?)?(?P<top>{_UNSIGNED})(?:/(?P<bottom>{_UNSIGNED}))?", re.ASCII)
 _MAX_NUMBER_LENGTH = 100_000  # characters; the arithmetic is quadratic, and takes a second here
 _MATH_SECONDS = 15
+_CODE_BLOCK = re.compile(r"^[ \t]*```(?P<language>[^\n`]*)\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_PYTHON = {"", "python", "python3", "py"}
 
 
 def last_number(text: str) -> Fraction | None:
@@ -41,6 +44,21 @@ def last_number(text: str) -> Fraction | None:
 
 def _exact(number: str) -> Fraction:
     return Fraction(Decimal(number.replace(",", "")))
+
+
+def code_of(response: str) -> str:
+    r"""Python code in ``response``: the first fenced block of it or of no language, or else the whole response.
+
+    A block that is not closed goes on to the end.
+
+    Example:
+        >>> code_of("It is:\n```python\nx = 1\n```\nDone.")
+        'x = 1\n'
+    """
+    for block in _CODE_BLOCK.finditer(response):
+        if block["language"].strip().lower() in _PYTHON:
+            return textwrap.dedent(block["code"])
+    return response
 
 
 class MathComparison:

@@ -33,9 +33,11 @@ class QuestionDataset(Questions):
         answer_column: Likewise, of the reference answer.
         verifier: As in :class:`~tabom.tasks.question_file.QuestionFile`.
         held_out: Share of the rows of ``train_split`` in ``validation``, by a hash of the prompt, in [0, 1).
+        allow_code_execution: As in :class:`~tabom.tasks.question_file.QuestionFile`.
 
     Raises:
-        TabomError: If the share is out of range.
+        TabomError: If the share is out of range, or ``verifier`` is ``code`` and it is not allowed or this machine
+            cannot confine programs.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class QuestionDataset(Questions):
         answer_column: str = "answer",
         verifier: Verifier = "exact",
         held_out: float = 0.05,
+        allow_code_execution: bool = False,
     ) -> None:
-        super().__init__(prompt_column, answer_column, verifier, held_out)
+        super().__init__(prompt_column, answer_column, verifier, held_out, allow_code_execution)
         self.path = path
         self.name = name
         self.revision = revision

@@ -22,11 +22,14 @@ class QuestionFile(Questions):
         answer_column: Column of the reference answer, likewise.
         verifier: When a response is correct. ``exact``: it is the reference, up to blanks around it. ``number``: its
             last number has the same value as the reference's last one, exactly. ``math``: math-verify finds the two
-            equal (``pip install 'tabom[math]'``), within 15 seconds.
+            equal (``pip install 'tabom[math]'``), within 15 seconds. ``code``: its code, followed by the reference,
+            which holds the tests, is a Python program that comes to its end (``docs/sandbox.md``).
         held_out: Share of the rows of ``train_file`` in ``validation``, by a hash of the prompt, in [0, 1).
+        allow_code_execution: Whether programs that a model wrote may run, for ``verifier: code``.
 
     Raises:
-        TabomError: If the share is out of range.
+        TabomError: If the share is out of range, or ``verifier`` is ``code`` and it is not allowed or this machine
+            cannot confine programs.
     """
 
     def __init__(
@@ -37,8 +40,9 @@ class QuestionFile(Questions):
         answer_column: str = "answer",
         verifier: Verifier = "exact",
         held_out: float = 0.05,
+        allow_code_execution: bool = False,
     ) -> None:
-        super().__init__(prompt_column, answer_column, verifier, held_out)
+        super().__init__(prompt_column, answer_column, verifier, held_out, allow_code_execution)
         self.train_file = Path(train_file)
         self.test_file = Path(test_file) if test_file is not None else None
 

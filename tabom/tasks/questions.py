@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 from tabom.errors import require
 from tabom.seeding import share_of
-from tabom.tasks.answers import MATH_COMPARISON, last_number
+from tabom.tasks.answers import MATH_COMPARISON, code_of, last_number
 from tabom.tasks.base import Split, Task, take
+from tabom.tasks.sandbox import Sandbox, check_sandbox
 from tabom.types import Example
 
-Verifier = Literal["exact", "number", "math"]
+Verifier = Literal["exact", "number", "math", "code"]
 
 
 class Source(NamedTuple):
@@ -35,13 +36,29 @@ class Questions(Task):
         answer_column: Likewise.
         verifier: Likewise.
         held_out: Likewise.
+        allow_code_execution: Likewise.
 
     Raises:
-        TabomError: If the share is out of range.
+        TabomError: If the share is out of range, or ``verifier`` is ``code`` and it is not allowed or this machine
+            cannot confine programs.
     """
 
-    def __init__(self, prompt_column: str, answer_column: str, verifier: Verifier, held_out: float) -> None:
+    def __init__(
+        self,
+        prompt_column: str,
+        answer_column: str,
+        verifier: Verifier,
+        held_out: float,
+        allow_code_execution: bool,
+    ) -> None:
         require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")
+        if verifier == "code":
+            require(
+                allow_code_execution,
+                "verifier: code runs programs that a model wrote, confined as docs/sandbox.md says; "
+                "expected allow_code_execution: true, got false",
+            )
+            check_sandbox()
         self.prompt_column = prompt_column
         self.answer_column = answer_column
         self.verifier: Verifier = verifier
@@ -73,7 +90,8 @@ class Questions(Task):
         """Compare with the reference by ``verifier``; a response that cannot be compared, or not in time, is wrong.
 
         Raises:
-            TabomError: If ``verifier`` is ``math`` and math-verify is not installed.
+            TabomError: If ``verifier`` is ``math`` and math-verify is not installed, or it is ``code`` and the program
+                cannot be confined.
         """
         match self.verifier:
             case "exact":
@@ -83,6 +101,12 @@ class Questions(Task):
                 return value is not None and value == last_number(example.reference)
             case "math":
                 return MATH_COMPARISON.is_equal(example.reference, response)
+            case "code":
+                return self._sandbox.run(f"{code_of(response)}\n\n{example.reference}\n").is_passed
+
+    @functools.cached_property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox()
 
     @functools.cached_property
     def _train_examples(self) -> list[Example]:

@@ -1,4 +1,4 @@
-"""Numbers in texts, and maths answers that would take for ever."""
+"""Numbers and code in texts, and maths answers that would take for ever."""
 
 import io
 import operator
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tabom.errors import TabomError
 from tabom.tasks import answers
-from tabom.tasks.answers import MathComparison, last_number
+from tabom.tasks.answers import MathComparison, code_of, last_number
 from tabom.tasks.math_worker import answer_questions
 
 
@@ -65,6 +65,36 @@ def test_a_long_text_takes_no_time():
     start = time.monotonic()
     for text in ("1," * 50_000, "111," * 25_000 + "1111", "-" * 100_000, "1/" * 50_000, "." * 100_000):
         last_number(text)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        ("x = 1", "x = 1"),
+        ("Here:\n```python\nx = 1\n```\nand\n```python\nx = 2\n```", "x = 1\n"),
+        ("```\nx = 1\n```", "x = 1\n"),
+        ("```Python \r\nx = 1\r\n```\r\n", "x = 1\r\n"),
+        ("```bash\npip install x\n```\n```py\nx = 1\n```", "x = 1\n"),
+        ("```bash\nls\n```\nx", "```bash\nls\n```\nx"),
+        ("```python\nx = 1", "x = 1"),
+        ("1. Do\n   ```python\n   if x:\n       x = 1\n   ```", "if x:\n    x = 1\n"),
+        ('```python\nx = "```"\n```', 'x = "```"\n'),
+        ("`x = 1`", "`x = 1`"),
+        ("```python\n```", ""),
+        ("```", "```"),
+        ("", ""),
+    ],
+    ids=range(13),
+)
+def test_code_of(response, code):
+    assert code_of(response) == code
+
+
+def test_code_of_a_long_text_takes_no_time():
+    start = time.monotonic()
+    for text in ("```\n" * 50_000, "```sh\n" * 50_001, "`" * 200_000, "\n" * 200_000, " " * 200_000 + "```"):
+        code_of(text)
     assert time.monotonic() - start < 5
 
 

@@ -1,4 +1,4 @@
-"""Question files: splits, query ids and the three verifiers."""
+"""Question files: splits, query ids and the four verifiers."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabom.errors import TabomError
-from tabom.tasks import QuestionFile
+from tabom.tasks import QuestionFile, sandbox
 from tabom.tasks.answers import last_number
 from tabom.types import Example
 
@@ -248,6 +248,37 @@ def test_number():
 )
 def test_math(reference, response, is_correct):
     assert verdict("math", reference, response) is is_correct
+
+
+class TestCode:
+    TESTS = "assert double(2) == 4\nassert double('a') == 'aa'"
+
+    @pytest.mark.parametrize(
+        ("response", "is_correct"),
+        [
+            ("def double(x): return 2 * x", True),
+            ("So:\n```python\ndef double(x):\n    return x + x\n```\nThat is it.", True),
+            ("def double(x): return x ** 2", False),
+            ("So:\n\ndef double(x): return 2 * x", False),
+            ("```python\nraise SystemExit(0)\n```", False),
+            ("", False),
+        ],
+        ids=range(6),
+    )
+    def test_the_tests_decide(self, response, is_correct):
+        task = QuestionFile("none.jsonl", verifier="code", allow_code_execution=True)
+        assert task.is_correct(Example("q", "p", self.TESTS), response) is is_correct
+
+    def test_it_has_to_be_allowed(self):
+        assert failure(lambda: QuestionFile("none.jsonl", verifier="code")) == (
+            "verifier: code runs programs that a model wrote, confined as docs/sandbox.md says; "
+            "expected allow_code_execution: true, got false"
+        )
+
+    def test_a_machine_that_cannot_confine_says_so_at_once(self, monkeypatch):
+        monkeypatch.setattr(sandbox, "landlock_version", lambda: -1)
+        message = failure(lambda: QuestionFile("none.jsonl", verifier="code", allow_code_execution=True))
+        assert message.startswith("sandbox: expected a kernel with Landlock")
 
 
 class TestGsm8k:
