@@ -14,6 +14,7 @@ _VERBS = {
     "validate": ("tabom.lightning_cli", "measure on the validation split"),
     "test": ("tabom.lightning_cli", "measure on the test split"),
     "predict": ("tabom.lightning_cli", "decode queries and write trajectory shards"),
+    "evaluate": ("tabom.lightning_cli", "run a benchmark: GSM8K, MATH500, HumanEval, MBPP, IFEval or another"),
     "export": ("tabom.lightning_cli", "write a trained model or adapter for other tools"),
     "trajectories": ("tabom.commands.trajectories", "check, show, count, compare or import trajectories"),
     "view": ("tabom.commands.view", "write a page that plays trajectories step by step"),

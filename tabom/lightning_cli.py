@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lightning import LightningDataModule, LightningModule
+from lightning import Callback, LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
@@ -16,11 +16,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 import tabom.backbones
 import tabom.callbacks
 import tabom.data
+import tabom.evaluation
 import tabom.modules
 import tabom.objectives
 import tabom.samplers
 import tabom.tasks
-from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
+from tabom.callbacks import BenchmarkWriter, Interrupted, LastCheckpoint, RunRecorder, interruptible
 from tabom.callbacks.tracking import end_runs, start_runs
 from tabom.config_errors import explain, misplaced_nulls
 from tabom.errors import TabomError, require
@@ -46,8 +47,9 @@ class TabomCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and ``export``, with the arguments that are no options."""
-        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+        """Lightning's verbs and ours, with the arguments that are no options."""
+        ours = {verb: {"model", "datamodule"} for verb in ("evaluate", "export")}
+        return {**LightningCLI.subcommands(), **ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's, the model's nor the data's."""
@@ -93,6 +95,14 @@ class TabomCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Start tracking."""
+        start_runs(self.trainer.loggers)
+
+    def before_evaluate(self) -> None:
+        """Find the last checkpoint; keep what comes out; start tracking."""
+        self._find_last(is_needed=True)
+        callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        if not any(isinstance(callback, BenchmarkWriter) for callback in callbacks):
+            callbacks.append(BenchmarkWriter())
         start_runs(self.trainer.loggers)
 
     def before_export(self) -> None:
@@ -160,6 +170,7 @@ def _class_names() -> list[str]:
         tabom.backbones,
         tabom.callbacks,
         tabom.data,
+        tabom.evaluation,
         tabom.modules,
         tabom.objectives,
         tabom.samplers,

@@ -309,6 +309,10 @@ class ParseOnlyTrainer(TabomTrainer):
     def predict(self, *args, **kwargs):
         pass
 
+    @functools.wraps(TabomTrainer.evaluate)
+    def evaluate(self, *args, **kwargs):
+        pass
+
     @functools.wraps(TabomTrainer.export)
     def export(self, *args, **kwargs):
         pass

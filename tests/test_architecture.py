@@ -21,6 +21,8 @@ HOMES = {
     "matplotlib": {"reporting"},
     "datasets": {"evaluation", "tasks", "trajectories"},
     "lm_eval": {"evaluation"},
+    "nltk": {"evaluation"},
+    "punkt": {"evaluation"},
     "pyarrow": {"tasks", "trajectories"},
     "torchmetrics": {"metrics", "modules"},
     "math_verify": {"tasks"},

@@ -7,20 +7,23 @@ import yaml
 from helpers import ParseOnlyTrainer
 
 from tabom.callbacks import TrajectoryWriter
+from tabom.errors import TabomError
 from tabom.lightning_cli import run
 
 ROOT = Path(__file__).parents[1] / "configs"
 PARTS = sorted((ROOT / "parts").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "ablation").glob("*.yaml"))
 TRAINERS = sorted((ROOT / "trainer").glob("*.yaml"))
-CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS) - set(TRAINERS))
+EVALUATION_OVERLAYS = [ROOT / "evaluate" / f"{name}.yaml" for name in ("adapter", "two_per_step")]
+CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS) - set(TRAINERS) - set(EVALUATION_OVERLAYS))
 RECIPES = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "dream_ling_coder_paper")
 METHODS = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
 FURTHER = ("tabom_global", "dinfer", "t3d", "logistic", "plackett_luce", "boltzmann_kl", "shuffled_order")
 
 
 def verb_of(path):
-    return "predict" if "DistillationModule" in path.read_text() else "fit"
+    text = path.read_text()
+    return "predict" if "DistillationModule" in text else "evaluate" if "BenchmarkModule" in text else "fit"
 
 
 def test_there_are_configs():
@@ -39,7 +42,7 @@ def test_every_part_is_used():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_config(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli = instantiate(verb_of(path), path)
+    cli = instantiate(verb_of(path), path, *ALLOWED.get(path.stem.partition("_")[2], ()))
     if path.parent.name == "demo" or path.stem in ("tabom", "distill"):  # the others of a recipe differ in a few values
         written = dump(cli)
         (tmp_path / "again.yaml").write_text(written)
@@ -47,9 +50,58 @@ def test_config(path, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-def instantiate(verb, *paths):
-    words = [word for path in paths for word in ("--config", str(path))]
+def instantiate(verb, *paths_and_options):
+    words = [
+        word for each in paths_and_options for word in (["--config", str(each)] if "=" not in str(each) else [each])
+    ]
     return run([verb, *words, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+
+
+CODE = "--data.init_args.benchmark.init_args.allow_code_execution=true"
+ALLOWED = {"humaneval": (CODE,), "mbpp": (CODE,)}
+TABLE_8 = {
+    "dream": {"gsm8k": (256, None), "math500": (512, None), "mbpp": (1024, None), "humaneval": (768, None)},
+    "llada": {"gsm8k": (512, 8), "math500": (512, 64), "mbpp": (256, None), "humaneval": (512, None)},
+}
+"""New tokens, block length; one block where the paper's block is the whole response."""
+
+
+@pytest.mark.parametrize("benchmark", ["gsm8k", "math500", "humaneval", "mbpp", "ifeval"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_evaluation_of_the_paper(family, benchmark):
+    """What the files say; each is instantiated above."""
+    content = yaml.safe_load((ROOT / "evaluate" / f"{family}_{benchmark}.yaml").read_text())
+    data, sampler = content["data"]["init_args"], content["model"]["init_args"]["sampler"]
+    assert data["benchmark"] == {"class_path": "PaperBenchmark", "init_args": {"name": benchmark}}
+    assert data["chat_template"] is True
+    expected_length, expected_block = TABLE_8[family].get(benchmark, (512, None))
+    assert data["response_length"] == expected_length
+    assert content["trainer"]["default_root_dir"] == f"runs/evaluate/{family}/{benchmark}"
+    if family == "dream":
+        assert sampler == "../parts/dream_sampler.yaml"
+        return
+    settings = sampler["init_args"]
+    assert settings.pop("block_length", None) == expected_block
+    ends = {"humaneval": {"forbidden_token_ids": [126081]}, "mbpp": {"deferred_token_ids": [126081, 126348]}}
+    assert settings == {"score": "entropy" if benchmark == "ifeval" else "confidence", **ends.get(benchmark, {})}
+
+
+def test_generated_code_needs_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TabomError, match="allow_code_execution: humaneval runs the programs that the model writes"):
+        instantiate("evaluate", ROOT / "evaluate/llada_humaneval.yaml")
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_overlays_of_an_evaluation(family, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapter, two = EVALUATION_OVERLAYS
+    cli = instantiate("evaluate", ROOT / "evaluate" / f"{family}_gsm8k.yaml", two, adapter)
+    assert (cli.model.sampler.tokens_per_step, cli.model.sampler.temperature > 0) == (2, family == "dream")
+    part = yaml.safe_load((ROOT / "parts" / f"{family}_backbone.yaml").read_text())
+    lora = cli.model._source.lora
+    assert {key: getattr(lora, key) for key in part["init_args"]["lora"]} == part["init_args"]["lora"]
+    assert "class_path" not in adapter.read_text() + two.read_text()
 
 
 @pytest.mark.parametrize("recipe", ["demo", *RECIPES[:4]])
@@ -109,7 +161,9 @@ def dump(cli):
     return cli._parser(cli.subcommand).dump(cli.config[cli.subcommand], skip_unset=False)
 
 
-@pytest.mark.parametrize("path", CONFIGS + PARTS + OVERLAYS + TRAINERS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", CONFIGS + PARTS + OVERLAYS + TRAINERS + EVALUATION_OVERLAYS, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_file_says_what_it_is_for_and_knows_no_foreign_path(path):
     text = path.read_text()
     assert text.startswith("# ")

@@ -1,6 +1,7 @@
 """What happens around a run: files written, configuration recorded, decodings shown."""
 
 from tabom.callbacks.artifacts import Artifacts
+from tabom.callbacks.benchmark_writer import BenchmarkWriter
 from tabom.callbacks.evaluation_media import EvaluationMedia
 from tabom.callbacks.interruption import Interrupted, LastCheckpoint, interruptible
 from tabom.callbacks.run_recorder import RunRecorder
@@ -10,6 +11,7 @@ from tabom.callbacks.trajectory_writer import TrajectoryWriter
 
 __all__ = [
     "Artifacts",
+    "BenchmarkWriter",
     "EvaluationMedia",
     "Interrupted",
     "LastCheckpoint",

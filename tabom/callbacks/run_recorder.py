@@ -7,6 +7,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
 from tabom.data import TrajectoryDataModule
 from tabom.modules.evaluation import Evaluation
-from tabom.run_record import DIRECTORY
+from tabom.run_record import DIRECTORY, BenchmarkResult
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
 from tabom.types import TrajectoryBatch
@@ -124,6 +125,10 @@ class RunRecorder(SaveConfigCallback):
     def note(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Add scalars to the record."""
         self._write("metrics", stage=stage, step=step, seconds=self._seconds, values=dict(values))
+
+    def note_benchmark(self, result: BenchmarkResult) -> None:
+        """Add what a model reached on a benchmark."""
+        self._write("benchmark", **asdict(result))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note that the run was stopped, or failed."""

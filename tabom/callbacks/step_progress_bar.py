@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from tabom.errors import require
-from tabom.modules import DistillationModule
+from tabom.modules import BenchmarkModule, DistillationModule
 from tabom.modules.evaluation import Evaluation
 from tabom.reporting.progress import Display
 
@@ -21,7 +21,7 @@ _FORGETTING = {"kl": "KL", "nelbo": "NELBO"}
 
 
 class StepProgressBar(Callback):
-    """Counts the optimizer steps of all epochs, the batches of all loaders, or the trajectories of all shards.
+    """Counts the optimizer steps of all epochs, the batches of all loaders, the trajectories of all shards, or answers.
 
     Rate and time left are of the whole, also when a training is resumed in the middle. Beside them stand the loss, and
     of the last validation the first accuracy and the forgetting: KL(base || model), or without a base the NELBO. On a
@@ -120,11 +120,15 @@ class StepProgressBar(Callback):
         self._close()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the trajectories that are left to this process."""
+        """Show the trajectories, or the answers to a benchmark, that are left to this process."""
         del trainer
+        if isinstance(pl_module, BenchmarkModule):
+            pl_module.on_started = self._start_answers
+            pl_module.on_finished = self._count_decoded
+            return
         module = cast("DistillationModule", pl_module)
-        self._num_decoded = self._num_seen = self._num_verified = 0
-        self._decoding = self._open().add("Decoding", module.data.num_to_decode(), "trajectories")
+        self._num_seen = self._num_verified = 0
+        self._start_decoding(module.data.num_to_decode(), "trajectories")
         module.on_finished = self._count_decoded
 
     def on_predict_batch_end(
@@ -137,9 +141,9 @@ class StepProgressBar(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Show how many verified so far."""
-        del trainer, pl_module, batch, batch_idx, dataloader_idx
+        del trainer, batch, batch_idx, dataloader_idx
         shard = cast("DistilledShard", outputs)
-        if shard.num_queries:
+        if not isinstance(pl_module, BenchmarkModule) and shard.num_queries:
             self._num_seen += shard.num_queries
             self._num_verified += shard.num_verified
             numbers = {"verified": _percent(self._num_verified / self._num_seen)}
@@ -171,6 +175,13 @@ class StepProgressBar(Callback):
     def _end_batches(self, numbers: dict[str, str]) -> None:
         self._open().update(self._batches, self._num_batches, numbers)
         self._open().remove(self._batches)
+
+    def _start_answers(self, num: int) -> None:
+        self._start_decoding(num, "answers")
+
+    def _start_decoding(self, num: int, unit: str) -> None:
+        self._num_decoded = 0
+        self._decoding = self._open().add("Decoding", num, unit)
 
     def _count_decoded(self, num: int) -> None:
         self._num_decoded += num

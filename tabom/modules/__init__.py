@@ -1,5 +1,6 @@
 """LightningModules: the glue between a backbone, an objective and a trainer."""
 
+from tabom.modules.benchmark import BenchmarkModule
 from tabom.modules.distillation import DistillationModule
 from tabom.modules.evaluation import Evaluation
 from tabom.modules.measures import PassAt
@@ -7,4 +8,12 @@ from tabom.modules.schedules import CosineWithWarmup
 from tabom.modules.trainer import TabomTrainer
 from tabom.modules.training import TrainingModule
 
-__all__ = ["CosineWithWarmup", "DistillationModule", "Evaluation", "PassAt", "TabomTrainer", "TrainingModule"]
+__all__ = [
+    "BenchmarkModule",
+    "CosineWithWarmup",
+    "DistillationModule",
+    "Evaluation",
+    "PassAt",
+    "TabomTrainer",
+    "TrainingModule",
+]

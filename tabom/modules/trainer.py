@@ -1,27 +1,37 @@
-"""Lightning's trainer with one more verb."""
+"""Lightning's trainer with two more verbs."""
 
-import warnings
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from tabom.backbones.checkpoint import check_no_model
 from tabom.backbones.transformer import TransformersBackbone
 from tabom.data.tokenizer import save_tokenizer
 from tabom.errors import require
+from tabom.modules.benchmark import BenchmarkModule
+from tabom.modules.checkpoints import read_checkpoint
 from tabom.modules.training import TrainingModule
-
-_WEIGHTS = "state_dict."
-"""What stands before the names of weights in a sharded checkpoint."""
 
 
 class TabomTrainer(Trainer):
-    """Trains, evaluates and predicts as Lightning's does, and exports what was trained."""
+    """Trains, evaluates and predicts as Lightning's does; runs benchmarks, and exports what was trained."""
+
+    def evaluate(self, model: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None = None) -> None:
+        """Run a benchmark; an evaluation that was stopped goes on where it stopped.
+
+        Args:
+            model: Says which backbone, with which adapter, and how it decodes.
+            datamodule: Gives benchmark and tokenizer.
+            ckpt_path: Checkpoint of a training, a file or the directory of a sharded one; None evaluates what the
+                configuration of the backbone says.
+
+        Raises:
+            TabomError: If the model is no ``BenchmarkModule``, or there is no such checkpoint.
+        """
+        require(isinstance(model, BenchmarkModule), f"model: expected BenchmarkModule, got {type(model).__name__}")
+        cast("BenchmarkModule", model).ckpt_path = ckpt_path
+        self.predict(model, datamodule=datamodule, return_predictions=False)
 
     def export(
         self,
@@ -52,7 +62,7 @@ class TabomTrainer(Trainer):
         self.datamodule = datamodule
         model.configure_model()
         if ckpt_path is not None:
-            checkpoint = _read_checkpoint(Path(ckpt_path))
+            checkpoint = read_checkpoint(Path(ckpt_path))
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
         if isinstance(model, TrainingModule):
@@ -69,26 +79,3 @@ class TabomTrainer(Trainer):
             backbone.save_pretrained(path)
             save_tokenizer(datamodule.tokenizer, path)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{path}: {kind} model written")
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint; of a sharded one without the optimizer's state.
-
-    Raises:
-        TabomError: If there is none.
-    """
-    if not path.is_dir():
-        require(path.is_file(), f"{path}: expected a checkpoint, found no such file")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    rest = path / "meta.pt"  # what Lightning stores beside the shards
-    require(rest.is_file(), f"{path}: expected the directory of a sharded checkpoint, found no {rest.name} in it")
-    reader = FileSystemReader(path)
-    stored: dict[str, Any] = {
-        name.removeprefix(_WEIGHTS): torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is meant to be
-        load({"state_dict": stored}, storage_reader=reader, no_dist=True)
-    return {**torch.load(rest, map_location="cpu", weights_only=True), "state_dict": stored}

@@ -17,6 +17,7 @@ from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.target_pass import TargetPass
 from tabom.errors import TabomError, require
+from tabom.modules.checkpoints import check_adapter
 from tabom.modules.evaluation import Evaluation
 from tabom.modules.reference import Reference
 from tabom.modules.schedules import CosineWithWarmup
@@ -154,12 +155,7 @@ class TrainingModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
-        if self.backbone.has_adapter:
-            stored = checkpoint["adapter"] if "adapter" in checkpoint else checkpoint["state_dict"]
-            differing = sorted(set(stored) ^ self._trained_names())
-            require(
-                not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}"
-            )
+        check_adapter(self, checkpoint)
         self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
         if self.evaluation is not None and "largest_drop" in checkpoint:
             self.evaluation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])

@@ -3,10 +3,13 @@
 Axes: B rows of the batch, S rows in work, N response positions, K candidates.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from tabom.samplers.progress import Positions, Turn
+from tabom.samplers.progress import Mask, Positions, Turn
 from tabom.types import DecodedBatch
 
 
@@ -51,16 +54,26 @@ class Record:
         for part, values in changes:
             part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
 
-    def fill(self, is_masked: Tensor, token_id: int | None) -> None:
-        """Reveal the rest of every row, in one further step."""
-        if token_id is not None:
-            self.response.masked_fill_(is_masked, token_id)
-            self.unmask_step = torch.where(is_masked, self.unmask_step.amax(1, keepdim=True) + 1, self.unmask_step)
-            for part in (self.unmask_entropy, self.unmask_score):
-                part.masked_fill_(is_masked, torch.nan)
+    def decoded(self, is_masked: Mask, token_id: int | None, rows: Sequence[int]) -> DecodedBatch:
+        """What became of some rows.
 
-    def decoded(self) -> DecodedBatch:
-        """All of it."""
-        return DecodedBatch(
-            self.response.clone(), self.unmask_step, self.unmask_entropy, self.unmask_score, self.step_entropy
+        Args:
+            is_masked: Positions of all rows that are not revealed (B, N), on the host.
+            token_id: What these become, in one further step.
+            rows: Which are wanted, all of them finished.
+        """
+        everything = DecodedBatch(
+            self.response, self.unmask_step, self.unmask_entropy, self.unmask_score, self.step_entropy
+        )
+        decoded = everything.select(rows)
+        if token_id is None:
+            return decoded
+        is_left = torch.from_numpy(is_masked[list(rows)]).to(self.response.device)
+        last_step = decoded.unmask_step.amax(1, keepdim=True)
+        return dataclasses.replace(
+            decoded,
+            response_ids=decoded.response_ids.masked_fill(is_left, token_id),
+            unmask_step=torch.where(is_left, last_step + 1, decoded.unmask_step),
+            unmask_entropy=decoded.unmask_entropy.masked_fill(is_left, torch.nan),
+            unmask_score=decoded.unmask_score.masked_fill(is_left, torch.nan),
         )

@@ -189,7 +189,7 @@ class Sampler:
         num_slots: int | None = None,
         eos_token_id: int | None = None,
         record_steps: bool = False,
-        on_finished: Callable[[int], None] | None = None,
+        on_finished: Callable[[list[int], DecodedBatch], None] | None = None,
     ) -> DecodedBatch:
         """Decode a batch.
 
@@ -203,7 +203,7 @@ class Sampler:
                 position is decoded.
             record_steps: Also record the entropy of every masked position before each step. The head is then applied to
                 all of them, and not only to those of the current blocks.
-            on_finished: Told how many rows a step finished, if any.
+            on_finished: Told which rows a step finished, if any, and what became of them, in that order.
 
         Returns:
             Tokens and the record of their unmasking, in the order of the batch.
@@ -239,11 +239,10 @@ class Sampler:
             is_end = is_revealed & (tokens == end_token_id)
             finished = progress.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
             if finished and on_finished is not None:
-                on_finished(len(finished))
+                on_finished(finished, record.decoded(progress.is_masked, eos_token_id, finished))
             is_overdue = progress.step[progress.rows].max(initial=0) >= num_steps
             require(not is_overdue, f"schedule: expected every position revealed in {num_steps} steps, got fewer")
-        record.fill(torch.from_numpy(progress.is_masked).to(device), eos_token_id)
-        return record.decoded()
+        return record.decoded(progress.is_masked, eos_token_id, range(len(canvas)))
 
     @property
     def _schedule(self) -> Schedule:

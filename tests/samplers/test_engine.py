@@ -91,7 +91,9 @@ def test_draws_made_in_pieces_are_the_same(backbone, tokenizer, monkeypatch):
 def test_longest_prompts_come_first_and_the_canvas_gets_narrower(backbone, tokenizer):
     watched = Watched(backbone)
     finished = []
-    Sampler(tokens_per_step=3).decode(watched, prompts(tokenizer, TEXTS), num_slots=3, on_finished=finished.append)
+    Sampler(tokens_per_step=3).decode(
+        watched, prompts(tokenizer, TEXTS), num_slots=3, on_finished=lambda rows, _: finished.append(len(rows))
+    )
     lengths = sorted(map(len, TEXTS), reverse=True)
     expected = [(3, 6 + lengths[0])] * 2 + [(3, 6 + lengths[3])] * 2 + [(1, 6 + lengths[6])] * 2
     assert watched.shapes == expected
@@ -105,10 +107,15 @@ def test_a_finished_row_makes_room(tokenizer):
     seen = []
     watched = Watched(model)
     decoded = Sampler("confidence").decode(
-        watched, batch, num_slots=2, eos_token_id=3, on_finished=lambda num: seen.append((len(watched.shapes), num))
+        watched, batch, num_slots=2, eos_token_id=3, on_finished=lambda *told: seen.append((len(watched.shapes), *told))
     )
     # longest prompts first: 5 + 1 | 2 + 1, 1 + 1 | 4 + 1 | 0 + 1 steps
-    assert seen == [(3, 1), (5, 1), (6, 1), (7, 1), (10, 1)]
+    assert [(num_calls, len(rows)) for num_calls, rows, _ in seen] == [(3, 1), (5, 1), (6, 1), (7, 1), (10, 1)]
+    for _, rows, told in seen:
+        for name in ("response_ids", "unmask_step", "unmask_entropy", "unmask_score"):
+            torch.testing.assert_close(
+                getattr(told, name), getattr(decoded.select(rows), name), rtol=0, atol=0, equal_nan=True
+            )
     assert decoded.response_ids.tolist() == [
         [3] * 6,
         [1, 1, 1, 1, 3, 3],

@@ -1,0 +1,139 @@
+"""What a model answered, kept as it answers: an evaluation that was killed goes on where it stopped."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tabom.errors import TabomError, require
+from tabom.nested import flat
+
+
+@dataclass(frozen=True)
+class Response:
+    """A decoded response.
+
+    Attributes:
+        text: Up to the first end-of-sequence token, before anything is cut at a stop string.
+        response_ids: All tokens.
+        unmask_step: Denoising step that revealed each of them, 0 first.
+        num_steps: Network calls that it took.
+        num_tokens: Tokens up to and with the first end of sequence.
+    """
+
+    text: str
+    response_ids: list[int]
+    unmask_step: list[int]
+    num_steps: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A scored continuation.
+
+    Attributes:
+        log_likelihood: Estimate in nats.
+        standard_error: Of the estimate, as if its samples were independent of each other; None for a single sample.
+        is_greedy: Whether greedy decoding gives the continuation; False where it was not asked for.
+    """
+
+    log_likelihood: float
+    standard_error: float | None
+    is_greedy: bool
+
+
+_KINDS = {"response": Response, "likelihood": Likelihood}
+
+
+class ResponseStore:
+    """Answers by request, in JSON Lines: ``responses-<rank>.jsonl`` of each process, all of which are read.
+
+    Every answer is on the disk before the next step is taken; a last line that a killed process left unfinished is
+    dropped. The first line of a file says what the answers come from; those of another model, sampler or benchmark are
+    refused.
+
+    Args:
+        directory: Of the run, on a file system that all processes share.
+        origin: What decides the answers, as JSON can hold it.
+        rank: Of this process.
+
+    Raises:
+        TabomError: If there are answers of another origin, or a damaged file.
+    """
+
+    def __init__(self, directory: Path, origin: dict[str, Any], rank: int = 0) -> None:
+        self._answers: dict[str, Response | Likelihood] = {}
+        self._directory = directory
+        self._path = directory / f"responses-{rank}.jsonl"
+        self._origin = json.loads(json.dumps(origin))
+        self.read_all()
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = _whole_lines(self._path) if self._path.is_file() else []
+        if lines:
+            os.truncate(self._path, sum(map(len, lines)))
+        else:
+            self._path.write_text(json.dumps({"kind": "origin", **self._origin}) + "\n")
+
+    def __len__(self) -> int:
+        """Answers that are there."""
+        return len(self._answers)
+
+    def read_all(self) -> None:
+        """Take note of all answers on the disk."""
+        for path in sorted(self._directory.glob("responses-*.jsonl")):
+            self._read(path)
+
+    def get(self, key: str) -> Response | Likelihood | None:
+        """The answer to a request (:func:`request_key`), or None."""
+        return self._answers.get(key)
+
+    def add(self, key: str, answer: Response | Likelihood) -> None:
+        """Keep an answer, on the disk first."""
+        kind = next(kind for kind, type_ in _KINDS.items() if isinstance(answer, type_))
+        self._append({"kind": kind, "key": key, **asdict(answer)})
+        self._answers[key] = answer
+
+    def _append(self, content: dict[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(content) + "\n")
+
+    def _read(self, path: Path) -> None:
+        for number, line in enumerate(_whole_lines(path), 1):
+            try:
+                content = json.loads(line)
+                kind = content.pop("kind")
+                if number == 1:
+                    require(kind == "origin", f"{path}, line 1: expected kind origin, got {kind}")
+                    _compare(path, content, self._origin)
+                else:
+                    key = content.pop("key")
+                    self._answers[key] = _KINDS[kind](**content)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if isinstance(error, TabomError):
+                    raise
+                raise TabomError(
+                    f"{path}, line {number}: expected an answer of this evaluation, got {line[:40]!r} ({error!r}); "
+                    "remove the line, and it is decoded again"
+                ) from error
+
+
+def request_key(*parts: Any) -> str:
+    """Name of a request: a hash of all that it says, the same on every machine."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    return [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _compare(path: Path, there: dict[str, Any], origin: dict[str, Any]) -> None:
+    old, new = dict(flat(there)), dict(flat(origin))
+    for key in {**old, **new}:
+        require(
+            old.get(key) == new.get(key),
+            f"{path}: expected {key} {json.dumps(old.get(key))}, of the answers that are there, got "
+            f"{json.dumps(new.get(key))}; give another run_dir or move them away",
+        )
