@@ -144,11 +144,11 @@ class PromptDataModule(LightningDataModule):
         """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``source``."""
         task = self.base_tasks[source] if source else self.task
         is_kept = until_eos(response_ids, self.special_ids.eos) & (response_ids != self.special_ids.eos)
-        verdicts = []
-        for example, ids, kept in zip(examples, response_ids.cpu(), is_kept.cpu(), strict=True):
-            text = str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
-            verdicts.append(Verdict(text, task.is_correct(example, text)))
-        return verdicts
+        texts = [
+            str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
+            for ids, kept in zip(response_ids.cpu(), is_kept.cpu(), strict=True)
+        ]
+        return [Verdict(*pair) for pair in zip(texts, task.are_correct(examples, texts), strict=True)]
 
     def is_before_end(self, response_ids: Tensor) -> Tensor:
         """Positions up to and with the first end-of-sequence token (B, N)."""

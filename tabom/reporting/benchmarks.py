@@ -148,7 +148,7 @@ class Benchmarks:
         num_runs = len({answers.record.path for answers in self.answers})
         num_benchmarks = len({answers.name for answers in self.answers})
         return (
-            f"Runs of benchmarks: {num_runs}, of {len(self.models)} models on {num_benchmarks} benchmarks. "
+            f"Runs of benchmarks: {num_runs}. Models: {len(self.models)}. Benchmarks: {num_benchmarks}. "
             "Their numbers are of the benchmarks' own questions."
         )
 

@@ -39,6 +39,10 @@ class Task(ExampleSource):
     def is_correct(self, example: Example, response: str) -> bool:
         """Whether the whole response, up to its first end-of-sequence token, answers the prompt."""
 
+    def are_correct(self, examples: Sequence[Example], responses: Sequence[str]) -> list[bool]:
+        """The same of many; a task may judge them side by side."""
+        return [self.is_correct(example, response) for example, response in zip(examples, responses, strict=True)]
+
 
 def split_of(text: str) -> Split:
     """Split of a generated problem, by a hash of its text: the same problem never lands in two."""

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -102,7 +102,14 @@ class Questions(Task):
             case "math":
                 return MATH_COMPARISON.is_equal(example.reference, response)
             case "code":
-                return self._sandbox.run(f"{code_of(response)}\n\n{example.reference}\n").is_passed
+                return self._sandbox.run(_program(example, response)).is_passed
+
+    def are_correct(self, examples: Sequence[Example], responses: Sequence[str]) -> list[bool]:
+        """Programs run side by side."""
+        if self.verifier != "code":
+            return super().are_correct(examples, responses)
+        programs = [_program(example, response) for example, response in zip(examples, responses, strict=True)]
+        return [outcome.is_passed for outcome in self._sandbox.run_all(programs)]
 
     @functools.cached_property
     def _sandbox(self) -> Sandbox:
@@ -124,3 +131,8 @@ class Questions(Task):
             query_id = f"{name}/{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
             examples.setdefault(prompt, Example(query_id, prompt, row[self.answer_column]))
         return list(examples.values())
+
+
+def _program(example: Example, response: str) -> str:
+    """The response's code, followed by the tests."""
+    return f"{code_of(response)}\n\n{example.reference}\n"

@@ -204,8 +204,7 @@ def test_what_was_run_twice_counts_once(write, read):
         "benchmark: third",
     ]
     assert page["About this page"].paragraphs == [
-        "Runs: 6. Runs of benchmarks: 3, of 1 models on 3 benchmarks. Their numbers are of the benchmarks' own "
-        "questions.",
+        "Runs: 6. Runs of benchmarks: 3. Models: 1. Benchmarks: 3. Their numbers are of the benchmarks' own questions.",
         "Runs that do not count: 3. The table of the runs says why of each.",
     ]
 
@@ -390,7 +389,7 @@ def test_a_report_of_benchmarks_alone(tmp_path, write, monkeypatch, capsys):
     assert r"| \<b\>tabom | 100.0 |" in markdown
     assert "No frontier" not in markdown
     assert (
-        "\nRuns: 2. Runs of benchmarks: 2, of 2 models on 1 benchmarks. Their numbers are of the benchmarks' own "
+        "\nRuns: 2. Runs of benchmarks: 2. Models: 2. Benchmarks: 1. Their numbers are of the benchmarks' own "
         "questions.\n"
     ) in markdown
 
@@ -419,7 +418,7 @@ def test_beside_trainings(tmp_path, write, read):
     ]  # fmt: skip
     assert both["About this page"].paragraphs[0] == (
         "Runs: 4. Models that are compared: 1, of 1 methods. All numbers are measured on the test split. Runs of "
-        "benchmarks: 2, of 2 models on 1 benchmarks. Their numbers are of the benchmarks' own questions."
+        "benchmarks: 2. Models: 2. Benchmarks: 1. Their numbers are of the benchmarks' own questions."
     )
     assert html_page("both", list(both.values())).count("GSM8K (in domain)") == 1
 

@@ -269,6 +269,13 @@ class TestCode:
         task = QuestionFile("none.jsonl", verifier="code", allow_code_execution=True)
         assert task.is_correct(Example("q", "p", self.TESTS), response) is is_correct
 
+    def test_many_are_judged_in_order(self):
+        task = QuestionFile("none.jsonl", verifier="code", allow_code_execution=True)
+        tests = [f"assert f() == {number}" for number in range(6)]
+        responses = [f"def f(): return {number if number % 3 else -1}" for number in range(6)]
+        examples = [Example(str(number), "p", text) for number, text in enumerate(tests)]
+        assert task.are_correct(examples, responses) == [False, True, True] * 2
+
     def test_it_has_to_be_allowed(self):
         assert failure(lambda: QuestionFile("none.jsonl", verifier="code")) == (
             "verifier: code runs programs that a model wrote, confined as docs/sandbox.md says; "
