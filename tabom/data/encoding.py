@@ -254,4 +254,4 @@ def collate_prompts(
 def _pad_left(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
     """Stack sequences of token ids, filled on the left."""
     width = max(map(len, sequences))
-    return torch.tensor([[value] * (width - len(ids)) + list(ids) for ids in sequences])
+    return torch.tensor([[value] * (width - len(ids)) + list(ids) for ids in sequences], dtype=torch.long)

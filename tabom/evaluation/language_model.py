@@ -58,11 +58,14 @@ class DiffusionLM(LM):
         tokenizer: Of the backbone.
         decoding: How prompts become responses.
         store: Keeps the answers; what it has is not computed again.
-        needs_greedy: Whether tasks ask if a continuation is the greedy one.
         rank: Of this process.
         world_size: Number of processes; lm-eval gives each its share of the questions.
         on_started: Told how many answers are to be computed.
         on_finished: Told how many more have been.
+
+    Attributes:
+        needs_greedy: Whether the task asks if a continuation is the greedy one.
+        num_decoded: Responses that were decoded, with ``num_tokens`` up to their ends, in ``seconds``.
     """
 
     def __init__(
@@ -72,7 +75,6 @@ class DiffusionLM(LM):
         decoding: Decoding,
         store: ResponseStore,
         *,
-        needs_greedy: bool = True,
         rank: int = 0,
         world_size: int = 1,
         on_started: Callable[[int], None] = _nobody,
@@ -80,12 +82,12 @@ class DiffusionLM(LM):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer  # lm-eval notes its special tokens
+        self.needs_greedy = True
         self.num_decoded = self.num_tokens = 0
         self.seconds = 0.0
         self._backbone = backbone
         self._decoding = decoding
         self._store = store
-        self._needs_greedy = needs_greedy
         self._rank, self._world_size = rank, world_size
         self._device = next(backbone.parameters()).device
         self._on_started, self._on_finished = on_started, on_finished
@@ -140,7 +142,7 @@ class DiffusionLM(LM):
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Estimate the log-likelihood of each continuation (nats), and whether greedy decoding gives it."""
         scored = self._scored(
-            [(request, *self._encode_pair(*_args(request))) for request in requests], self._needs_greedy
+            [(request, *self._encode_pair(*_args(request))) for request in requests], self.needs_greedy
         )
         return [(likelihood.log_likelihood, likelihood.is_greedy) for likelihood in scored]
 

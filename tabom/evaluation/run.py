@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from statistics import fmean
 from typing import Any
 
 from lm_eval.api.task import Task
@@ -97,6 +98,7 @@ def run_benchmark(
     """
     task = benchmark.load()
     _set_examples(task, benchmark.num_fewshot)
+    lm.needs_greedy = task.OUTPUT_TYPE != "multiple_choice" or "exact_match" in task.aggregation()
     with quiet():
         results = evaluate(
             lm=lm,
@@ -161,10 +163,13 @@ def _cost(answered: Sequence[Answered], costs: Sequence[Mapping[str, float]]) ->
     responses = [one.response for one in answered if one.response is not None]
     num_decoded = sum(cost["num_decoded"] for cost in costs)
     seconds = max((cost["seconds"] for cost in costs), default=0.0)
-    found = {"num_decoded": float(num_decoded)}
-    if responses:
-        found["num_steps"] = sum(response.num_steps for response in responses) / len(responses)
-        found["num_tokens"] = sum(response.num_tokens for response in responses) / len(responses)
+    if not responses:
+        return {}
+    found = {
+        "num_decoded": float(num_decoded),
+        "num_steps": fmean(response.num_steps for response in responses),
+        "num_tokens": fmean(response.num_tokens for response in responses),
+    }
     if seconds > 0:
         found["tokens_per_second"] = sum(cost["num_tokens"] for cost in costs) / seconds
     return found

@@ -125,12 +125,13 @@ class DistillationModule(LightningModule):
         prompts = batch.prompts
         if prompts is None:
             return DistilledShard(batch.index, [], 0, 0, {})
+        told = self.on_finished
         decoded = self.sampler.decode(
             self.backbone,
             prompts,
             num_slots=self.batch_size,
             eos_token_id=self.data.special_ids.eos if self.early_finish else None,
-            on_finished=lambda rows, _: self._count(len(rows)),
+            on_finished=None if told is None else lambda rows, _: told(len(rows)),
         )
         verdicts = self.data.judge(prompts.examples, decoded.response_ids)
         unmask_step = dense_steps(decoded.unmask_step, where=torch.ones_like(decoded.unmask_step, dtype=torch.bool))
@@ -166,10 +167,6 @@ class DistillationModule(LightningModule):
         return DistilledShard(
             batch.index, rows, len(verdicts), int(is_counted.sum()), rejected=dict(sorted(reasons.items()))
         )
-
-    def _count(self, num: int) -> None:
-        if self.on_finished is not None:
-            self.on_finished(num)
 
 
 def _prompt_ids(prompts: PromptBatch) -> list[list[int]]:
