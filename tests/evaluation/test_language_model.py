@@ -65,7 +65,8 @@ def test_a_response_ends_before_its_first_stop_string(model, until, expected):
 
 
 def test_one_stop_string(model):
-    assert model.generate_until([request("x", arguments=("x", {"until": "b"}))]) == ["a\n"]
+    assert model.generate_until([request("x", arguments=("x", {"until": "b: "}))]) == ["a\n"]
+    assert model.generate_until([request("x", arguments=("x", {"until": "zc"}))]) == ["a\nb: c"]
     assert model.generate_until([request("x", arguments=("x", {}))]) == ["a\nb: c"]
 
 
