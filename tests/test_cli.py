@@ -56,7 +56,7 @@ def test_version_is_that_of_the_package(capsys, repository):
 def test_unknown_verb(capsys):
     assert fails(capsys, "fti") == (
         "fti: expected one of fit, validate, test, predict, evaluate, export, trajectories, view, report, sweep, demo, "
-        "--version; did you mean fit?"
+        "--help or --version; did you mean fit?"
     )
 
 

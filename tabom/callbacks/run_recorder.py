@@ -165,11 +165,10 @@ class RunRecorder(SaveConfigCallback):
     def _end(self, trainer: Trainer, state: str, reason: str) -> None:
         if not self._is_ended:
             self._is_ended = True
-            hours = self._seconds * trainer.world_size / 3600
+            seconds = self._seconds
+            hours = seconds * trainer.world_size / 3600
             num_tokens = self._num_tokens * trainer.world_size
-            self._write(
-                "end", state=state, reason=reason, seconds=self._seconds, num_tokens=num_tokens, device_hours=hours
-            )
+            self._write("end", state=state, reason=reason, seconds=seconds, num_tokens=num_tokens, device_hours=hours)
 
     def _write(self, kind: str, **content: Any) -> None:
         """Append a line; a killed run leaves all that were written before."""

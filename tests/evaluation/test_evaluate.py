@@ -240,9 +240,11 @@ def test_checkpoint_of_an_adapter(stage, evaluate, tmp_path):
         evaluate("--ckpt_path=nothing.ckpt", directory="without")
 
 
-def test_wandb_holds_every_question(evaluate):
-    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"save_dir": "out", "offline": True}}
-    evaluate(f"--trainer.logger={json.dumps(logger)}")
+def test_wandb_holds_every_question(evaluate, tmp_path):
+    settings = {"save_dir": str(tmp_path / "out"), "offline": True}
+    evaluate(
+        f"--trainer.logger={json.dumps({'class_path': 'lightning.pytorch.loggers.WandbLogger', 'init_args': settings})}"
+    )
     (run_file,) = Path("out/wandb").glob("offline-run-*/run-*.wandb")
     summary = {}
     for record in records(run_file, "summary"):

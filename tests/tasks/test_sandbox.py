@@ -368,7 +368,7 @@ def test_hostile_programs_are_contained_and_fail(sandbox, program, outside, port
     signal.signal(signal.SIGURG, previous)
     assert not outcome.is_passed
     assert outcome.reason
-    assert outcome.seconds < sandbox.limits.seconds + 2
+    assert outcome.seconds < sandbox.limits.seconds + 5
     assert signals == []
 
 
@@ -472,8 +472,9 @@ class TestRunAll:
     def test_several_at_a_time(self):
         start = time.monotonic()
         outcomes = Sandbox(num_workers=8).run_all(["import time\ntime.sleep(0.5)"] * 8)
+        seconds = time.monotonic() - start
         assert all(outcome.is_passed for outcome in outcomes)
-        assert time.monotonic() - start < 3
+        assert sum(outcome.seconds for outcome in outcomes) > 2 * seconds
 
     def test_an_error_ends_it(self, monkeypatch):
         sandbox = Sandbox(num_workers=1)
@@ -499,7 +500,8 @@ class TestParent:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
     def test_its_end(self, number, tmp_path):
         ask = f"""
-            import sys, types
+            import signal, sys, types
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background leaves it ignored
             sys.modules["tabom.tasks"] = types.ModuleType("tabom.tasks")  # without torch
             sys.modules["tabom.tasks"].__path__ = [{str(Path(sandbox_module.__file__).parent)!r}]
             from tabom.tasks.sandbox import Limits, Sandbox
