@@ -98,7 +98,7 @@ def run_benchmark(
     """
     task = benchmark.load()
     _set_examples(task, benchmark.num_fewshot)
-    lm.needs_greedy = task.OUTPUT_TYPE != "multiple_choice" or "exact_match" in task.aggregation()
+    lm.needs_greedy = task.OUTPUT_TYPE != "multiple_choice" or "exact_match" in (task.aggregation() or ())
     with quiet():
         results = evaluate(
             lm=lm,
