@@ -25,10 +25,6 @@ from tabom.samplers import Sampler
 from tabom.types import DecodedBatch, Example, SpecialIds
 
 
-def _nobody(num: int) -> None:
-    del num
-
-
 @dataclass(frozen=True)
 class Decoding:
     """How prompts become responses.
@@ -58,10 +54,10 @@ class DiffusionLM(LM):
         tokenizer: Of the backbone.
         decoding: How prompts become responses.
         store: Keeps the answers; what it has is not computed again.
-        rank: Of this process.
-        world_size: Number of processes; lm-eval gives each its share of the questions.
         on_started: Told how many answers are to be computed.
         on_finished: Told how many more have been.
+        rank: Of this process.
+        world_size: Number of processes; lm-eval gives each its share of the questions.
 
     Attributes:
         needs_greedy: Whether the task asks if a continuation is the greedy one.
@@ -75,10 +71,10 @@ class DiffusionLM(LM):
         decoding: Decoding,
         store: ResponseStore,
         *,
+        on_started: Callable[[int], None],
+        on_finished: Callable[[int], None],
         rank: int = 0,
         world_size: int = 1,
-        on_started: Callable[[int], None] = _nobody,
-        on_finished: Callable[[int], None] = _nobody,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer  # lm-eval notes its special tokens

@@ -77,10 +77,6 @@ class ResponseStore:
         else:
             self._path.write_text(json.dumps({"kind": "origin", **self._origin}) + "\n")
 
-    def __len__(self) -> int:
-        """Answers that are there."""
-        return len(self._answers)
-
     def read_all(self) -> None:
         """Take note of all answers on the disk."""
         for path in sorted(self._directory.glob("responses-*.jsonl")):
@@ -93,12 +89,9 @@ class ResponseStore:
     def add(self, key: str, answer: Response | Likelihood) -> None:
         """Keep an answer, on the disk first."""
         kind = next(kind for kind, type_ in _KINDS.items() if isinstance(answer, type_))
-        self._append({"kind": kind, "key": key, **asdict(answer)})
-        self._answers[key] = answer
-
-    def _append(self, content: dict[str, Any]) -> None:
         with self._path.open("a") as file:
-            file.write(json.dumps(content) + "\n")
+            file.write(json.dumps({"kind": kind, "key": key, **asdict(answer)}) + "\n")
+        self._answers[key] = answer
 
     def _read(self, path: Path) -> None:
         for number, line in enumerate(_whole_lines(path), 1):

@@ -30,6 +30,7 @@ def make(tmp_path, tokenizer):
             is_chat=is_chat,
             monte_carlo=monte_carlo or MonteCarlo(8),
         )
+        options = {"on_started": lambda num: None, "on_finished": lambda num: None, **options}
         return DiffusionLM(backbone, tokenizer, decoding, ResponseStore(tmp_path / directory, {}), **options)
 
     return made
