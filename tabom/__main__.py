@@ -1,5 +1,5 @@
 """Run the command line with ``python -m tabom``."""
 
-from tabom.cli import main
+from tabom.cli.main import main
 
 main()

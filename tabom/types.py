@@ -18,7 +18,7 @@ NEVER = -1
 
 SELF_DISTILLED = "self_distilled"
 GROUND_TRUTH = "ground_truth"
-"""``source`` of held-out queries with the answers that the base decoded, or with the task's own."""
+"""``answers`` of held-out queries with the answers that the base decoded, or with the task's own."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,22 @@ class Verdict:
 
     text: str
     is_correct: bool
+
+
+@dataclass(frozen=True)
+class TrajectoryRow:
+    """One decoding, as a row of a shard holds it; see :func:`tabom.trajectories.schema.features`."""
+
+    query_id: str
+    sample: int
+    is_verified: bool
+    prompt_ids: list[int]
+    response_ids: list[int]
+    unmask_step: list[int]
+    unmask_entropy: list[float]
+    prompt: str
+    response: str
+    reference: str
 
 
 _Batch = TypeVar("_Batch", bound="_Rows")
@@ -98,7 +114,7 @@ class PromptBatch(_Rows):
         attention_mask: False on the padding.
         is_response: True on the last N positions.
         examples: Where the rows come from.
-        source: Which held-out data they are, where there are several kinds.
+        domain: Base domain that the rows come from; empty for the new domain.
         samples: Number of each row among the decodings of its query; None if each is the first.
     """
 
@@ -106,7 +122,7 @@ class PromptBatch(_Rows):
     attention_mask: Bool[Tensor, "B L"]
     is_response: Bool[Tensor, "B L"]
     examples: tuple[Example, ...]
-    source: str = ""
+    domain: str = ""
     samples: tuple[int, ...] | None = None
 
     @property
@@ -146,7 +162,8 @@ class TrajectoryBatch(_Rows):
         unmask_step: Denoising step that revealed a position, 0 first; ``NEVER`` elsewhere and in offline data.
         unmask_entropy: Predictive entropy in nats just before the position was revealed; NaN where none was recorded.
         query_ids: One per row, named in error messages.
-        source: Which held-out data they are, where there are several kinds.
+        domain: Base domain that the rows come from; empty for the new domain.
+        answers: Of held-out queries, ``SELF_DISTILLED`` or ``GROUND_TRUTH``; empty elsewhere.
         row_numbers: Number of each row in the training data, which its random draws belong to; None where it is not
             known, and then nothing can be trained on them.
     """
@@ -158,7 +175,8 @@ class TrajectoryBatch(_Rows):
     unmask_step: Int[Tensor, "B L"]
     unmask_entropy: Float[Tensor, "B L"]
     query_ids: tuple[str, ...]
-    source: str = ""
+    domain: str = ""
+    answers: str = ""
     row_numbers: Int[Tensor, " B"] | None = None
 
 
@@ -178,7 +196,7 @@ class CorruptedBatch(_Rows):
         query_ids: One per row.
         mask_ratio: Probability with which each response position was masked, in (0, 1]; None where positions were not
             masked independently of each other.
-        source: Which held-out data they are, where there are several kinds.
+        domain: Base domain that the rows come from; empty for the new domain.
         token_weight: How much the negative log-likelihood of each position counts; positions that are not asked for may
             have one. None where all count alike, or the model's predictions decide.
     """
@@ -192,7 +210,7 @@ class CorruptedBatch(_Rows):
     recorded_entropy: Float[Tensor, "B L"]
     query_ids: tuple[str, ...]
     mask_ratio: Float[Tensor, " B"] | None = None
-    source: str = ""
+    domain: str = ""
     token_weight: Float[Tensor, "B L"] | None = None
 
 

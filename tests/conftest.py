@@ -15,8 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from helpers import tiny_checkpoint, write_trajectories
 
+from tabom.cli.lightning_cli import run
 from tabom.data.tokenizer import load_tokenizer
-from tabom.lightning_cli import run
 
 ENVIRONMENT = dict(os.environ)
 
@@ -108,14 +108,14 @@ def stage(repository, tmp_path, monkeypatch, checkpoint, make_trajectories):
             "--trainer.logger=false",
             f"--trainer.default_root_dir=out{next(numbers)}",
             "--trainer.enable_model_summary=false",
-            "--data.init_args.evaluation.batch_size=8",
+            "--data.init_args.validation.batch_size=8",
         ]
         if verb != "predict":
             small += [
                 "--data.init_args.batch_size=4",
-                "--data.init_args.evaluation.num_validation_prompts=4",
-                "--data.init_args.evaluation.num_test_prompts=4",
-                "--data.init_args.evaluation.num_base_examples=6",
+                "--data.init_args.validation.num_validation_prompts=4",
+                "--data.init_args.validation.num_test_prompts=4",
+                "--data.init_args.validation.num_base_examples=6",
                 "--trainer.max_steps=6",
                 "--trainer.val_check_interval=3",
                 "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",

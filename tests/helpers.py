@@ -7,13 +7,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tabom.backbones import NewTinyDLM
+from tabom.cli.trainer import TabomTrainer
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.functional.head import Head
-from tabom.modules import TabomTrainer
 from tabom.seeding import RowDraws, stream_key
 from tabom.tasks import Sudoku4x4
-from tabom.trajectories import Origin, TrajectoryRow, TrajectoryStore
-from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch
+from tabom.trajectories import Origin, TrajectoryStore
+from tabom.types import NEVER, CorruptedBatch, TokenStatistics, TrajectoryBatch, TrajectoryRow
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32}
 
@@ -24,10 +24,10 @@ SMALL = [
     "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
     "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
     "--data.init_args.batch_size=4",
-    "--data.init_args.evaluation.batch_size=8",
-    "--data.init_args.evaluation.num_validation_prompts=4",
-    "--data.init_args.evaluation.num_test_prompts=4",
-    "--data.init_args.evaluation.num_base_examples=6",
+    "--data.init_args.validation.batch_size=8",
+    "--data.init_args.validation.num_validation_prompts=4",
+    "--data.init_args.validation.num_test_prompts=4",
+    "--data.init_args.validation.num_base_examples=6",
 ]
 """Options that make a training of the demo last four steps."""
 

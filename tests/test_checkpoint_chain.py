@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from tabom.backbones import PretrainedBackbone
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
+from tabom.cli.lightning_cli import run
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
-from tabom.lightning_cli import run
 
 FAMILIES = {
     "llada": (LladaBackbone, llada_config, llada_tokenizer_files),
@@ -52,12 +52,12 @@ def recipe(request, repository, tmp_path, monkeypatch):
                 f"--data.init_args.base_domains.{base_domain}.init_args.train_file=questions.jsonl",
                 f"--data.init_args.base_domains.{base_domain}.init_args.held_out=0.3",
                 "--data.init_args.batch_size=4",
-                "--data.init_args.evaluation.num_base_examples=3",
+                "--data.init_args.validation.num_base_examples=3",
                 "--data.init_args.only_verified=false",
                 "--model.init_args.lr_scheduler.init_args.num_warmup_steps=0",
             ]
             if "prm12k" in name:
-                small.append("--data.init_args.evaluation.num_validation_prompts=2")
+                small.append("--data.init_args.validation.num_validation_prompts=2")
         return run([verb, "--config", str(repository / "configs" / name / f"{method}.yaml"), *small, *options])
 
     call.name = name

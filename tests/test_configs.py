@@ -7,8 +7,8 @@ import yaml
 from helpers import ParseOnlyTrainer
 
 from tabom.callbacks import TrajectoryWriter
+from tabom.cli.lightning_cli import run
 from tabom.errors import TabomError
-from tabom.lightning_cli import run
 
 ROOT = Path(__file__).parents[1] / "configs"
 PARTS = sorted((ROOT / "parts").glob("*.yaml"))

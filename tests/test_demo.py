@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tabom.cli import main
+from tabom.cli.main import main
 from tabom.demo import command, full, stages
 from tabom.demo.full import FULL_METHODS, FULL_OUTPUT_DIR, INTERPOLATIONS, FullDemo, Training
 from tabom.demo.stages import METHODS, OUTPUT_DIR, Demo, keep_earlier_results
@@ -21,15 +21,15 @@ SMALL = (
     "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
     "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
     "--data.init_args.batch_size=4",
-    "--data.init_args.evaluation.num_validation_prompts=3",
-    "--data.init_args.evaluation.num_base_examples=4",
+    "--data.init_args.validation.num_validation_prompts=3",
+    "--data.init_args.validation.num_base_examples=4",
 )
 
 
 OVERRIDES = {
     "fit": list(SMALL),
     "predict": ["--data.init_args.num_queries=20"],
-    "test": ["--data.init_args.evaluation.num_base_examples=4", "--data.init_args.evaluation.num_test_prompts=3"],
+    "test": ["--data.init_args.validation.num_base_examples=4", "--data.init_args.validation.num_test_prompts=3"],
 }
 
 
@@ -164,7 +164,7 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
         ("test", "sft_sd", f"--trainer.logger.init_args.name={name}-test", *checkpoint, *common),
         (
             *("test", "sft_sd", *checkpoint, *common),
-            "--data.init_args.evaluation.num_test_prompts=500",
+            "--data.init_args.validation.num_test_prompts=500",
             f"--data.init_args.task.init_args.test_file={public}",
             "--trainer.logger=false",
         ),
@@ -274,10 +274,10 @@ def test_options_of_the_full_demo(monkeypatch, repository, capsys):
 @pytest.mark.slow
 def test_the_base_is_partly_competent(monkeypatch, tmp_path, repository):
     """The demo's own pretraining, in full: what is left to learn decides whether the comparison says anything."""
-    from tabom.lightning_cli import run
+    from tabom.cli.lightning_cli import run
 
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(2)
     config = repository / "configs" / "demo" / "pretrain.yaml"
-    cli = run(["fit", "--config", str(config), "--data.init_args.evaluation.num_validation_prompts=300"])
+    cli = run(["fit", "--config", str(config), "--data.init_args.validation.num_validation_prompts=300"])
     assert 0.25 <= cli.trainer.callback_metrics["validate/accuracy_1_per_step"] <= 0.6

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 from helpers import ParseOnlyTrainer
 
-from tabom.commands import report, trajectories, view
-from tabom.lightning_cli import run
+from tabom.cli.lightning_cli import run
+from tabom.cli.verbs import report, trajectories, view
 from tabom.sweeping import command as sweep
 
 PARSERS = {module.__name__.split(".")[-1]: module.parser for module in (report, trajectories, view)} | {

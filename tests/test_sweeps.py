@@ -8,8 +8,8 @@ import pytest
 import yaml
 from helpers import ParseOnlyTrainer
 
-from tabom.lightning_cli import run
-from tabom.run_record import find_records
+from tabom.cli.lightning_cli import run
+from tabom.storage.run_record import find_records
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = {str(path.relative_to(ROOT / "sweeps").with_suffix("")): path for path in (ROOT / "sweeps").rglob("*.yaml")}
@@ -78,7 +78,7 @@ def test_every_value_arrives(name, monkeypatch):
         assert logger.init_args.save_dir == config["trainer.default_root_dir"]
         stage, _, metric = read(name)["metric"]["name"].partition("/")
         if stage == "validate":
-            assert metric in {"accuracy_minus_forgetting", *model.evaluation.accuracies}
+            assert metric in {"accuracy_minus_forgetting", *model.validation.accuracies}
             model.objective.check_response_length(data.response_length)
 
 

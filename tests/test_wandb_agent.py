@@ -12,7 +12,7 @@ import yaml
 from helpers import SMALL
 from wandb_server import SweepServer
 
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))

@@ -20,17 +20,17 @@ from torch import Tensor
 from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
 from tabom.data import TrajectoryDataModule
-from tabom.modules.evaluation import Evaluation
-from tabom.run_record import DIRECTORY, BenchmarkResult
+from tabom.storage.run_record import DIRECTORY, BenchmarkResult
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
 from tabom.types import TrajectoryBatch
+from tabom.validation import Validation
 
 CONFIG_NAME = "tabom_config.yaml"
 
 
 class RunRecorder(SaveConfigCallback):
-    """Keeps the record of :mod:`tabom.run_record`, and the resolved configuration as one file that can be replayed.
+    """Keeps the record of :mod:`tabom.storage.run_record`, and the resolved configuration as a replayable file.
 
     The record lies in ``records/`` of the trainer's ``default_root_dir``. In W&B the configuration stands under ``cli``
     as searchable keys, and environment, seed, inputs and parent under ``run``; the file is ``tabom_config.yaml`` in the
@@ -116,11 +116,11 @@ class RunRecorder(SaveConfigCallback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was measured."""
         if not trainer.sanity_checking:
-            self._note_evaluation(trainer, pl_module, "validate")
+            self._note_validation(trainer, pl_module, "validate")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was measured."""
-        self._note_evaluation(trainer, pl_module, "test")
+        self._note_validation(trainer, pl_module, "test")
 
     def note(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Add scalars to the record."""
@@ -146,12 +146,12 @@ class RunRecorder(SaveConfigCallback):
     def _seconds(self) -> float:
         return round(time.monotonic() - self._start, 3)
 
-    def _note_evaluation(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def _note_validation(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._note_logged(trainer, stage)
-        evaluation = getattr(pl_module, "evaluation", None)
-        if isinstance(evaluation, Evaluation) and evaluation.curves:
-            curves = {name: points(curve) for name, curve in evaluation.curves.items()}
-            ratios = list(evaluation.mask_ratios)
+        validation = getattr(pl_module, "validation", None)
+        if isinstance(validation, Validation) and validation.curves:
+            curves = {name: points(curve) for name, curve in validation.curves.items()}
+            ratios = list(validation.mask_ratios)
             self._write("curves", stage=stage, step=trainer.global_step, mask_ratios=ratios, curves=curves)
 
     def _note_logged(self, trainer: Trainer, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""How far a training, an evaluation or a distillation is."""
+"""How far a training, an evaluation or a distillation has come."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from tabom.errors import require
-from tabom.modules import BenchmarkModule, DistillationModule
-from tabom.modules.evaluation import Evaluation
+from tabom.modules import DistillationModule
 from tabom.reporting.progress import Display
+from tabom.validation import Validation
 
 if TYPE_CHECKING:
     from tabom.modules.distillation import DistilledShard
@@ -122,14 +122,13 @@ class StepProgressBar(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the trajectories, or the answers to a benchmark, that are left to this process."""
         del trainer
-        if isinstance(pl_module, BenchmarkModule):
-            pl_module.on_started = self._start_answers
-            pl_module.on_finished = self._count_decoded
-            return
-        module = cast("DistillationModule", pl_module)
-        self._num_seen = self._num_verified = 0
-        self._start_decoding(module.data.num_to_decode(), "trajectories")
+        module: Any = pl_module
         module.on_finished = self._count_decoded
+        if isinstance(pl_module, DistillationModule):
+            self._num_seen = self._num_verified = 0
+            self._start_decoding(pl_module.data.num_to_decode(), "trajectories")
+        else:  # a benchmark knows how many answers are left when it has loaded its questions
+            module.on_started = self._start_answers
 
     def on_predict_batch_end(
         self,
@@ -142,8 +141,10 @@ class StepProgressBar(Callback):
     ) -> None:
         """Show how many verified so far."""
         del trainer, batch, batch_idx, dataloader_idx
+        if not isinstance(pl_module, DistillationModule):
+            return
         shard = cast("DistilledShard", outputs)
-        if not isinstance(pl_module, BenchmarkModule) and shard.num_queries:
+        if shard.num_queries:
             self._num_seen += shard.num_queries
             self._num_verified += shard.num_verified
             numbers = {"verified": _percent(self._num_verified / self._num_seen)}
@@ -205,8 +206,8 @@ def _measured(trainer: Trainer, module: LightningModule, stage: str) -> dict[str
     """First accuracy and forgetting, where they were measured."""
     values = {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
     numbers = {}
-    evaluation = getattr(module, "evaluation", None)
-    if isinstance(evaluation, Evaluation) and evaluation.accuracies[0] in values:
-        numbers["accuracy"] = _percent(values[evaluation.accuracies[0]])
+    validation = getattr(module, "validation", None)
+    if isinstance(validation, Validation) and validation.accuracies[0] in values:
+        numbers["accuracy"] = _percent(values[validation.accuracies[0]])
     shown = next((name for name in _FORGETTING if name in values), None)
     return numbers | ({_FORGETTING[shown]: f"{values[shown]:.3f}"} if shown else {})

@@ -73,5 +73,5 @@ class BlockStates:
             order=unmasking_rank(batch.unmask_step, batch.unmask_entropy, where=where),
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
-            source=batch.source,
+            domain=batch.domain,
         )

@@ -58,5 +58,5 @@ class ComplementaryMasking:
             order=torch.zeros_like(clean_ids),
             recorded_entropy=batch.unmask_entropy.repeat(2, 1),
             query_ids=batch.query_ids * 2,
-            source=batch.source,
+            domain=batch.domain,
         )

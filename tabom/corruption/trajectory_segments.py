@@ -92,7 +92,7 @@ class TrajectorySegments:
             order=number(batch.unmask_step, self._tie_breaker(batch), where=where),
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
-            source=batch.source,
+            domain=batch.domain,
         )
 
     def _unit(self, batch: TrajectoryBatch) -> torch.Tensor:

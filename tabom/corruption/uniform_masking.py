@@ -43,5 +43,5 @@ class UniformMasking:
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
             mask_ratio=mask_ratio,
-            source=batch.source,
+            domain=batch.domain,
         )

@@ -232,7 +232,7 @@ def collate_prompts(
     pad_token_id: int,
     mask_token_id: int,
     response_length: int,
-    source: str = "",
+    domain: str = "",
     samples: tuple[int, ...] | None = None,
 ) -> PromptBatch:
     """Pad prompts on the left and append a masked response to each."""
@@ -246,7 +246,7 @@ def collate_prompts(
         attention_mask=torch.cat([is_prompt, is_response], 1),
         is_response=torch.cat([torch.zeros_like(is_prompt), is_response], 1),
         examples=tuple(example for example, _ in items),
-        source=source,
+        domain=domain,
         samples=samples,
     )
 

@@ -164,7 +164,7 @@ class ResumableLoader(DataLoader[Any]):
         self._restored = state
 
 
-def evaluation_loader(
+def held_out_loader(
     rows: Sequence[Any], *, batch_size: int, rank: int, world_size: int, collate_fn: Callable[[list[Any]], Any]
 ) -> DataLoader[Any]:
     """Every row once, in order, over all ranks: nothing is repeated to fill up a rank."""

@@ -5,7 +5,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from tabom.data.encoding import encode_examples
-from tabom.data.prompts import EvaluationSizes, PromptDataModule
+from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.errors import require
 from tabom.tasks import ExampleSource, Task
 
@@ -25,7 +25,7 @@ class PretrainingDataModule(PromptDataModule):
         num_task_examples: Distinct problems in the pool.
         task_share: Share of the rows that come from the pool, in [0, 1).
         num_workers: Processes that make batches ahead of the training; 0: the training does.
-        evaluation: Sizes of everything outside training.
+        validation: Sizes of everything outside training.
 
     Raises:
         TabomError: If a value is out of range.
@@ -42,14 +42,14 @@ class PretrainingDataModule(PromptDataModule):
         num_task_examples: int = 120,
         task_share: float = 0.5,
         num_workers: int = 0,
-        evaluation: EvaluationSizes = EvaluationSizes(),
+        validation: ValidationSizes = ValidationSizes(),
     ) -> None:
         super().__init__(
             task=task,
             tokenizer=tokenizer,
             response_length=response_length,
             base_domains={"text": base_domain},
-            evaluation=evaluation,
+            validation=validation,
         )
         require(0 <= task_share < 1, f"task_share: expected a share from 0 to below 1, got {task_share}")
         for name, number in {

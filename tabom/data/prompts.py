@@ -24,7 +24,7 @@ from tabom.data.encoding import (
     encode_prompts,
     until_eos,
 )
-from tabom.data.loading import ResumableLoader, evaluation_loader
+from tabom.data.loading import ResumableLoader, held_out_loader
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
 from tabom.seeding import RowDraws, run_seed
@@ -33,7 +33,7 @@ from tabom.types import Example, PromptBatch, PromptShard, SpecialIds, Trajector
 
 
 @dataclass(frozen=True)
-class EvaluationSizes:
+class ValidationSizes:
     """How much every run is evaluated on; the same in all runs that are to be compared.
 
     Attributes:
@@ -61,14 +61,14 @@ class EvaluationSizes:
         least |= {"num_base_examples": 1, "batch_size": 1}
         for name, smallest in least.items():
             number = getattr(self, name)
-            require(number >= smallest, f"evaluation.{name}: expected at least {smallest}, got {number}")
+            require(number >= smallest, f"validation.{name}: expected at least {smallest}, got {number}")
 
 
 class PromptDataModule(LightningDataModule):
     """Serves prompts of a task, and held-out base-domain text on which forgetting is measured.
 
     ``validate`` and ``test`` get text of every base domain under masks that never change (``CorruptedBatch``), prompts
-    of those that are tasks, and prompts of the new domain (``PromptBatch``); the ``source`` of a batch is its base
+    of those that are tasks, and prompts of the new domain (``PromptBatch``); the ``domain`` of a batch is its base
     domain. ``predict`` gets the prompts of the training split, by shards (``PromptShard``) that depend on these
     arguments alone: not on the number of processes, nor on what has been decoded before.
 
@@ -82,7 +82,7 @@ class PromptDataModule(LightningDataModule):
         queries_per_shard: Prompts whose trajectories are kept in one file; at most so many are decoded twice when a run
             is killed.
         chat_template: Whether prompts are a user's turns and answers an assistant's, in the task and the base domain.
-        evaluation: Sizes of everything outside training.
+        validation: Sizes of everything outside training.
 
     Attributes:
         finished_shards: Those that ``predict`` need not decode again.
@@ -101,7 +101,7 @@ class PromptDataModule(LightningDataModule):
         num_samples: int = 1,
         queries_per_shard: int = 256,
         chat_template: bool = False,
-        evaluation: EvaluationSizes = EvaluationSizes(),
+        validation: ValidationSizes = ValidationSizes(),
     ) -> None:
         super().__init__()
         for name, number in {
@@ -122,7 +122,7 @@ class PromptDataModule(LightningDataModule):
         self.queries_per_shard = queries_per_shard
         self.finished_shards: frozenset[int] = frozenset()
         self.chat_template = chat_template
-        self.evaluation = evaluation
+        self.validation = validation
         self._tokenizer_name = tokenizer
 
     @functools.cached_property
@@ -140,9 +140,9 @@ class PromptDataModule(LightningDataModule):
         """The base domains that have a verifier."""
         return {name: domain for name, domain in self.base_domains.items() if isinstance(domain, Task)}
 
-    def judge(self, examples: Sequence[Example], response_ids: Tensor, source: str = "") -> list[Verdict]:
-        """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``source``."""
-        task = self.base_tasks[source] if source else self.task
+    def judge(self, examples: Sequence[Example], response_ids: Tensor, domain: str = "") -> list[Verdict]:
+        """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``domain``."""
+        task = self.base_tasks[domain] if domain else self.task
         is_kept = until_eos(response_ids, self.special_ids.eos) & (response_ids != self.special_ids.eos)
         texts = [
             str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
@@ -156,11 +156,11 @@ class PromptDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the validation split."""
-        return self._evaluation_loaders("validation", self.evaluation.num_validation_prompts)
+        return self._split_loaders("validation", self.validation.num_validation_prompts)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the test split."""
-        return self._evaluation_loaders("test", self.evaluation.num_test_prompts)
+        return self._split_loaders("test", self.validation.num_test_prompts)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Prompts of the training split, one shard at a time; those to be decoded come first, shared by all ranks.
@@ -172,9 +172,7 @@ class PromptDataModule(LightningDataModule):
             self._encode(self._shard_queries(index))
         shards = sorted(range(self.num_shards), key=lambda index: index in self.finished_shards)
         num_idle = max(0, self._ranks["world_size"] - len(shards))  # every rank has to come by
-        return evaluation_loader(
-            [*shards, *[-1] * num_idle], batch_size=1, collate_fn=self._collate_shard, **self._ranks
-        )
+        return held_out_loader([*shards, *[-1] * num_idle], batch_size=1, collate_fn=self._collate_shard, **self._ranks)
 
     @property
     def num_shards(self) -> int:
@@ -244,26 +242,26 @@ class PromptDataModule(LightningDataModule):
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
-    def _evaluation_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
+    def _split_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
         loaders = [self._text_loader(name, domain, split) for name, domain in self.base_domains.items()]
-        if self.evaluation.num_base_prompts:
-            number = self.evaluation.num_base_prompts
+        if self.validation.num_base_prompts:
+            number = self.validation.num_base_prompts
             loaders += [self._prompt_loader(task, split, number, name) for name, task in self.base_tasks.items()]
         return [*loaders, self._prompt_loader(self.task, split, num_prompts)] if num_prompts else loaders
 
-    def _prompt_loader(self, task: Task, split: Split, num_prompts: int, source: str = "") -> DataLoader[Any]:
+    def _prompt_loader(self, task: Task, split: Split, num_prompts: int, domain: str = "") -> DataLoader[Any]:
         rows = self._encode(task.examples(split, num_prompts))
-        return self._loader(rows, functools.partial(self._collate_prompts, source=source))
+        return self._loader(rows, functools.partial(self._collate_prompts, domain=domain))
 
     def _collate_prompts(
-        self, rows: Sequence[tuple[Example, list[int]]], source: str = "", samples: tuple[int, ...] | None = None
+        self, rows: Sequence[tuple[Example, list[int]]], domain: str = "", samples: tuple[int, ...] | None = None
     ) -> PromptBatch:
         return collate_prompts(
             rows,
             pad_token_id=self.special_ids.pad,
             mask_token_id=self.special_ids.mask,
             response_length=self.response_length,
-            source=source,
+            domain=domain,
             samples=samples,
         )
 
@@ -289,12 +287,12 @@ class PromptDataModule(LightningDataModule):
 
     def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
         """Masks depend on ``mask_seed``, the domain's name and the query alone, so every check is paired."""
-        examples = base_domain.examples(split, self.evaluation.num_base_examples)
+        examples = base_domain.examples(split, self.validation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
-        clean = dataclasses.replace(self.collate(rows), source=name)
-        draws = RowDraws.of_ids(clean.query_ids, self.evaluation.mask_seed, name)
+        clean = dataclasses.replace(self.collate(rows), domain=name)
+        draws = RowDraws.of_ids(clean.query_ids, self.validation.mask_seed, name)
         corrupted = UniformMasking()(clean, self.special_ids.mask, draws)
         return self._loader(range(len(rows)), corrupted.select)
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:
-        return evaluation_loader(rows, batch_size=self.evaluation.batch_size, collate_fn=collate_fn, **self._ranks)
+        return held_out_loader(rows, batch_size=self.validation.batch_size, collate_fn=collate_fn, **self._ranks)

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from tabom.data.encoding import Row, encode_answers, fill_response
-from tabom.data.prompts import EvaluationSizes, PromptDataModule
+from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
 from tabom.seeding import share_of
@@ -62,11 +62,11 @@ class TrajectoryDataModule(PromptDataModule):
         truncate_answers: Cut ground-truth answers that are longer than the response, as the released code does; False
             refuses them.
         only_verified: Leave out the queries whose decoded answer is wrong.
-        held_out: Share of the queries kept for evaluation, by a hash of the query id, in [0, 1).
+        held_out: Share of the queries kept for validation and test, by a hash of the query id, in [0, 1).
         chat_template: Whether prompts are a user's turns and answers an assistant's; recorded ones are as they are.
         group_by_length: Whether the rows of an optimizer step are of about one length, so that little is padded.
         num_workers: Processes that make batches ahead of the training; 0: the training does.
-        evaluation: Sizes of everything outside training.
+        validation: Sizes of everything outside training.
 
     Raises:
         TabomError: If a value is out of range.
@@ -87,7 +87,7 @@ class TrajectoryDataModule(PromptDataModule):
         chat_template: bool = False,
         group_by_length: bool = False,
         num_workers: int = 0,
-        evaluation: EvaluationSizes = EvaluationSizes(),
+        validation: ValidationSizes = ValidationSizes(),
     ) -> None:
         super().__init__(
             task=task,
@@ -95,7 +95,7 @@ class TrajectoryDataModule(PromptDataModule):
             response_length=response_length,
             base_domains=base_domains,
             chat_template=chat_template,
-            evaluation=evaluation,
+            validation=validation,
         )
         require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
         require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")
@@ -151,13 +151,13 @@ class TrajectoryDataModule(PromptDataModule):
             GROUND_TRUTH: self._ground_truth_rows(answered, truncate=True),
         }
         return [
-            self._loader(rows, functools.partial(self._collate_held_out, source=source))
-            for source, rows in kinds.items()
+            self._loader(rows, functools.partial(self._collate_held_out, answers=answers))
+            for answers, rows in kinds.items()
             if rows
         ]
 
-    def _collate_held_out(self, rows: Sequence[Row], source: str) -> TrajectoryBatch:
-        return dataclasses.replace(self.collate(rows), source=source)
+    def _collate_held_out(self, rows: Sequence[Row], answers: str) -> TrajectoryBatch:
+        return dataclasses.replace(self.collate(rows), answers=answers)
 
     def _indices(self, *, is_held_out: bool) -> list[int]:
         is_wanted = self.table.is_verified if self.only_verified else np.ones_like(self.table.is_verified)

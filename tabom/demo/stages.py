@@ -98,7 +98,7 @@ class Demo:
         metrics = dict(self._last_metrics)
         if self.public_test is not None:
             task = f"--data.init_args.task.init_args.test_file={self.public_test.resolve()}"
-            public = ("--data.init_args.evaluation.num_test_prompts=500", task, "--trainer.logger=false")
+            public = ("--data.init_args.validation.num_test_prompts=500", task, "--trainer.logger=false")
             self._command(f"{method}, public test", "test", config, *options, *public)
             metrics |= {f"public_{name}": value for name, value in self._last_metrics.items()}
         return metrics
@@ -107,7 +107,7 @@ class Demo:
         """Run one command as the shell would; returns the best checkpoint's path, if it wrote one."""
         from lightning.pytorch.callbacks import ModelCheckpoint
 
-        from tabom.lightning_cli import run
+        from tabom.cli.lightning_cli import run
 
         words = [verb, "--config", str(self.configs / f"{config}.yaml"), *options, *self.overrides.get(verb, [])]
         self.console.rule(f"{stage}: tabom {' '.join(words)}", align="left")

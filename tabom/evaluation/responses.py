@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom.errors import TabomError, require
-from tabom.nested import flat
+from tabom.storage.settings import flat
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class BenchmarkRun:
         samples: lm-eval's account of each question, once for each of its filters, likewise.
         answered: The questions, with the benchmark's own metric.
         values: All metrics, with their standard errors.
-        cost: As :class:`tabom.run_record.BenchmarkResult` has it.
+        cost: As :class:`tabom.storage.run_record.BenchmarkResult` has it.
     """
 
     task: str

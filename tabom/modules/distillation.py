@@ -3,20 +3,17 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
 
 from tabom.backbones import Backbone, BackboneSource
+from tabom.data import PromptDataModule
 from tabom.errors import require
 from tabom.functional.unmasking import dense_steps
 from tabom.samplers import Sampler
-from tabom.trajectories import TrajectoryRow
-from tabom.types import PromptBatch, PromptShard, Verdict
-
-if TYPE_CHECKING:
-    from tabom.data import PromptDataModule
+from tabom.types import PromptBatch, PromptShard, TrajectoryRow, Verdict
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class DistillationModule(LightningModule):
         )
 
     @property
-    def data(self) -> "PromptDataModule":
+    def data(self) -> PromptDataModule:
         """Gives tokenizer and verdicts."""
         data = cast("PromptDataModule | None", self.trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
         require(data is not None, "data: expected tabom.data.PromptDataModule, got none")

@@ -1,6 +1,6 @@
 """Training of a backbone with an injected objective: pretraining and post-training alike."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -16,17 +16,15 @@ from torch.optim import Optimizer
 from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.target_pass import TargetPass
+from tabom.data import PromptDataModule
 from tabom.errors import TabomError, require
 from tabom.modules.checkpoints import check_adapter
-from tabom.modules.evaluation import Evaluation
 from tabom.modules.reference import Reference
 from tabom.modules.schedules import CosineWithWarmup
 from tabom.objectives import Objective
 from tabom.seeding import RowDraws, run_seed, stream_key
 from tabom.types import CorruptedBatch, TrajectoryBatch
-
-if TYPE_CHECKING:
-    from tabom.data import PromptDataModule
+from tabom.validation import Validation
 
 
 class TrainingModule(LightningModule):
@@ -42,7 +40,7 @@ class TrainingModule(LightningModule):
         objective: What is minimised.
         optimizer: Optimizer class with its settings.
         lr_scheduler: Schedule, stepped every optimizer step; None keeps the rate.
-        evaluation: What ``validate`` and ``test`` measure; None for nothing.
+        validation: What ``validate`` and ``test`` measure; None for nothing.
         interpolation: Between the base (0) and the trained model (1), for ``validate``, ``test`` and ``export``: an
             adapter is scaled by it, other weights are averaged. Trades gain against forgetting after the training.
 
@@ -58,14 +56,14 @@ class TrainingModule(LightningModule):
         objective: Objective,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
-        evaluation: Evaluation | None = None,
+        validation: Validation | None = None,
         interpolation: float = 1.0,
     ) -> None:
         super().__init__()
         require(0 <= interpolation <= 1, f"interpolation: expected a number from 0 to 1, got {interpolation}")
         self.interpolation = interpolation
         self.objective = objective
-        self.evaluation = evaluation
+        self.validation = validation
         self._source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -150,15 +148,15 @@ class TrainingModule(LightningModule):
         if self.backbone.has_adapter:
             checkpoint["adapter"] = sorted(self._trained_names())
         checkpoint["reference"] = self._reference.state_dict()
-        if self.evaluation is not None:
-            checkpoint["largest_drop"] = self.evaluation.largest_drop[0].state_dict()
+        if self.validation is not None:
+            checkpoint["largest_drop"] = self.validation.largest_drop[0].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
         check_adapter(self, checkpoint)
         self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
-        if self.evaluation is not None and "largest_drop" in checkpoint:
-            self.evaluation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
+        if self.validation is not None and "largest_drop" in checkpoint:
+            self.validation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the trainable parameters, scheduler by step."""
@@ -215,11 +213,11 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start afresh."""
-        self._prepare_evaluation()
+        self._prepare_validation()
 
     def on_test_epoch_start(self) -> None:
         """Start afresh."""
-        self._prepare_evaluation()
+        self._prepare_validation()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure by the kind of batch."""
@@ -233,14 +231,14 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
-        self._log_evaluation("validate")
+        self._log_validation("validate")
 
     def on_test_epoch_end(self) -> None:
         """Log what was measured."""
-        self._log_evaluation("test")
+        self._log_validation("test")
 
     @property
-    def _data(self) -> "PromptDataModule":
+    def _data(self) -> PromptDataModule:
         data = cast("PromptDataModule | None", self.trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
         require(data is not None, "data: expected one of the data modules of tabom.data, got none")
         return cast("PromptDataModule", data)
@@ -248,9 +246,9 @@ class TrainingModule(LightningModule):
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def _prepare_evaluation(self) -> None:
-        if self.evaluation is not None:
-            self.evaluation.prepare(
+    def _prepare_validation(self) -> None:
+        if self.validation is not None:
+            self.validation.prepare(
                 self._data.response_length,
                 self.device,
                 base_domains=self._data.base_domains,
@@ -261,15 +259,15 @@ class TrainingModule(LightningModule):
             gather(part)
 
     def _evaluate(self, batch: Any) -> None:
-        if self.evaluation is not None:
-            self.evaluation.measure(self.backbone, next(iter(self._base), None), batch, self._data)
+        if self.validation is not None:
+            self.validation.measure(self.backbone, next(iter(self._base), None), batch, self._data)
 
-    def _log_evaluation(self, stage: str) -> None:
+    def _log_validation(self, stage: str) -> None:
         for part in (self.backbone, *self._base):
             release(part)
-        if self.evaluation is None:
+        if self.validation is None:
             return
-        results = self.evaluation.compute(
+        results = self.validation.compute(
             has_base=len(self._base) > 0,
             is_check=self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking,
             sum_over_ranks=lambda counts: cast("Tensor", self.trainer.strategy.reduce(counts, reduce_op="sum")),

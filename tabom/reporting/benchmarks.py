@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tabom.nested import flat
 from tabom.reporting.comparison import MISSING, Column
 from tabom.reporting.page import Rows, Section, Table
 from tabom.reporting.paired import Paired, pair
 from tabom.reporting.paper import paper_scores
 from tabom.reporting.results import BENCHMARK, base_model, differences, trainings
 from tabom.reporting.sensitivity import short_names, show_value
-from tabom.run_record import BenchmarkResult, RunRecord
+from tabom.storage.run_record import BenchmarkResult, RunRecord
+from tabom.storage.settings import flat
 
 _KNOWN = {  # title and number of questions, in the paper's order
     "gsm8k": ("GSM8K", 1319),

@@ -10,11 +10,11 @@ _BY_STEP = "denoising step"
 _MAX_LEGEND = 3  # lines up to which the legend stands among them
 
 
-def evaluation_figures(curves: Mapping[str, Sequence[float]], mask_ratios: Sequence[float]) -> dict[str, Figure]:
-    """What one evaluation measured along a curve.
+def validation_figures(curves: Mapping[str, Sequence[float]], mask_ratios: Sequence[float]) -> dict[str, Figure]:
+    """What one validation measured along a curve.
 
     Args:
-        curves: By the names in ``Evaluation.curves``; NaN where there is no point.
+        curves: By the names in ``Validation.curves``; NaN where there is no point.
         mask_ratios: At which the cross-entropies were measured.
 
     Returns:

@@ -18,7 +18,7 @@ from tabom.reporting.page import Plot, Rows, Section, Table
 from tabom.reporting.paper import paper_section
 from tabom.reporting.results import BASE, Group, Results, commit, fingerprint, seconds, trainings
 from tabom.reporting.sensitivity import plot_sensitivity, sensitivity_rows, short_names, show_value
-from tabom.run_record import RunRecord
+from tabom.storage.run_record import RunRecord
 
 METRIC = "accuracy_1_per_step"
 BASELINE = "sft_sd"

@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tabom.errors import require
-from tabom.nested import flat
 from tabom.reporting.comparison import MethodResult
 from tabom.reporting.sensitivity import Setting, Value, short_names, show_value
-from tabom.run_record import Curves, RunRecord
+from tabom.storage.run_record import Curves, RunRecord
+from tabom.storage.settings import flat
 
 BASE = "base"
 BENCHMARK = "benchmark"
@@ -28,7 +28,7 @@ _TRAINER_KEYS = (
 _SETTINGS = re.compile(rf"model\.|data\.|trainer\.({'|'.join(_TRAINER_KEYS)})$")
 _NO_SETTINGS = re.compile(r"(\.path|\.tokenizer|_dir|_file|_workers|(?<!\.class)_path)$")
 # What a test is run with comes from its own configuration, all else from that of the training.
-_MEASURED_WITH = re.compile(rf"model\.init_args\.evaluation\.|data\.init_args\.evaluation\.|{_TASK}|{INTERPOLATION}$")
+_MEASURED_WITH = re.compile(rf"model\.init_args\.validation\.|data\.init_args\.validation\.|{_TASK}|{INTERPOLATION}$")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader
 
 if TYPE_CHECKING:
-    from tabom.trajectories import TrajectoryRow
+    from tabom.types import TrajectoryRow
 
 
 def viewer_page(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tabom.samplers.progress import Turn
+from tabom.samplers.decoding_state import Turn
 
 
 class BlockCache:

@@ -13,10 +13,10 @@ from torch import Tensor
 from tabom.errors import require
 from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
+from tabom.samplers.decoding_state import DecodingState, Positions, Turn
 from tabom.samplers.filtering import likely_tokens
-from tabom.samplers.progress import Positions, Progress, Turn
-from tabom.samplers.record import Record
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
+from tabom.samplers.trace import Trace
 from tabom.samplers.trace_credit import TraceCredit
 from tabom.seeding import branch, stream_key, uniform
 from tabom.types import DecodedBatch, PromptBatch
@@ -215,13 +215,13 @@ class Sampler:
         num_blocks, num_steps = len(self._block_lengths(length)), self.num_steps(length)
         end_token_id = -1 if eos_token_id is None else eos_token_id
         canvas, device = batch.noisy_ids.clone(), batch.noisy_ids.device
-        record = Record(canvas[:, -length:], num_steps if record_steps else 0)
+        trace = Trace(canvas[:, -length:], num_steps if record_steps else 0)
         row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
         prompt_lengths = (batch.attention_mask.sum(1) - length).cpu().numpy()
-        progress = Progress(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
+        state = DecodingState(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
         credit, cache = None, BlockCache() if self.cache_blocks else None
-        while len(progress.rows):
-            turn = progress.turn(device)
+        while len(state.rows):
+            turn = state.turn(device)
             hidden = self._hidden(backbone, canvas, batch, turn, cache)
             fused = logits = self._logits(backbone, hidden, turn.candidates)
             if self.trace_credit is not None:
@@ -229,20 +229,20 @@ class Sampler:
                 fused, credit = self.trace_credit(logits, place, credit)
             choice = self._choose(logits, fused, backbone.mask_token_id, turn.candidates, row_keys)
             if record_steps:
-                waiting = progress.waiting(device)
+                waiting = state.waiting(device)
                 logits = self._logits(backbone, hidden, waiting)
-                record.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
-                record.look_at(turn.candidates, choice.entropy)
+                trace.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
+                trace.look_at(turn.candidates, choice.entropy)
             is_revealed = self._select(choice, turn, num_blocks, row_keys)
             tokens = turn.spread(choice.tokens, -1)
-            record.reveal(turn, is_revealed, tokens, choice.entropy, choice.score)
+            trace.reveal(turn, is_revealed, tokens, choice.entropy, choice.score)
             is_end = is_revealed & (tokens == end_token_id)
-            finished = progress.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
+            finished = state.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
             if finished and on_finished is not None:
-                on_finished(finished, record.decoded(progress.is_masked, eos_token_id, finished))
-            is_overdue = progress.step[progress.rows].max(initial=0) >= num_steps
+                on_finished(finished, trace.decoded(state.is_masked, eos_token_id, finished))
+            is_overdue = state.step[state.rows].max(initial=0) >= num_steps
             require(not is_overdue, f"schedule: expected every position revealed in {num_steps} steps, got fewer")
-        return record.decoded(progress.is_masked, eos_token_id, range(len(canvas)))
+        return trace.decoded(state.is_masked, eos_token_id, range(len(canvas)))
 
     @property
     def _schedule(self) -> Schedule:

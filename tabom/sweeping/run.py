@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tabom.errors import TabomError
-from tabom.run_record import DIRECTORY, RunRecord, read_record
+from tabom.storage.run_record import DIRECTORY, RunRecord, read_record
 
 PROGRAM = (sys.executable, "-m", "tabom")
 State = Literal["running", "finished", "pruned", "stopped", "failed"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tabom.errors import require
+from tabom.sandbox import Sandbox, check_sandbox
 from tabom.seeding import share_of
 from tabom.tasks.answers import MATH_COMPARISON, code_of, last_number
 from tabom.tasks.base import Split, Task, take
-from tabom.tasks.sandbox import Sandbox, check_sandbox
 from tabom.types import Example
 
 Verifier = Literal["exact", "number", "math", "code"]

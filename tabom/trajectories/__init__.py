@@ -11,13 +11,12 @@ from tabom.trajectories.reader import (
     stream_shards,
 )
 from tabom.trajectories.store import TrajectoryStore
-from tabom.trajectories.writer import TrajectoryRow, check_output_dir, shard_name, write_shard
+from tabom.trajectories.writer import check_output_dir, shard_name, write_shard
 
 __all__ = [
     "Manifest",
     "Origin",
     "ShardInfo",
-    "TrajectoryRow",
     "TrajectoryStore",
     "TrajectoryTable",
     "check_output_dir",

@@ -1,25 +1,18 @@
 """The record beside the shards; it is written last, so a directory that has one is complete."""
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tabom.errors import TabomError, require
+from tabom.storage.sealed import read_sealed, write_sealed
 from tabom.trajectories.schema import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
 RUN_NAME = "run.json"
 """Holds the origin while shards are being written."""
-
-PARTIAL = ".partial"
-"""End of the names of files that are being written."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +67,11 @@ class Manifest:
 
     Attributes:
         origin: How they came about.
-        schema: Column types by name.
         shards: The files, in order.
         schema_version: Of this layout.
     """
 
     origin: Origin
-    schema: dict[str, str]
     shards: tuple[ShardInfo, ...]
     schema_version: int = SCHEMA_VERSION
 
@@ -131,67 +122,7 @@ class Manifest:
             )
         require(path.is_file(), f"{path}: expected the manifest of a finished distillation, found no such file")
         what = "a manifest as `tabom predict` writes it"
-        content = _parse(path, what)
-        version = content.get("schema_version", SCHEMA_VERSION)
-        require(version == SCHEMA_VERSION, f"{path}: expected schema_version {SCHEMA_VERSION}, got {version}")
-        _check_seal(path, content, what)
+        content = read_sealed(path, what, schema_version=SCHEMA_VERSION)
+        content.pop("schema", None)  # column types, which manifests held before December 2026
         shards = tuple(ShardInfo(**shard) for shard in content.pop("shards"))
         return cls(origin=Origin(**content.pop("origin")), shards=shards, **content)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when everything is on the disk; until then it ends in ``PARTIAL``."""
-    partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with a checksum of itself: the same content gives the same bytes."""
-    with whole_file(path) as file:
-        file.write(_sealed(content))
-
-
-def read_sealed(path: Path, what: str) -> dict[str, Any]:
-    """Read what :func:`write_sealed` wrote.
-
-    Raises:
-        TabomError: If a byte of it is not as it was written; ``what`` says what the file should be.
-    """
-    content = _parse(path, what)
-    _check_seal(path, content, what)
-    return content
-
-
-def _sealed(content: dict[str, Any]) -> bytes:
-    checksum = hashlib.sha256(_rendered(content)).hexdigest()
-    return _rendered({**content, "checksum": checksum})
-
-
-def _rendered(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _parse(path: Path, what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise TabomError(f"{path}: expected {what} ({error})") from error
-    require(isinstance(content, dict), f"{path}: expected {what}, got a {type(content).__name__}")
-    return content
-
-
-def _check_seal(path: Path, content: dict[str, Any], what: str) -> None:
-    """The bytes of the file must be those of its content with the right checksum, which is dropped from it."""
-    content.pop("checksum", None)
-    require(path.read_bytes() == _sealed(content), f"{path}: expected {what}; the file is truncated or was altered")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tabom.errors import TabomError, require
-from tabom.trajectories.manifest import Manifest, ShardInfo, file_sha256
+from tabom.storage.files import file_sha256
+from tabom.trajectories.manifest import Manifest, ShardInfo
 from tabom.trajectories.schema import features
-from tabom.trajectories.writer import TrajectoryRow
-from tabom.types import NEVER
+from tabom.types import NEVER, TrajectoryRow
 
 _COLUMNS = [
     "query_id",

@@ -26,8 +26,3 @@ def features(response_length: int) -> Features:
             "reference": Value("string"),
         }
     )
-
-
-def column_types(response_length: int) -> dict[str, str]:
-    """Arrow types by column, as the manifest records them."""
-    return {field.name: str(field.type) for field in features(response_length).arrow_schema}

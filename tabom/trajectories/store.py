@@ -7,20 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tabom.errors import TabomError, require
-from tabom.nested import flat
-from tabom.trajectories.manifest import (
-    MANIFEST_NAME,
-    PARTIAL,
-    RUN_NAME,
-    Manifest,
-    Origin,
-    ShardInfo,
-    file_sha256,
-    read_sealed,
-    write_sealed,
-)
-from tabom.trajectories.schema import column_types
-from tabom.trajectories.writer import TrajectoryRow, check_output_dir, shard_name, write_shard
+from tabom.storage.files import PARTIAL, file_sha256
+from tabom.storage.sealed import read_sealed, write_sealed
+from tabom.storage.settings import flat
+from tabom.trajectories.manifest import MANIFEST_NAME, RUN_NAME, Manifest, Origin, ShardInfo
+from tabom.trajectories.writer import check_output_dir, shard_name, write_shard
+from tabom.types import TrajectoryRow
 
 _RECORD = re.compile(r"shard-(\d{5,})\.json")
 _OURS = re.compile(r"(shard-\d{5,}\.(parquet|json)|run\.json|manifest\.json)")
@@ -124,8 +116,7 @@ class TrajectoryStore:
                     + ", ".join(shard_name(index) for index in missing[:5])
                     + (" ..." if len(missing) > 5 else "")
                 )
-            schema = column_types(origin.response_length)
-            Manifest(origin=origin, schema=schema, shards=tuple(self._infos())).save(self.directory)
+            Manifest(origin=origin, shards=tuple(self._infos())).save(self.directory)
         manifest = Manifest.load(self.directory)
         for info in manifest.shards:
             (self.directory / info.file).with_suffix(".json").unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tabom.errors import TabomError
-from tabom.trajectories.manifest import MANIFEST_NAME, ShardInfo, file_sha256, whole_file
+from tabom.storage.files import file_sha256, whole_file
+from tabom.trajectories.manifest import MANIFEST_NAME, ShardInfo
 from tabom.trajectories.schema import features
+from tabom.types import TrajectoryRow
 
 ROWS_PER_GROUP = 250
 """Trajectories that are compressed together; a reader who wants one of them reads these."""
@@ -23,22 +24,6 @@ _SPLIT_BYTES = "BYTE_STREAM_SPLIT"
 _ENCODINGS = {"unmask_step.list.element": _SPLIT_BYTES, "unmask_entropy.list.element": _SPLIT_BYTES}
 """Smallest of the encodings that Parquet has for each column, measured on GSM8K: for ids and text the plain one, since
 zstd finds repeated words in it, which a dictionary's packed indices hide."""
-
-
-@dataclass(frozen=True)
-class TrajectoryRow:
-    """One row of a shard; see :func:`tabom.trajectories.schema.features`."""
-
-    query_id: str
-    sample: int
-    is_verified: bool
-    prompt_ids: list[int]
-    response_ids: list[int]
-    unmask_step: list[int]
-    unmask_entropy: list[float]
-    prompt: str
-    response: str
-    reference: str
 
 
 def check_output_dir(directory: Path) -> None:

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from tabom.callbacks import Interrupted, LastCheckpoint
-from tabom.cli import main
+from tabom.cli.main import main
 from tabom.errors import TabomError
 from tabom.modules import DistillationModule, TrainingModule
 
@@ -48,8 +48,8 @@ def fit(stage):
             "tabom",
             "--trainer.accumulate_grad_batches=2",
             "--data.init_args.batch_size=3",
-            "--data.init_args.evaluation.num_validation_prompts=0",
-            "--data.init_args.evaluation.num_base_examples=2",
+            "--data.init_args.validation.num_validation_prompts=0",
+            "--data.init_args.validation.num_base_examples=2",
             "--trainer.limit_val_batches=1",
             f"--model.init_args.backbone.init_args.lora={json.dumps(LORA)}",
             callbacks(every_n_steps).replace("run/", f"{root}/"),

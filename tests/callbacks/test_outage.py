@@ -47,7 +47,7 @@ def fit(online, stage, tmp_path, capsys):
             "tabom",
             "--trainer.logger=lightning.pytorch.loggers.WandbLogger",
             f"--trainer.logger.save_dir={tmp_path}",
-            '--trainer.callbacks=[{"class_path": "EvaluationMedia"}]',
+            '--trainer.callbacks=[{"class_path": "ValidationMedia"}]',
             "--trainer.log_every_n_steps=1",
             "--trainer.max_steps=4",
             "--trainer.val_check_interval=2",

@@ -46,7 +46,7 @@ def test_an_offline_run_holds_losses_metrics_config_curve_and_samples(offline_ru
     tables = list((files / "media/table").rglob("samples*.json"))
     assert len(tables) == 2  # one a check
     content = json.loads(tables[0].read_text())
-    assert content["columns"] == ["prompt", "response", "reference", "is_correct", "unmask_step"]
+    assert content["columns"] == ["prompt", "response", "reference", "is_verified", "unmask_step"]
     assert len(content["data"]) == 4
     assert content["data"][0][0].startswith("sudoku ")
 
@@ -71,7 +71,7 @@ def test_the_recorded_config_can_be_replayed(offline_run, stage, repository, tmp
     recorded = offline_run.parent / "files" / "tabom_config.yaml"
     config = yaml.safe_load(recorded.read_text())
     assert config["data"]["init_args"]["batch_size"] == 4
-    from tabom.lightning_cli import run
+    from tabom.cli.lightning_cli import run
 
     cli = run(["fit", "--config", str(recorded), "--trainer.logger=false", "--trainer.default_root_dir=replayed"])
     assert cli.trainer.global_step == 6

@@ -109,13 +109,13 @@ def test_a_short_response_between_padding():
 
 
 def test_the_rest_of_the_batch_is_passed_on():
-    batch = dataclasses.replace(trajectory_batch([[1, 1, 0]], entropy=[[0.5, 0.2, 0.1]]), source="held out")
+    batch = dataclasses.replace(trajectory_batch([[1, 1, 0]], entropy=[[0.5, 0.2, 0.1]]), domain="held-out")
     corrupted = BlockStates()(batch, MASK, row_draws(batch))
     assert response(corrupted.order).tolist() == [[2, 1, 0]]
     for name in ("clean_ids", "attention_mask"):
         assert torch.equal(getattr(corrupted, name), getattr(batch, name))
     assert response(corrupted.recorded_entropy).tolist() == response(batch.unmask_entropy).tolist()
-    assert (corrupted.query_ids, corrupted.source, corrupted.mask_ratio) == (("query0",), "held out", None)
+    assert (corrupted.query_ids, corrupted.domain, corrupted.mask_ratio) == (("query0",), "held-out", None)
 
 
 def test_every_visit_draws_anew_and_the_draws_decide():

@@ -97,10 +97,10 @@ def test_a_row_with_nothing_to_learn_has_no_targets():
 
 
 def test_every_field_has_a_row_for_each_half():
-    batch = dataclasses.replace(trajectory_batch([[0, 1], [1, 0]]), source="held-out")
+    batch = dataclasses.replace(trajectory_batch([[0, 1], [1, 0]]), domain="held-out")
     corrupted = drawn(batch)
     assert corrupted.query_ids == ("query0", "query1", "query0", "query1")
-    assert (corrupted.source, corrupted.mask_ratio) == ("held-out", None)
+    assert (corrupted.domain, corrupted.mask_ratio) == ("held-out", None)
     for name in ("clean_ids", "noisy_ids", "attention_mask", "is_masked", "is_target", "order", "recorded_entropy"):
         assert getattr(corrupted, name).shape == (4, 4), name
     assert torch.equal(corrupted.clean_ids, torch.cat([batch.clean_ids, batch.clean_ids]))

@@ -68,12 +68,12 @@ def test_every_row_draws_its_own_pair_and_asks_for_something():
 
 
 def test_the_rest_of_the_batch_is_passed_on():
-    batch = dataclasses.replace(trajectory_batch([[0, 0, 1]], entropy=[[0.5, 0.2, 0.1]]), source="held-out")
+    batch = dataclasses.replace(trajectory_batch([[0, 0, 1]], entropy=[[0.5, 0.2, 0.1]]), domain="held-out")
     corrupted = TrajectoryTransition()(batch, MASK, row_draws(batch))
     assert corrupted.order[0, PROMPT:].tolist() == [1, 0, 2]
     assert torch.equal(corrupted.clean_ids, batch.clean_ids)
     assert torch.equal(corrupted.recorded_entropy[:, PROMPT:], batch.unmask_entropy[:, PROMPT:])
-    assert (corrupted.query_ids, corrupted.source, corrupted.mask_ratio) == (("query0",), "held-out", None)
+    assert (corrupted.query_ids, corrupted.domain, corrupted.mask_ratio) == (("query0",), "held-out", None)
 
 
 def test_steps_outside_the_response_do_not_count():

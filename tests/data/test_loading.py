@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tabom.data import loading
-from tabom.data.loading import ResumableLoader, epoch_batches, evaluation_loader
+from tabom.data.loading import ResumableLoader, epoch_batches, held_out_loader
 from tabom.errors import TabomError
 
 
@@ -174,7 +174,7 @@ def test_evaluation_repeats_nothing():
     rows = [
         row
         for rank in range(3)
-        for batch in evaluation_loader(range(10), batch_size=2, rank=rank, world_size=3, collate_fn=list)
+        for batch in held_out_loader(range(10), batch_size=2, rank=rank, world_size=3, collate_fn=list)
         for row in batch
     ]
     assert sorted(rows) == list(range(10))

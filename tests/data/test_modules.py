@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from tabom.data import EvaluationSizes, PretrainingDataModule, PromptDataModule, TrajectoryDataModule
+from tabom.data import PretrainingDataModule, PromptDataModule, TrajectoryDataModule, ValidationSizes
 from tabom.errors import TabomError
 from tabom.tasks import Countdown, PythonSource, Sudoku4x4
 from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch
 
-SIZES = EvaluationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_examples=10, batch_size=4)
+SIZES = ValidationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_examples=10, batch_size=4)
 
 
 def common():
@@ -19,7 +19,7 @@ def common():
         "base_domains": {"python": PythonSource()},
         "tokenizer": "characters",
         "response_length": 19,
-        "evaluation": SIZES,
+        "validation": SIZES,
     }
 
 
@@ -45,7 +45,7 @@ class TestPrompts:
 
     def test_masks_are_the_same_at_every_check(self):
         def noisy(**changes):
-            data = PromptDataModule(**{**common(), "evaluation": dataclasses.replace(SIZES, **changes)})
+            data = PromptDataModule(**{**common(), "validation": dataclasses.replace(SIZES, **changes)})
             return torch.cat([batch.noisy_ids for batch in data.val_dataloader()[0]])
 
         first, again, larger_batches, other = noisy(), noisy(), noisy(batch_size=10), noisy(mask_seed=1)
@@ -56,7 +56,7 @@ class TestPrompts:
     def test_masks_do_not_depend_on_how_many_texts_there_are(self):
         def rows(number):
             sizes = dataclasses.replace(SIZES, num_base_examples=number)
-            changes = {"evaluation": sizes, "base_domains": {"puzzles": Countdown()}}
+            changes = {"validation": sizes, "base_domains": {"puzzles": Countdown()}}
             text = PromptDataModule(**{**common(), **changes}).val_dataloader()[0]
             return {
                 query_id: ids[inside].tolist()
@@ -139,8 +139,8 @@ class TestPrompts:
         """Text of each, prompts of those that have a verifier, and the new domain last."""
         sizes = dataclasses.replace(SIZES, num_base_prompts=5)
         domains = {"python": PythonSource(), "countdown": Countdown()}
-        data = PromptDataModule(**{**common(), "base_domains": domains, "evaluation": sizes})
-        kinds = [[(type(batch), batch.source) for batch in loader] for loader in data.val_dataloader()]
+        data = PromptDataModule(**{**common(), "base_domains": domains, "validation": sizes})
+        kinds = [[(type(batch), batch.domain) for batch in loader] for loader in data.val_dataloader()]
         assert [set(kind) for kind in kinds] == [
             {(CorruptedBatch, "python")},
             {(CorruptedBatch, "countdown")},
@@ -165,7 +165,7 @@ class TestPrompts:
 
     def test_without_prompts(self):
         sizes = dataclasses.replace(SIZES, num_validation_prompts=0)
-        data = PromptDataModule(**{**common(), "evaluation": sizes})
+        data = PromptDataModule(**{**common(), "validation": sizes})
         (loader,) = data.val_dataloader()
         assert isinstance(next(iter(loader)), CorruptedBatch)
         assert len(data.test_dataloader()) == 2
@@ -283,8 +283,8 @@ class TestTrajectories:
         data = trajectories(held_out=0.4)
         *_, decoded, truth = data.val_dataloader()
         decoded, truth = list(decoded), list(truth)
-        assert {batch.source for batch in decoded} == {"self_distilled"}
-        assert {batch.source for batch in truth} == {"ground_truth"}
+        assert {batch.answers for batch in decoded} == {"self_distilled"}
+        assert {batch.answers for batch in truth} == {"ground_truth"}
         ids = [[query_id for batch in batches for query_id in batch.query_ids] for batches in (decoded, truth)]
         assert ids[0] == ids[1]
         assert not torch.equal(decoded[0].clean_ids, truth[0].clean_ids)
@@ -397,7 +397,7 @@ class TestTrajectories:
     [("num_validation_prompts", 0), ("num_test_prompts", 0), ("num_base_examples", 1), ("batch_size", 1)],
 )
 def test_nothing_to_evaluate_on(name, smallest):
-    EvaluationSizes(**{name: smallest})
+    ValidationSizes(**{name: smallest})
     with pytest.raises(TabomError) as error:
-        EvaluationSizes(**{name: smallest - 1})
-    assert str(error.value) == f"evaluation.{name}: expected at least {smallest}, got {smallest - 1}"
+        ValidationSizes(**{name: smallest - 1})
+    assert str(error.value) == f"validation.{name}: expected at least {smallest}, got {smallest - 1}"

@@ -15,7 +15,7 @@ from scripted import ask, prompts_of
 
 from tabom.errors import TabomError
 from tabom.evaluation.benchmarks import PaperBenchmark, code, paper
-from tabom.tasks.sandbox import Outcome, Sandbox
+from tabom.sandbox import Outcome, Sandbox
 
 STOCK = Path(lm_eval.tasks.__file__).parent
 

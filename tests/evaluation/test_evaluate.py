@@ -17,10 +17,10 @@ from helpers import llada_tokenizer_files, tiny_checkpoint
 from wandb_records import records
 
 from tabom.callbacks import Interrupted
+from tabom.cli.lightning_cli import run
 from tabom.errors import TabomError
 from tabom.evaluation.language_model import DiffusionLM
-from tabom.lightning_cli import run
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 from tabom.tasks import Sudoku4x4
 
 CONFIG = "configs/demo/evaluate.yaml"

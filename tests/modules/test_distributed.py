@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 from tabom.trajectories import Manifest, stream_shards
 
 TWO = ("--trainer.strategy=ddp", "--trainer.devices=2")
@@ -36,9 +36,9 @@ def test_metrics_of_two_processes_are_those_of_one(stage, tabom, tmp_path):
     stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05").trainer.save_checkpoint(checkpoint)
     options = (
         f"--ckpt_path={checkpoint}",
-        "--data.init_args.evaluation.num_test_prompts=5",
-        "--data.init_args.evaluation.num_base_examples=7",
-        "--data.init_args.evaluation.batch_size=2",
+        "--data.init_args.validation.num_test_prompts=5",
+        "--data.init_args.validation.num_base_examples=7",
+        "--data.init_args.validation.batch_size=2",
     )
     alone = stage("test", "tabom", *options).trainer.callback_metrics
     logger = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "two", "version": "0"}}'
@@ -98,8 +98,8 @@ def test_two_processes_train(tabom, tmp_path):
         "--trainer.logger=false",
         "--trainer.default_root_dir=two",
         "--data.init_args.batch_size=2",
-        "--data.init_args.evaluation.num_validation_prompts=3",
-        "--data.init_args.evaluation.num_base_examples=5",
+        "--data.init_args.validation.num_validation_prompts=3",
+        "--data.init_args.validation.num_base_examples=5",
         "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
         "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
     )

@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from tabom.backbones import Lora, NewTinyDLM
 from tabom.backbones.sharding import gather, release, shard
+from tabom.cli.lightning_cli import run
 from tabom.errors import TabomError
-from tabom.lightning_cli import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LORA = '--model.init_args.backbone.init_args.lora={"r": 4}'
@@ -42,10 +42,10 @@ def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
     if verb != "predict":
         common += [
             f"--data.init_args.batch_size={batch_size}",
-            "--data.init_args.evaluation.batch_size=2",
-            "--data.init_args.evaluation.num_validation_prompts=5",
-            "--data.init_args.evaluation.num_test_prompts=5",
-            "--data.init_args.evaluation.num_base_examples=7",
+            "--data.init_args.validation.batch_size=2",
+            "--data.init_args.validation.num_validation_prompts=5",
+            "--data.init_args.validation.num_test_prompts=5",
+            "--data.init_args.validation.num_base_examples=7",
             "--trainer.max_steps=10",
             "--trainer.val_check_interval=5",
             "--trainer.log_every_n_steps=5",

@@ -226,7 +226,7 @@ def test_pretraining_has_nothing_to_forget(stage, tmp_path):
 
 def test_evaluation_in_smaller_batches_is_the_same(stage):
     def metrics(size):
-        results = stage("test", "tabom", f"--data.init_args.evaluation.batch_size={size}").trainer.callback_metrics
+        results = stage("test", "tabom", f"--data.init_args.validation.batch_size={size}").trainer.callback_metrics
         return {name: float(value) for name, value in results.items() if name.split("/")[1] in ("nelbo", "tds")}
 
     assert metrics(100) == pytest.approx(metrics(3), rel=1e-5)

@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from tabom.lightning_cli import run
+from tabom.cli.lightning_cli import run
 
 
 def main(path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tabom.reporting.curves import evaluation_figures, training_figures
+from tabom.reporting.curves import training_figures, validation_figures
 
 NAN = float("nan")
 CURVES = {
@@ -21,7 +21,7 @@ def lines(figure):
 
 
 def test_lines_of_an_evaluation():
-    figures = evaluation_figures(CURVES, mask_ratios=[0.2, 0.8])
+    figures = validation_figures(CURVES, mask_ratios=[0.2, 0.8])
     assert set(figures) == {"tds_curve", "tds_by_share", "entropy_by_step", "ce_by_mask_ratio"}
     (tds,) = lines(figures["tds_curve"]).values()
     np.testing.assert_equal(tds, [[0, 0.3], [1, 0.2], [2, NAN]])
@@ -34,14 +34,14 @@ def test_lines_of_an_evaluation():
 
 
 def test_a_legend_where_lines_have_names():
-    figures = evaluation_figures(CURVES, mask_ratios=[0.2, 0.8])
+    figures = validation_figures(CURVES, mask_ratios=[0.2, 0.8])
     has_legend = {name: figure.axes[0].get_legend() is not None for name, figure in figures.items()}
     assert [name for name, has in has_legend.items() if has] == ["ce_by_mask_ratio"]
 
 
 @pytest.mark.parametrize(("name", "figure"), [("tds", "tds_curve"), ("ce_self_distilled", "ce_by_mask_ratio")])
 def test_what_was_not_measured_is_not_drawn(name, figure):
-    assert set(evaluation_figures({name: CURVES[name]}, mask_ratios=[0.2, 0.8])) == {figure}
+    assert set(validation_figures({name: CURVES[name]}, mask_ratios=[0.2, 0.8])) == {figure}
 
 
 def test_lines_of_a_training():

@@ -6,13 +6,13 @@ import sys
 import pytest
 from records import check, curves, write_record
 
-from tabom.cli import main
+from tabom.cli.main import main
 from tabom.reporting.comparison import MethodResult
 from tabom.reporting.frontier import frontier_rows, matched_levels, seed_curves
 from tabom.reporting.page import html_page
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 
 CURVES = {"tds": [0.3, 0.2, None], "unmask_entropy": [0.1, 0.2], "ce_self_distilled": [0.5, 0.7]}
 # method: learning rate, seed, KL, accuracy

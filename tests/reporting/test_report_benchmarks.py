@@ -5,13 +5,13 @@ import re
 import pytest
 from records import ENVIRONMENT, benchmark_line, check, write_record
 
-from tabom.commands.report import run
+from tabom.cli.verbs.report import run
 from tabom.errors import TabomError
 from tabom.reporting.page import html_page
 from tabom.reporting.paired import Paired, mcnemar, pair
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 
 LLADA, DREAM = "GSAI-ML/LLaDA-8B-Instruct", "Dream-org/Dream-v0-Instruct-7B"
 

@@ -7,7 +7,7 @@ from records import ENVIRONMENT, check, write_record
 
 from tabom.errors import TabomError
 from tabom.reporting.results import collect
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 
 MARGIN = "model.init_args.objective.init_args.margin"
 

@@ -7,12 +7,12 @@ import pytest
 from helpers import llada_tokenizer_files, origin_of
 from playwright.sync_api import expect
 
-from tabom.cli import main
-from tabom.commands.view import write_page
+from tabom.cli.main import main
+from tabom.cli.verbs.view import write_page
 from tabom.data.tokenizer import load_tokenizer
 from tabom.reporting.viewer import viewer_page
-from tabom.trajectories import TrajectoryRow, TrajectoryStore, read_row, read_rows, row_names
-from tabom.types import NEVER
+from tabom.trajectories import TrajectoryStore, read_row, read_rows, row_names
+from tabom.types import NEVER, TrajectoryRow
 
 NAN = float("nan")
 EOS = 2
@@ -534,10 +534,10 @@ def test_a_distillation_logs_its_first_trajectories(stage, tmp_path, open_page, 
 
 
 def test_an_evaluation_logs_its_samples(stage, tmp_path, open_page):
-    evaluation = "--model.init_args.evaluation.init_args"
+    evaluation = "--model.init_args.validation.init_args"
     options = (*WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", f"{evaluation}.mask_ratios=[]")
     cli = stage("test", "tabom", *options, f"{evaluation}.tokens_per_step=[1]")
-    samples = cli.model.evaluation.samples
+    samples = cli.model.validation.samples
     assert len({tuple(sample.unmask_step) for sample in samples}) == 4  # each row has its own
     assert len({tuple(sample.unmask_entropy) for sample in samples}) == 4
     page = open_page(logged(tmp_path, "test"))
@@ -548,7 +548,7 @@ def test_an_evaluation_logs_its_samples(stage, tmp_path, open_page):
         assert (query["id"], query["prompt"], decoding["isCorrect"]) == (
             sample.query_id,
             sample.prompt,
-            sample.is_correct,
+            sample.is_verified,
         )
         assert decoding["steps"] == sample.unmask_step
         assert decoding["entropies"] == pytest.approx(sample.unmask_entropy, abs=5e-5)

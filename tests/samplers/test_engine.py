@@ -10,7 +10,7 @@ from test_sampler import OPTIONS, SETTINGS, prompts
 
 from tabom.backbones import NewTinyDLM
 from tabom.samplers import ConfidenceThreshold, Sampler, TraceCredit
-from tabom.samplers.progress import Progress
+from tabom.samplers.decoding_state import DecodingState
 
 TEXTS = ["abc", "a longer prompt with padding on the others", "1", "def f(x):", "zz", "another one of some length", "q"]
 
@@ -189,24 +189,24 @@ def test_draws_have_nothing_to_do_with_each_other(tokenizer):
 
 
 def test_prompts_of_one_length_keep_their_order():
-    progress = Progress(np.array([5, 7, 6] * 50), response_length=1, block_length=1, num_slots=150)
-    assert progress.rows.tolist() == [*range(1, 150, 3), *range(2, 150, 3), *range(0, 150, 3)]
+    state = DecodingState(np.array([5, 7, 6] * 50), response_length=1, block_length=1, num_slots=150)
+    assert state.rows.tolist() == [*range(1, 150, 3), *range(2, 150, 3), *range(0, 150, 3)]
 
 
 def test_progress_of_blocks():
-    progress = Progress(np.array([2, 5]), response_length=4, block_length=2, num_slots=2)
-    assert progress.rows.tolist() == [1, 0]
-    turn = progress.turn(torch.device("cpu"))
+    state = DecodingState(np.array([2, 5]), response_length=4, block_length=2, num_slots=2)
+    assert state.rows.tolist() == [1, 0]
+    turn = state.turn(torch.device("cpu"))
     assert [part.tolist() for part in turn.candidates] == [[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]
-    assert [part.tolist() for part in progress.waiting(torch.device("cpu"))[:3]] == [
+    assert [part.tolist() for part in state.waiting(torch.device("cpu"))[:3]] == [
         [1, 1, 0, 0],
         [0, 0, 1, 1],
         [2, 3, 2, 3],
     ]
     assert turn.num_prompt == 5
     is_revealed = np.array([[True, False, False, False], [True, True, False, False]])
-    assert progress.advance(is_revealed, np.zeros_like(is_revealed)) == []
-    turn = progress.turn(torch.device("cpu"))
+    assert state.advance(is_revealed, np.zeros_like(is_revealed)) == []
+    turn = state.turn(torch.device("cpu"))
     assert turn.block_starts == [0, 2]
     assert turn.is_first == [False, True]
     assert turn.block_step.tolist() == [1, 0]
@@ -214,5 +214,5 @@ def test_progress_of_blocks():
     assert turn.candidates.column.tolist() == [1, 2, 3]
     assert turn.spread(torch.tensor([7, 8, 9]), -1).tolist() == [[-1, 7, -1, -1], [-1, -1, 8, 9]]
     is_end = np.array([[False, True, False, False], [False, False, False, False]])
-    assert progress.advance(is_end, is_end) == [1]
-    assert progress.rows.tolist() == [0]
+    assert state.advance(is_end, is_end) == [1]
+    assert state.rows.tolist() == [0]

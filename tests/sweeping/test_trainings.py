@@ -13,7 +13,7 @@ import pytest
 from helpers import SMALL
 from wandb_records import inspect
 
-from tabom.run_record import find_records
+from tabom.storage.run_record import find_records
 from tabom.sweeping.run import RunLog
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabom.errors import TabomError
-from tabom.tasks import QuestionFile, sandbox
+from tabom.sandbox import sandbox
+from tabom.tasks import QuestionFile
 from tabom.tasks.answers import last_number
 from tabom.types import Example
 

@@ -8,10 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from tabom.commands.trajectories import check
+from tabom.cli.verbs.trajectories import check
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
-from tabom.trajectories import TrajectoryRow, read_trajectories, write_shard
+from tabom.trajectories import read_trajectories, write_shard
+from tabom.types import TrajectoryRow
 
 KINDS = ("flip", "truncate", "remove", "foreign", "swap")
 

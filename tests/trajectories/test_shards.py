@@ -9,16 +9,17 @@ from helpers import origin_of
 
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
+from tabom.storage.files import file_sha256
+from tabom.storage.sealed import write_sealed
 from tabom.trajectories import (
     Manifest,
-    TrajectoryRow,
     check_output_dir,
     find_row,
     read_row,
     read_trajectories,
     stream_shards,
 )
-from tabom.trajectories.manifest import file_sha256, write_sealed
+from tabom.types import TrajectoryRow
 
 
 def read(path, tokenizer, response_length=19):
@@ -308,7 +309,7 @@ def test_several_positions_a_step_are_an_order(make_trajectories, tokenizer):
 
 
 def test_empty(tmp_path, tokenizer):
-    Manifest(origin_of(tokenizer), {}, ()).save(tmp_path)
+    Manifest(origin_of(tokenizer), ()).save(tmp_path)
     assert failure(tmp_path, tokenizer) == f"{tmp_path}: expected at least one trajectory, the manifest counts none"
 
 

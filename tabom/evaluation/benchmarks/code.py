@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabom.errors import require
 from tabom.evaluation.benchmarks.harness import make_task, mean_of, stock_tasks
-from tabom.tasks.sandbox import Sandbox
+from tabom.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

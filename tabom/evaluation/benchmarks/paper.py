@@ -22,7 +22,7 @@ from tabom.evaluation.benchmarks.rows import (
     find_file,
     read_objects,
 )
-from tabom.tasks.sandbox import Limits
+from tabom.sandbox import Limits
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -103,7 +103,7 @@ class PaperBenchmark(Benchmark):
     """A benchmark of the paper: questions, prompts, stop strings and scoring of lm-eval's task.
 
     The tasks are ``gsm8k_cot``, ``minerva_math500``, ``humaneval_instruct``, ``mbpp_instruct`` and ``ifeval``. Code is
-    scored in :class:`~tabom.tasks.sandbox.Sandbox` instead of lm-eval's own process.
+    scored in :class:`~tabom.sandbox.Sandbox` instead of lm-eval's own process.
 
     Args:
         name: Which one.

@@ -1,0 +1,214 @@
+"""The verbs that need a model: LightningCLI with short errors and a recorded configuration."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from lightning import Callback, LightningDataModule, LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
+
+# Classes that a config may name without their module.
+import tabom.backbones
+import tabom.callbacks
+import tabom.data
+import tabom.evaluation
+import tabom.modules
+import tabom.objectives
+import tabom.samplers
+import tabom.tasks
+import tabom.validation
+from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
+from tabom.callbacks.tracking import end_runs, start_runs
+from tabom.cli.config_errors import explain, misplaced_nulls
+from tabom.cli.run_directory import move, run_directory
+from tabom.cli.trainer import TabomTrainer
+from tabom.errors import TabomError, require
+from tabom.evaluation import BenchmarkWriter
+
+
+class Parser(LightningArgumentParser):
+    """Ends a faulty command line with one sentence and the nearest valid key, not with the whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one sentence and exit with code 2; inner parsers report to the outer one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [action.dest for action in parser._actions]
+        print(f"tabom: error: {explain(message, options, _class_names())}", file=sys.stderr)
+        sys.exit(2)
+
+
+class TabomCLI(LightningCLI):
+    """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and ours, with the arguments that are no options."""
+        ours = {verb: {"model", "datamodule"} for verb in ("evaluate", "export")}
+        return {**LightningCLI.subcommands(), **ours}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is neither the trainer's, the model's nor the data's."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="The run's own directory, in the place of trainer.default_root_dir in all paths of the trainer.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Check the parsed configuration; give the run its directory."""
+        config = self.config[str(self.subcommand)]
+        directory = run_directory(config.pop("run_dir"), config.trainer.default_root_dir, os.environ)
+        if directory is not None:
+            move(config.trainer, directory)
+        for message in misplaced_nulls(config.as_dict(), TabomTrainer):
+            raise TabomError(message)
+
+    def instantiate_classes(self) -> None:
+        """Say in one sentence which value a constructor rejected."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if not _is_bad_input(error):
+                raise
+            raise TabomError(explain(str(error), (), ())) from error
+
+    def before_fit(self) -> None:
+        """Find the last checkpoint; without one a training starts from the beginning. Start tracking."""
+        self._find_last(is_needed=False)
+        start_runs(self.trainer.loggers)
+
+    def before_validate(self) -> None:
+        """Find the last checkpoint; start tracking."""
+        self._find_last(is_needed=True)
+        start_runs(self.trainer.loggers)
+
+    def before_test(self) -> None:
+        """Find the last checkpoint; start tracking."""
+        self._find_last(is_needed=True)
+        start_runs(self.trainer.loggers)
+
+    def before_predict(self) -> None:
+        """Start tracking."""
+        start_runs(self.trainer.loggers)
+
+    def before_evaluate(self) -> None:
+        """Find the last checkpoint; keep what comes out; start tracking."""
+        self._find_last(is_needed=True)
+        callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        if not any(isinstance(callback, BenchmarkWriter) for callback in callbacks):
+            callbacks.append(BenchmarkWriter())
+        start_runs(self.trainer.loggers)
+
+    def before_export(self) -> None:
+        """Find the last checkpoint."""
+        self._find_last(is_needed=True)
+
+    def _find_last(self, *, is_needed: bool) -> None:
+        """Put the file's name in the place of ``last``; Lightning would look where a W&B run of its own has none."""
+        options = self.config_init[str(self.subcommand)]
+        if options["ckpt_path"] != "last":
+            return
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+        require(len(callbacks) == 1, f"ckpt_path last: expected one LastCheckpoint callback, got {len(callbacks)}")
+        path = callbacks[0].find(self.trainer)
+        where = f"{self.trainer.default_root_dir}/checkpoints/last.ckpt"
+        require(path is not None or not is_needed, f"{where}: expected a checkpoint, found no such file")
+        if path is None:
+            rank_zero_info(f"{where}: no checkpoint yet, the training starts from the beginning")
+        options["ckpt_path"] = None if path is None else str(path)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep what the user configured: upstream lets a checkpoint's hyperparameters override the command line."""
+
+
+def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) -> TabomCLI:
+    """Parse, instantiate and run one verb.
+
+    Args:
+        words: Verb and options.
+        trainer_class: Replaced in tests.
+
+    Returns:
+        The finished command line, with its trainer, model and data module.
+
+    Raises:
+        TabomError: For bad input that is found after parsing.
+        Interrupted: For a signal or a spent time limit.
+    """
+    with warnings.catch_warnings(), interruptible():
+        _silence_upstream()
+        try:
+            return TabomCLI(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                trainer_class=trainer_class,
+                save_config_callback=RunRecorder,
+                save_config_kwargs={"save_to_log_dir": False, "command": list(words)},
+                parser_class=Parser,
+                args=list(words),
+            )
+        except MisconfigurationException as error:
+            raise TabomError(str(error)) from error
+        except Interrupted as interruption:
+            rank_zero_only(print)(f"tabom: {interruption.reason}", file=sys.stderr)
+            raise
+        finally:
+            end_runs(exit_code=1 if sys.exc_info()[0] else 0)
+
+
+def _class_names() -> list[str]:
+    packages = (
+        tabom.backbones,
+        tabom.callbacks,
+        tabom.data,
+        tabom.evaluation,
+        tabom.modules,
+        tabom.objectives,
+        tabom.samplers,
+        tabom.tasks,
+        tabom.validation,
+    )
+    return [name for package in packages for name in package.__all__]
+
+
+def _is_bad_input(error: BaseException | None) -> bool:
+    """Whether one of our own constructors started the chain, and not a defect in the code."""
+    while error is not None:
+        if isinstance(error, TabomError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _silence_upstream() -> None:
+    """Hide what a user can do nothing about."""
+    # Lightning's own remark on passing args from Python, which the demo and the tests do.
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    # Lightning 2.6 calls what jsonargparse 4.53 has deprecated.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
+    # The loaders here are small and in memory: workers would only cost start-up time.
+    warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck.*")
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21438: torch 2.13 deprecates what Lightning calls.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
+    # An epoch of a small data set may be shorter than the logging interval; steps are what is counted here.
+    warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval.*")
+    # A resumed training writes where it wrote before.
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty.")
+    # Testing a checkpoint with its training's config: the callback's own record is of no use then.
+    warnings.filterwarnings("ignore", "The dirpath has changed from .* therefore `best_model_score`.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()

@@ -1,0 +1,58 @@
+"""Write tables and figures of finished runs: one HTML page that needs no network, or Markdown for a README.
+
+The runs are compared at equal forgetting, from the records that they keep of themselves.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabom.errors import require
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of ``tabom report``."""
+    options = argparse.ArgumentParser("tabom report", description=__doc__)
+    options.add_argument("verb", help=argparse.SUPPRESS)
+    options.add_argument(
+        "paths", type=Path, nargs="+", metavar="RUN_DIR", help="directory with runs anywhere below it, or a record"
+    )
+    options.add_argument(
+        "-o", "--output", type=Path, action="append", required=True, metavar="FILE",
+        help="page to be written, .html or .md; may be given twice",
+    )  # fmt: skip
+    options.add_argument(
+        "--figures", type=Path, metavar="DIR", help="where every figure is written as PNG and SVG; Markdown links there"
+    )
+    options.add_argument("--baseline", metavar="LABEL", help="method that differences are taken to (sft_sd)")
+    options.add_argument("--metric", default="accuracy_1_per_step", help="set against forgetting (accuracy_1_per_step)")
+    options.add_argument("--stage", choices=("test", "validate"), help="what is read (test, where there is one)")
+    options.add_argument("--title", default="Post-training runs", help="heading of the page")
+    return options
+
+
+def run(words: Sequence[str]) -> None:
+    """``tabom report``."""
+    arguments = parser().parse_args(words)
+    for output in arguments.output:
+        require(output.suffix in (".html", ".md"), f"--output: expected a file ending in .html or .md, got {output}")
+
+    from tabom.reporting.page import html_page, markdown_page, save_figures
+    from tabom.reporting.report import sections
+    from tabom.reporting.results import collect
+    from tabom.storage.run_record import find_records
+
+    records = find_records(arguments.paths)
+    content = sections(records, collect(records, arguments.stage), arguments.metric, arguments.baseline)
+    if arguments.figures is not None:
+        save_figures(content, arguments.figures)
+    for output in arguments.output:
+        if output.suffix == ".html":
+            text = html_page(arguments.title, content)
+        else:
+            figures = arguments.figures and Path(os.path.relpath(arguments.figures, output.parent)).as_posix()
+            text = markdown_page(arguments.title, content, figures)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+        print(f"{output}: {len(records)} runs")

@@ -1,0 +1,110 @@
+"""Look at directories of trajectories, compare them, and import released ones."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabom.cli.verbs import trajectory_compare, trajectory_import, trajectory_show, trajectory_stats
+from tabom.cli.verbs.trajectory_import import METHODS, REPORT_NAME, import_released
+
+
+def check(directory: Path) -> None:
+    """Read and validate every shard.
+
+    Raises:
+        TabomError: About the first file, and row, that is not as the manifest says.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from tabom.trajectories import Manifest, stream_shards
+
+    manifest = Manifest.load(directory)
+    console = Console(stderr=True)
+    shards, num_shards = stream_shards(directory), len(manifest.shards)
+    for _ in track(shards, directory.name, num_shards, console=console, disable=not console.is_terminal):
+        pass
+    noun = "shard" if num_shards == 1 else "shards"
+    print(f"{directory}: {manifest.num_rows:,} trajectories in {num_shards:,} {noun}, all as the manifest says")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of ``tabom trajectories``."""
+    options = argparse.ArgumentParser("tabom trajectories", description=__doc__)
+    options.add_argument("verb", help=argparse.SUPPRESS)
+    actions = options.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    _add_import(actions)
+    for action, text in (
+        ("check", "Validate every file and row; the first bad one is named."),
+        ("stats", trajectory_stats.__doc__),
+        ("show", trajectory_show.__doc__),
+    ):
+        add = actions.add_parser(action, prog=f"tabom trajectories {action}", help=text, description=text)
+        add.add_argument("path", type=Path, metavar="PATH", help="directory with a manifest.json")
+        if action == "check":
+            continue
+        add.add_argument("--tokenizer", help="directory or hub id of the tokenizer that made the token ids")
+        if action == "stats":
+            add.add_argument("--json", action="store_true", dest="is_json", help="the figures as JSON")
+        else:
+            which = add.add_mutually_exclusive_group()
+            which.add_argument("--row", type=int, default=0, help="number of the row in the whole directory (0)")
+            which.add_argument("--query", metavar="ID", help="the row of this query")
+            add.add_argument("--sample", type=int, default=0, help="which decoding of the query (0)")
+    text = trajectory_compare.__doc__
+    add = actions.add_parser("compare", prog="tabom trajectories compare", help=text, description=text)
+    add.add_argument("first", type=Path, metavar="FIRST", help="directory with a manifest.json")
+    add.add_argument("second", type=Path, metavar="SECOND", help="another one, of the same queries")
+    add.add_argument("--json", action="store_true", dest="is_json", help="the figures as JSON")
+    return options
+
+
+def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = trajectory_import.__doc__
+    add = actions.add_parser("import", prog="tabom trajectories import", help=text, description=text)
+    add.add_argument("file", type=Path, metavar="FILE", help="JSON Lines with response_token_ids and decoding_order")
+    add.add_argument("--output_dir", type=Path, required=True, help="new directory for shards, manifest and report")
+    add.add_argument("--tokenizer", required=True, help="directory or hub id of the tokenizer that made the token ids")
+    add.add_argument("--method", nargs="+", choices=METHODS, default=(), help="keep rows of these methods only (all)")
+    add.add_argument(
+        "--chat_template", action="store_true", default=True, help="prompts in the chat template (default)"
+    )
+    add.add_argument("--no_chat_template", dest="chat_template", action="store_false", help="prompts as they stand")
+    add.add_argument("--rows_per_shard", type=int, default=1000, help="trajectories a file (1000)")
+
+
+def run(words: Sequence[str]) -> None:
+    """``tabom trajectories``."""
+    arguments = parser().parse_args(words)
+    match arguments.action:
+        case "import":
+            _import(arguments)
+        case "check":
+            check(arguments.path)
+        case "compare":
+            trajectory_compare.print_comparison(arguments.first, arguments.second, is_json=arguments.is_json)
+        case "stats":
+            trajectory_stats.print_stats(arguments.path, tokenizer=arguments.tokenizer, is_json=arguments.is_json)
+        case _:
+            trajectory_show.print_row(
+                arguments.path,
+                row=arguments.row,
+                query_id=arguments.query,
+                sample=arguments.sample,
+                tokenizer=arguments.tokenizer,
+            )
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    report = import_released(
+        arguments.file,
+        arguments.output_dir,
+        tokenizer=arguments.tokenizer,
+        methods=arguments.method,
+        is_chat=arguments.chat_template,
+        rows_per_shard=arguments.rows_per_shard,
+    )
+    Console().print(report.table())
+    print(f"{arguments.output_dir}: {report.num_kept} of {report.num_rows} rows; details in {REPORT_NAME}")

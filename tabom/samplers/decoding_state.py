@@ -1,0 +1,152 @@
+"""Which rows of a batch are in work, and what is masked in them: the account that a decoding loop keeps on the host.
+
+Axes: B rows of the batch, S rows in work, N response positions, K positions that are looked at.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Positions(NamedTuple):
+    """Some response positions of the rows in work, row by row (K,).
+
+    Attributes:
+        row: In the batch.
+        slot: Of the row, among those in work.
+        column: In the response.
+        step: Steps that the row has spent.
+    """
+
+    row: Tensor
+    slot: Tensor
+    column: Tensor
+    step: Tensor
+
+    def take(self, which: Tensor | slice) -> "Positions":
+        """Some of them."""
+        return Positions(*(part[which] for part in self))
+
+
+class Turn(NamedTuple):
+    """What one step works on.
+
+    Attributes:
+        rows: Rows in work (S,).
+        step: Steps that each has spent (S,).
+        block_step: Steps that each has spent in its current block (S,).
+        row_numbers: The rows again, on the host.
+        block_starts: First column of each one's current block, on the host.
+        is_first: Whether it is each one's first step in that block, on the host.
+        candidates: Masked positions of the current blocks (K,).
+        num_prompt: Prompt tokens of the row that has most of them.
+        response_length: N.
+    """
+
+    rows: Tensor
+    step: Tensor
+    block_step: Tensor
+    row_numbers: list[int]
+    block_starts: list[int]
+    is_first: list[bool]
+    candidates: Positions
+    num_prompt: int
+    response_length: int
+
+    def spread(self, values: Tensor, fill: float) -> Tensor:
+        """Put one value per candidate (K,) at its position; ``fill`` elsewhere (S, N)."""
+        place = self.candidates.slot * self.response_length + self.candidates.column
+        everywhere = values.new_full((len(self.rows) * self.response_length,), fill)
+        return everywhere.index_copy_(0, place, values).view(len(self.rows), -1)
+
+
+class DecodingState:
+    """Takes rows into work, longest prompts first, as many at a time as there are slots.
+
+    Args:
+        prompt_lengths: Tokens of each row's prompt (B,).
+        response_length: N.
+        block_length: Columns that are decoded before any to their right.
+        num_slots: Rows in work at a time.
+    """
+
+    def __init__(
+        self, prompt_lengths: npt.NDArray[np.int64], response_length: int, block_length: int, num_slots: int
+    ) -> None:
+        num_rows = len(prompt_lengths)
+        self.prompt_lengths = prompt_lengths
+        self.num_slots = num_slots
+        self.block_of = np.arange(response_length) // block_length
+        self.block_length = block_length
+        self.is_masked = np.ones((num_rows, response_length), dtype=bool)
+        self.end = np.full(num_rows, response_length)
+        self.step = np.zeros(num_rows, dtype=np.int64)
+        self.block_step = np.zeros(num_rows, dtype=np.int64)
+        self.rows = np.empty(0, dtype=np.int64)
+        self._queue = deque(np.argsort(-prompt_lengths, kind="stable").tolist())
+        self._refill()
+
+    def turn(self, device: torch.device) -> Turn:
+        """What is to be done next, on the device."""
+        rows = self.rows
+        is_candidate, block = self._current()
+        columns = np.stack([rows, self.step[rows], self.block_step[rows]])
+        return Turn(
+            *torch.from_numpy(columns).to(device, non_blocking=True),
+            row_numbers=rows.tolist(),
+            block_starts=(block * self.block_length).tolist(),
+            is_first=(self.block_step[rows] == 0).tolist(),
+            candidates=self._positions(is_candidate, device),
+            num_prompt=int(self.prompt_lengths[rows].max()),
+            response_length=len(self.block_of),
+        )
+
+    def waiting(self, device: torch.device) -> Positions:
+        """Masked positions of later blocks, on the device."""
+        return self._positions(self.is_masked[self.rows] & ~self._current()[0], device)
+
+    def advance(self, is_revealed: Mask, is_end: Mask) -> list[int]:
+        """Take note of a step.
+
+        Args:
+            is_revealed: Columns that it revealed (S, N).
+            is_end: Where it revealed a token after which nothing counts (S, N).
+
+        Returns:
+            Rows that are finished: nothing is masked in them before their end.
+        """
+        rows = self.rows
+        is_candidate, _ = self._current()
+        self.is_masked[rows] &= ~is_revealed
+        first_end = np.where(is_end.any(1), is_end.argmax(1), self.end[rows])
+        self.end[rows] = np.minimum(self.end[rows], first_end)
+        self.step[rows] += 1
+        is_left = (is_candidate & self.is_masked[rows]).any(1)
+        self.block_step[rows] = np.where(is_left, self.block_step[rows] + 1, 0)
+        is_before_end = np.arange(len(self.block_of)) < self.end[rows, None]
+        is_finished = ~(self.is_masked[rows] & is_before_end).any(1)
+        self.rows = rows[~is_finished]
+        self._refill()
+        return rows[is_finished].tolist()
+
+    def _refill(self) -> None:
+        num_free = min(self.num_slots - len(self.rows), len(self._queue))
+        new = np.array([self._queue.popleft() for _ in range(num_free)], dtype=np.int64)
+        self.rows = np.concatenate([self.rows, new])
+
+    def _current(self) -> tuple[Mask, npt.NDArray[np.int64]]:
+        """Masked positions of the blocks that are being decoded (S, N), and the blocks' numbers (S,)."""
+        is_masked = self.is_masked[self.rows]
+        block = self.block_of[is_masked.argmax(1)]
+        return is_masked & (self.block_of == block[:, None]), block
+
+    def _positions(self, where: Mask, device: torch.device) -> Positions:
+        slot, column = np.nonzero(where)
+        row = self.rows[slot]
+        return Positions(*torch.from_numpy(np.stack([row, slot, column, self.step[row]])).to(device, non_blocking=True))

@@ -1,0 +1,79 @@
+"""What a decoding leaves behind, filled step by step.
+
+Axes: B rows of the batch, S rows in work, N response positions, K candidates.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tabom.samplers.decoding_state import Mask, Positions, Turn
+from tabom.types import DecodedBatch
+
+
+class Trace:
+    """What becomes of a batch (B, N), and how.
+
+    Args:
+        response: The canvas' responses, all masked; revealed in place.
+        num_steps: Steps of which all entropies are kept; 0 for none.
+    """
+
+    def __init__(self, response: Tensor, num_steps: int) -> None:
+        num_rows, length = response.shape
+        self.response = response
+        self.unmask_step = torch.zeros_like(response)
+        self.unmask_entropy, self.unmask_score = torch.zeros(2, num_rows, length, device=response.device)
+        self.step_entropy = None
+        if num_steps:
+            self.step_entropy = self.unmask_entropy.new_full((num_rows, num_steps, length), torch.nan)
+
+    def look_at(self, positions: Positions, entropy: Tensor) -> None:
+        """Keep the entropies of masked positions (K,) before a step."""
+        if self.step_entropy is not None:
+            self.step_entropy[positions.row, positions.step, positions.column] = entropy
+
+    def reveal(self, turn: Turn, is_revealed: Tensor, tokens: Tensor, entropy: Tensor, score: Tensor) -> None:
+        """Take over what a step revealed.
+
+        Args:
+            turn: The step.
+            is_revealed: Where (S, N).
+            tokens: Which tokens (S, N).
+            entropy: Of each candidate in nats (K,).
+            score: What each candidate was ranked by (K,).
+        """
+        changes = (
+            (self.response, tokens),
+            (self.unmask_step, turn.step[:, None]),
+            (self.unmask_entropy, turn.spread(entropy, 0.0)),
+            (self.unmask_score, turn.spread(score, 0.0)),
+        )
+        for part, values in changes:
+            part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
+
+    def decoded(self, is_masked: Mask, token_id: int | None, rows: Sequence[int]) -> DecodedBatch:
+        """What became of some rows.
+
+        Args:
+            is_masked: Positions of all rows that are not revealed (B, N), on the host.
+            token_id: What these become, in one further step.
+            rows: Which are wanted, all of them finished.
+        """
+        everything = DecodedBatch(
+            self.response, self.unmask_step, self.unmask_entropy, self.unmask_score, self.step_entropy
+        )
+        decoded = everything.select(rows)
+        if token_id is None:
+            return decoded
+        is_left = torch.from_numpy(is_masked[list(rows)]).to(self.response.device)
+        last_step = decoded.unmask_step.amax(1, keepdim=True)
+        return dataclasses.replace(
+            decoded,
+            response_ids=decoded.response_ids.masked_fill(is_left, token_id),
+            unmask_step=torch.where(is_left, last_step + 1, decoded.unmask_step),
+            unmask_entropy=decoded.unmask_entropy.masked_fill(is_left, torch.nan),
+            unmask_score=decoded.unmask_score.masked_fill(is_left, torch.nan),
+        )

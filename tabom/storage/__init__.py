@@ -1,0 +1,1 @@
+"""Files that are whole or absent, sealed JSON, append-only logs, checksums and run records: one way each."""

@@ -1,0 +1,217 @@
+"""The record that a run keeps of itself: JSON Lines, written as it happens, read by sweeps and reports.
+
+One file a run, ``<run directory>/records/<verb>-<time>-<run id>.jsonl``. Its lines, by ``kind``: ``start`` (what was
+run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``metrics``, ``curves``, ``benchmark``, and
+``end``. Neither W&B nor any other library is needed for it.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tabom.errors import TabomError, require
+
+DIRECTORY = "records"
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Scalars that were logged at once.
+
+    Attributes:
+        stage: ``train``, ``validate``, ``test`` or ``distill``.
+        step: Optimizer steps done.
+        seconds: Since the start.
+        values: By name, without the stage.
+    """
+
+    stage: str
+    step: int
+    seconds: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one evaluation measured along curves.
+
+    Attributes:
+        stage: ``validate`` or ``test``.
+        step: Optimizer steps done.
+        mask_ratios: At which the cross-entropies were measured.
+        curves: By the names in ``Validation.curves``; None where there is no point.
+    """
+
+    stage: str
+    step: int
+    mask_ratios: list[float]
+    curves: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a model reached on one benchmark.
+
+    Attributes:
+        benchmark: ``gsm8k``, ``math500``, ``humaneval``, ``mbpp``, ``ifeval``, or the name of another task.
+        domain: ``maths``, ``code``, ``instructions``, or empty where it is none of the paper's.
+        task: Name in lm-eval.
+        metric: The one that is reported, as lm-eval names it with its filter: ``exact_match,flexible-extract``.
+        model: What the model is called in tables.
+        trained_on: Domain that it was post-trained on; None for a base model.
+        scores: Value of ``metric`` of each question, by the hash of the question, in order.
+        values: All metrics of lm-eval, with their standard errors (``exact_match_stderr,flexible-extract``).
+        cost: ``num_steps`` (network calls a response) and ``num_tokens`` (a response, up to and with the first end of
+            sequence), both means, of responses that were decoded; ``tokens_per_second``, of what this run decoded;
+            ``num_decoded``, responses that this run decoded. What was not measured is left out.
+        settings: What decides the decoding: sampler, response length, number of examples in the prompt.
+    """
+
+    benchmark: str
+    domain: str
+    task: str
+    metric: str
+    model: str
+    trained_on: str | None
+    scores: dict[str, float]
+    values: dict[str, float]
+    cost: dict[str, float]
+    settings: dict[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Of all questions: their mean."""
+        return statistics.fmean(self.scores.values())
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the score, as lm-eval has it; None for a single question."""
+        name, _, filtering = self.metric.partition(",")
+        return self.values.get(f"{name}_stderr,{filtering}")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, as far as it came.
+
+    Attributes:
+        path: Of the file.
+        verb: ``fit``, ``validate``, ``test``, ``predict`` or ``evaluate``.
+        run_id: Unique; the one of W&B where W&B is on.
+        time: Of the start, UTC, ISO 8601.
+        command: Words after ``tabom``.
+        config_files: Those given by ``--config``.
+        config: Resolved configuration.
+        environment: Commit, versions and hardware.
+        seed: ``seed_everything``.
+        inputs: Fingerprints of what was read.
+        wandb: Id, group, sweep and directory of the W&B run, or None.
+        parent: Id of the run whose checkpoint was loaded, or None.
+        state: ``running`` also for one that was killed.
+        reason: Why it was stopped or failed.
+        checks: In order.
+        curves: In order.
+        benchmarks: In order.
+        seconds: Of the whole run; None without an end, as the two that follow.
+        num_tokens: Positions of the canvases that were trained on.
+        device_hours: Seconds times processes, in hours.
+    """
+
+    path: Path
+    verb: str
+    run_id: str
+    time: str
+    command: list[str]
+    config_files: list[str]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    seed: int
+    inputs: dict[str, Any]
+    wandb: dict[str, Any] | None
+    parent: str | None
+    state: State
+    reason: str
+    checks: list[Check]
+    curves: list[Curves]
+    benchmarks: list[BenchmarkResult]
+    seconds: float | None
+    num_tokens: int | None
+    device_hours: float | None
+
+    @property
+    def directory(self) -> Path:
+        """Of the run."""
+        return self.path.parents[1]
+
+    def last(self, stage: str) -> dict[str, float]:
+        """Values of the last check of a stage; empty if there is none."""
+        return next((check.values for check in reversed(self.checks) if check.stage == stage), {})
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one file; a last line that a killed run left unfinished is left out.
+
+    Raises:
+        TabomError: If a line is not what it should be.
+    """
+    text = path.read_text()
+    lines = text.split("\n")[:-1]  # what stands after the last line break is not whole
+    require(len(lines) > 0, f"{path}: expected the record of a run, got an empty file")
+    start, *others = (_line(path, number, line) for number, line in enumerate(lines, 1))
+    kind = start.pop("kind", None)
+    require(kind == "start", f"{path}, line 1: expected kind start, got {kind}")
+    parent: str | None = None
+    end: dict[str, Any] = {"state": "running", "reason": "", "seconds": None, "num_tokens": None, "device_hours": None}
+    checks: list[Check] = []
+    curves: list[Curves] = []
+    benchmarks: list[BenchmarkResult] = []
+    for number, content in enumerate(others, 2):
+        kind = content.pop("kind", None)
+        try:
+            match kind:
+                case "parent":
+                    parent = content["run_id"]
+                case "metrics":
+                    checks.append(Check(**content))
+                case "curves":
+                    curves.append(Curves(**content))
+                case "benchmark":
+                    benchmarks.append(BenchmarkResult(**content))
+                case "end":
+                    end = content
+                case _:
+                    raise TabomError(f"{path}, line {number}: expected a known kind, got {kind}")
+        except (TypeError, KeyError) as error:
+            raise TabomError(f"{path}, line {number}: expected the fields of kind {kind}, got {error}") from error
+    try:
+        return RunRecord(path=path, parent=parent, checks=checks, curves=curves, benchmarks=benchmarks, **start, **end)
+    except TypeError as error:
+        raise TabomError(f"{path}: expected the fields of a record, got {error}") from error
+
+
+def find_records(paths: Iterable[Path]) -> list[RunRecord]:
+    """Read the records of files, and of directories with all that lies in them, by time.
+
+    Raises:
+        TabomError: If a path is missing or holds no record.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        require(path.exists(), f"{path}: expected a run's directory or record, found no such file")
+        files = list(path.rglob(f"{DIRECTORY}/*.jsonl")) if path.is_dir() else [path]
+        require(len(files) > 0, f"{path}: expected {DIRECTORY}/*.jsonl of at least one run in it, found none")
+        found |= {file.resolve() for file in files}
+    return sorted(map(read_record, found), key=lambda record: (record.time, record.run_id))
+
+
+def _line(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TabomError(f"{path}, line {number}: expected JSON, got {line[:40]!r} ({error})") from error
+    require(isinstance(content, dict), f"{path}, line {number}: expected an object, got {line[:40]!r}")
+    return content

@@ -1,0 +1,148 @@
+import subprocess
+import sys
+
+import pytest
+
+from tabom.cli.main import main
+
+
+def fails(capsys, *words):
+    with pytest.raises(SystemExit) as error:
+        main([str(word) for word in words])
+    assert error.value.code != 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tabom: error: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("tabom: error: ")
+
+
+@pytest.fixture
+def changed(repository, tmp_path):
+    """A copy of a demo config in which one text is replaced by another."""
+
+    def change(name, old, new):
+        text = (repository / "configs" / "demo" / name).read_text()
+        assert old in text
+        path = tmp_path / name
+        path.write_text(text.replace(old, new, 1))
+        return path
+
+    return change
+
+
+def test_help_lists_every_verb(capsys):
+    main(["--help"])
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "trajectories", "demo"))
+    main([])
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_verbs_without_a_model_load_nothing_heavy(option):
+    code = (
+        "import sys; from tabom.cli.main import main; main([sys.argv[1]]); "
+        "heavy = {'torch', 'lightning', 'transformers', 'wandb', 'rich', 'numpy'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code, option], check=True, capture_output=True, text=True, timeout=20)
+
+
+def test_version_is_that_of_the_package(capsys, repository):
+    main(["--version"])
+    version = (repository / "pyproject.toml").read_text().partition('version = "')[2].partition('"')[0]
+    assert capsys.readouterr().out == f"tabom {version}\n"
+
+
+def test_unknown_verb(capsys):
+    assert fails(capsys, "fti") == (
+        "fti: expected one of fit, validate, test, predict, evaluate, export, trajectories, view, report, sweep, demo, "
+        "--help or --version; did you mean fit?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "max_steps: 150",
+            "max_stepz: 150",
+            "Subcommand 'fit' does not accept option 'trainer.max_stepz' (did you mean trainer.max_steps?)",
+        ),
+        (
+            "margin: 0.1",
+            "margn: 0.1",
+            "model.init_args.objective.init_args.margn: TabomObjective has no such option (did you mean margin?)",
+        ),
+        (
+            "num_warmup_steps: 15",
+            "num_warmup: 15",
+            "model.init_args.lr_scheduler.init_args.num_warmup: CosineWithWarmup has no such option "
+            "(did you mean num_warmup_steps?)",
+        ),
+        (
+            "class_path: Sudoku4x4",
+            "class_path: Sodoku4x4",
+            "data.init_args.task: expected the name of a class, got Sodoku4x4 (did you mean Sudoku4x4?)",
+        ),
+        ("batch_size: 48", "batch_size: many", "data.init_args.batch_size: Expected a <class 'int'>. Got value: many"),
+        ("batch_size: 48", "batch_size: null", "data.init_args.batch_size: expected int, got null"),
+        (
+            "batch_size: 48",
+            "validation: {batch_size: null}",
+            "data.init_args.validation.batch_size: expected int, got null",
+        ),
+        ("margin: 0.1", "margin: null", "model.init_args.objective.init_args.margin: expected float, got null"),
+        ("margin: 0.1", "margin: -0.1", "margin: expected at least 0 nats, got -0.1"),
+        ("rank_weight: 1.0", "rank_weight: -1.0", "rank_weight: expected at least 0, got -1.0"),
+        ("window: 8", "window: 0", "window: expected at least 1, got 0"),
+        ("log_every_n_steps: 10", "fast_dev_run: null", "trainer.fast_dev_run: expected Union[int, bool], got null"),
+    ],
+)
+def test_a_faulty_config_gives_one_sentence(capsys, changed, old, new, message):
+    assert fails(capsys, "fit", "--config", changed("tabom.yaml", old, new)) == message
+
+
+def test_a_window_larger_than_the_response(capsys, changed, make_trajectories, checkpoint, tmp_path):
+    config = changed("tabom.yaml", "window: 8", "window: 20")
+    options = [
+        f"--data.init_args.path={make_trajectories()}",
+        "--data.init_args.tokenizer=characters",
+        f"--model.init_args.backbone.init_args.path={checkpoint}",
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.logger=false",
+    ]
+    assert fails(capsys, "fit", "--config", config, *options) == (
+        "window: expected at most the response length of 19 tokens, got 20"
+    )
+
+
+def test_misspelt_flag_and_missing_file(capsys, repository):
+    config = repository / "configs" / "demo" / "tabom.yaml"
+    assert fails(capsys, "fit", "--config", config, "--trainer.max_stepz=3") == (
+        "unrecognized arguments: --trainer.max_stepz=3 (did you mean trainer.max_steps?)"
+    )
+    assert fails(capsys, "fit", "--config", "none.yaml").startswith("config: File does not exist: ")
+
+
+def test_missing_trajectories_name_the_file(capsys, repository, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = repository / "configs" / "demo" / "sft_sd.yaml"
+    message = fails(
+        capsys, "fit", "--config", config, "--trainer.logger=false", "--data.init_args.tokenizer=characters"
+    )
+    assert message == (
+        "runs/demo/trajectories/manifest.json: expected the manifest of a finished distillation, found no such file"
+    )
+
+
+def test_demo_outside_the_repository(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert fails(capsys, "demo") == (
+        "configs/demo/pretrain.yaml: expected the demo's configs, found no such file; "
+        "run from the repository's root or give --configs"
+    )
+
+
+def test_module_entry_point():
+    command = [sys.executable, "-m", "tabom", "--version"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.startswith("tabom ")
