@@ -108,18 +108,18 @@ def stage(repository, tmp_path, monkeypatch, checkpoint, make_trajectories):
             "--trainer.logger=false",
             f"--trainer.default_root_dir=out{next(numbers)}",
             "--trainer.enable_model_summary=false",
-            "--data.init_args.validation.batch_size=8",
+            "--data.validation.batch_size=8",
         ]
         if verb != "predict":
             small += [
-                "--data.init_args.batch_size=4",
-                "--data.init_args.validation.num_validation_prompts=4",
-                "--data.init_args.validation.num_test_prompts=4",
-                "--data.init_args.validation.num_base_examples=6",
+                "--data.batch_size=4",
+                "--data.validation.num_validation_prompts=4",
+                "--data.validation.num_test_prompts=4",
+                "--data.validation.num_base_examples=6",
                 "--trainer.max_steps=6",
                 "--trainer.val_check_interval=3",
-                "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",
-                "--model.init_args.lr_scheduler.init_args.num_training_steps=6",
+                "--model.lr_scheduler.num_warmup_steps=2",
+                "--model.lr_scheduler.num_training_steps=6",
             ]
         path = repository / "configs" / "demo" / f"{config}.yaml"
         return run([verb, "--config", str(path), *small, *options])

@@ -21,13 +21,13 @@ SMALL = [
     "--trainer.max_steps=4",
     "--trainer.val_check_interval=2",
     "--trainer.log_every_n_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
-    "--data.init_args.batch_size=4",
-    "--data.init_args.validation.batch_size=8",
-    "--data.init_args.validation.num_validation_prompts=4",
-    "--data.init_args.validation.num_test_prompts=4",
-    "--data.init_args.validation.num_base_examples=6",
+    "--model.lr_scheduler.num_warmup_steps=1",
+    "--model.lr_scheduler.num_training_steps=4",
+    "--data.batch_size=4",
+    "--data.validation.batch_size=8",
+    "--data.validation.num_validation_prompts=4",
+    "--data.validation.num_test_prompts=4",
+    "--data.validation.num_base_examples=6",
 ]
 """Options that make a training of the demo last four steps."""
 

@@ -36,28 +36,28 @@ def recipe(request, repository, tmp_path, monkeypatch):
 
     def call(verb, method, *options):
         small = [
-            "--model.init_args.backbone.init_args.path=model",
-            "--data.init_args.tokenizer=model",
-            f"--data.init_args.response_length={RESPONSE_LENGTH}",
-            "--data.init_args.task.init_args.train_file=questions.jsonl",
-            "--data.init_args.task.init_args.held_out=0.3",
+            "--model.backbone.path=model",
+            "--data.tokenizer=model",
+            f"--data.response_length={RESPONSE_LENGTH}",
+            "--data.task.train_file=questions.jsonl",
+            "--data.task.held_out=0.3",
             "--trainer.accelerator=cpu",
             "--trainer.enable_model_summary=false",
             "--trainer.logger=false",
         ]
         if verb == "predict":
-            small.append("--data.init_args.num_queries=14")
+            small.append("--data.num_queries=14")
         else:
             small += [
-                f"--data.init_args.base_domains.{base_domain}.init_args.train_file=questions.jsonl",
-                f"--data.init_args.base_domains.{base_domain}.init_args.held_out=0.3",
-                "--data.init_args.batch_size=4",
-                "--data.init_args.validation.num_base_examples=3",
-                "--data.init_args.only_verified=false",
-                "--model.init_args.lr_scheduler.init_args.num_warmup_steps=0",
+                f"--data.base_domains.{base_domain}.init_args.train_file=questions.jsonl",
+                f"--data.base_domains.{base_domain}.init_args.held_out=0.3",
+                "--data.batch_size=4",
+                "--data.validation.num_base_examples=3",
+                "--data.only_verified=false",
+                "--model.lr_scheduler.num_warmup_steps=0",
             ]
             if "prm12k" in name:
-                small.append("--data.init_args.validation.num_validation_prompts=2")
+                small.append("--data.validation.num_validation_prompts=2")
         return run([verb, "--config", str(repository / "configs" / name / f"{method}.yaml"), *small, *options])
 
     call.name = name
@@ -96,8 +96,8 @@ def test_one_step_of_every_method(trajectories):
 
 @pytest.mark.parametrize("recipe", ["llada_ling_coder", "dream_prm12k"], indirect=True)
 def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
-    in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
-    schedule = "--model.init_args.lr_scheduler.init_args"
+    in_float32 = "--model.backbone.dtype=float32"
+    schedule = "--model.lr_scheduler"
     cli = trajectories("fit", "tabom", in_float32, "--trainer.max_epochs=1")
     num_trained, num_all = (sum(p.numel() for p in group) for group in groups(cli.model.backbone))
     assert f"training {num_trained:,} of {num_all:,} parameters" in caplog.text
@@ -135,10 +135,10 @@ def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
 
 @pytest.mark.parametrize("recipe", ["llada_ling_coder"], indirect=True)
 def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(trajectories):
-    in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
+    in_float32 = "--model.backbone.dtype=float32"
     steps = [
         *("--trainer.max_epochs=-1", "--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null"),
-        "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
+        "--model.lr_scheduler.num_training_steps=4",
     ]
 
     def fit(directory, num_steps, *options):
@@ -152,7 +152,7 @@ def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(trajectories):
     assert resumed.trainer.global_step == 4
     assert resumed.model.backbone.fingerprint() == straight.model.backbone.fingerprint()
 
-    other = "--model.init_args.backbone.init_args.lora.target_modules=[q_proj]"
+    other = "--model.backbone.lora.target_modules=[q_proj]"
     with pytest.raises(TabomError, match=r"^ckpt_path: expected the weights of the configured adapter, differing: \["):
         fit("other", 4, f"--ckpt_path={last}", other)
 
@@ -160,7 +160,7 @@ def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(trajectories):
 @pytest.mark.parametrize("recipe", ["dream_ling_coder"], indirect=True)
 def test_without_a_checkpoint_a_released_adapter_is_exported(trajectories, tmp_path):
     """A released adapter becomes a model that other tools serve, and the untouched base has forgotten nothing."""
-    cli = trajectories("validate", "tabom", "--model.init_args.backbone.init_args.dtype=float32")
+    cli = trajectories("validate", "tabom", "--model.backbone.dtype=float32")
     metrics = cli.trainer.callback_metrics
     assert metrics["validate/kl"] == metrics["validate/nelbo_change"] == 0
     assert not any("accuracy" in name for name in metrics)
@@ -170,7 +170,7 @@ def test_without_a_checkpoint_a_released_adapter_is_exported(trajectories, tmp_p
     cli.model.backbone.save_adapter(tmp_path / "released")
     overlay = {"backbone": {"class_path": "PretrainedBackbone", "init_args": {"lora": None, "adapter": "released"}}}
     (tmp_path / "overlay.yaml").write_text(json.dumps({"model": {"init_args": overlay}}))
-    in_float32 = "--model.init_args.backbone.init_args.dtype=float32"
+    in_float32 = "--model.backbone.dtype=float32"
     trajectories("export", "tabom", in_float32, "--config=overlay.yaml", "--output_dir=served")
     served = logits_of(PretrainedBackbone("served").load(load_tokenizer("served")))
     torch.testing.assert_close(served, logits_of(cli.model.backbone), rtol=1e-4, atol=1e-4)

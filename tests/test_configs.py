@@ -57,7 +57,7 @@ def instantiate(verb, *paths_and_options):
     return run([verb, *words, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
 
 
-CODE = "--data.init_args.benchmark.init_args.allow_code_execution=true"
+CODE = "--data.benchmark.allow_code_execution=true"
 ALLOWED = {"humaneval": (CODE,), "mbpp": (CODE,)}
 TABLE_8 = {
     "dream": {"gsm8k": (256, None), "math500": (512, None), "mbpp": (1024, None), "humaneval": (768, None)},

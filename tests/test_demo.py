@@ -18,18 +18,18 @@ from tabom.tasks import Sudoku4x4
 SMALL = (
     "--trainer.max_steps=4",
     "--trainer.val_check_interval=2",
-    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
-    "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
-    "--data.init_args.batch_size=4",
-    "--data.init_args.validation.num_validation_prompts=3",
-    "--data.init_args.validation.num_base_examples=4",
+    "--model.lr_scheduler.num_warmup_steps=1",
+    "--model.lr_scheduler.num_training_steps=4",
+    "--data.batch_size=4",
+    "--data.validation.num_validation_prompts=3",
+    "--data.validation.num_base_examples=4",
 )
 
 
 OVERRIDES = {
     "fit": list(SMALL),
-    "predict": ["--data.init_args.num_queries=20"],
-    "test": ["--data.init_args.validation.num_base_examples=4", "--data.init_args.validation.num_test_prompts=3"],
+    "predict": ["--data.num_queries=20"],
+    "test": ["--data.validation.num_base_examples=4", "--data.validation.num_test_prompts=3"],
 }
 
 
@@ -157,15 +157,15 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
     (result,) = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
     assert result == MethodResult("SFT-SD", 3, {"kl": 0.5, "public_kl": 0.5}, 1e-3)
     name = "sft_sd-lr0.001-seed3"
-    common = (f"--run_dir=runs/demo-full/{name}", "--trainer.logger.init_args.group=demo-full")
-    rate, checkpoint = "--model.init_args.optimizer.init_args.lr=0.001", ("--ckpt_path", "best.ckpt")
+    common = (f"--run_dir=runs/demo-full/{name}", "--trainer.logger.group=demo-full")
+    rate, checkpoint = "--model.optimizer.lr=0.001", ("--ckpt_path", "best.ckpt")
     assert commands == [
-        ("fit", "sft_sd", f"--trainer.logger.init_args.name={name}", "--seed_everything=3", rate, *common),
-        ("test", "sft_sd", f"--trainer.logger.init_args.name={name}-test", *checkpoint, *common),
+        ("fit", "sft_sd", f"--trainer.logger.name={name}", "--seed_everything=3", rate, *common),
+        ("test", "sft_sd", f"--trainer.logger.name={name}-test", *checkpoint, *common),
         (
             *("test", "sft_sd", *checkpoint, *common),
-            "--data.init_args.validation.num_test_prompts=500",
-            f"--data.init_args.task.init_args.test_file={public}",
+            "--data.validation.num_test_prompts=500",
+            f"--data.task.test_file={public}",
             "--trainer.logger=false",
         ),
     ]
@@ -279,5 +279,5 @@ def test_the_base_is_partly_competent(monkeypatch, tmp_path, repository):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(2)
     config = repository / "configs" / "demo" / "pretrain.yaml"
-    cli = run(["fit", "--config", str(config), "--data.init_args.validation.num_validation_prompts=300"])
+    cli = run(["fit", "--config", str(config), "--data.validation.num_validation_prompts=300"])
     assert 0.25 <= cli.trainer.callback_metrics["validate/accuracy_1_per_step"] <= 0.6

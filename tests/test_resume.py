@@ -16,10 +16,10 @@ from callbacks.test_interruption import same
 NUM_STEPS = 100
 OPTIONS = (
     "--trainer.accumulate_grad_batches=2",
-    "--data.init_args.batch_size=2",
+    "--data.batch_size=2",
     f"--trainer.max_steps={NUM_STEPS}",
-    f"--model.init_args.lr_scheduler.init_args.num_training_steps={NUM_STEPS}",
-    "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",
+    f"--model.lr_scheduler.num_training_steps={NUM_STEPS}",
+    "--model.lr_scheduler.num_warmup_steps=2",
     "--trainer.logger=false",
     "--trainer.limit_val_batches=0",
     f"--trainer.callbacks={json.dumps([{'class_path': 'LastCheckpoint', 'init_args': {'every_n_steps': 1}}])}",

@@ -13,7 +13,7 @@ from tabom.storage.run_record import find_records
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = {str(path.relative_to(ROOT / "sweeps").with_suffix("")): path for path in (ROOT / "sweeps").rglob("*.yaml")}
-OBJECTIVE = "model.init_args.objective.init_args"
+OBJECTIVE = "model.objective"
 MARGIN, WEIGHT, WINDOW = f"{OBJECTIVE}.margin", f"{OBJECTIVE}.rank_weight", f"{OBJECTIVE}.window"
 
 
@@ -97,7 +97,7 @@ def test_each_distillation_writes_and_logs_in_its_own_directory(stage, tmp_path)
     assert root == "--trainer.default_root_dir=runs/sweeps/decoding_temperature"
     sweep["command"][:5] = [*before, str(ROOT / config), root]
     for number, values in enumerate(settings(sweep)[:2]):
-        mode = [f"--run_dir=runs/{number}", "--trainer.logger.init_args.offline=true", "--data.init_args.num_queries=4"]
+        mode = [f"--run_dir=runs/{number}", "--trainer.logger.offline=true", "--data.num_queries=4"]
         run([*words_of(sweep, values), *mode])
         (record,) = find_records([tmp_path / f"runs/{number}"])
         assert record.last("distill")["verified"] == 0  # a model with random weights

@@ -16,7 +16,7 @@ from tabom.storage.run_record import find_records
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
-MARGIN = "model.init_args.objective.init_args.margin"
+MARGIN = "model.objective.margin"
 
 
 @pytest.fixture

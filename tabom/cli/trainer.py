@@ -74,7 +74,7 @@ class TabomTrainer(Trainer):
             require(
                 all(parameter.is_floating_point() for parameter in backbone.parameters()),
                 "kind: expected adapter, since the weights are quantised, got merged; to merge it into the original "
-                """weights add --model.init_args.backbone='{"init_args": {"quantization": null}}'""",
+                """weights add --model.backbone='{"init_args": {"quantization": null}}'""",
             )
             backbone.save_pretrained(path)
             save_tokenizer(datamodule.tokenizer, path)  # pyright: ignore[reportAttributeAccessIssue]

@@ -159,18 +159,18 @@ class FullDemo(Demo):
         method, config, seed, rate = dataclasses.astuple(training)
         name = f"{config}-lr{rate:g}-seed{seed}"
         directories = self._directories(name)
-        options = (f"--seed_everything={seed}", f"--model.init_args.optimizer.init_args.lr={rate}")
+        options = (f"--seed_everything={seed}", f"--model.optimizer.lr={rate}")
         checkpoint = ("--ckpt_path", self._train(method, config, name, *options, *directories))
         results = [MethodResult(method, seed, self._test(method, config, name, *checkpoint, *directories), rate)]
         if method == BASELINE and rate == max(self.learning_rates):
             for part, weight in INTERPOLATIONS.items():
-                halfway = (f"--model.init_args.interpolation={weight}", *checkpoint, *directories)
+                halfway = (f"--model.interpolation={weight}", *checkpoint, *directories)
                 metrics = self._test(part, config, f"{name}-x{weight:g}", *halfway)
                 results.append(MethodResult(part, seed, metrics, rate))
         return results
 
     def _directories(self, name: str) -> list[str]:
-        return [f"--run_dir={self.output_dir / name}", "--trainer.logger.init_args.group=demo-full"]
+        return [f"--run_dir={self.output_dir / name}", "--trainer.logger.group=demo-full"]
 
     def _report(self, results: list[MethodResult]) -> None:
         from tabom.reporting.figures import plot_frontiers

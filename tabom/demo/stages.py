@@ -91,14 +91,14 @@ class Demo:
 
     def _train(self, method: str, config: str, name: str, *options: str) -> str:
         """Train one model; returns the checkpoint that did best on validation."""
-        return self._command(f"{method}, training", "fit", config, f"--trainer.logger.init_args.name={name}", *options)
+        return self._command(f"{method}, training", "fit", config, f"--trainer.logger.name={name}", *options)
 
     def _test(self, method: str, config: str, name: str, *options: str) -> dict[str, float]:
-        self._command(f"{method}, test", "test", config, f"--trainer.logger.init_args.name={name}-test", *options)
+        self._command(f"{method}, test", "test", config, f"--trainer.logger.name={name}-test", *options)
         metrics = dict(self._last_metrics)
         if self.public_test is not None:
-            task = f"--data.init_args.task.init_args.test_file={self.public_test.resolve()}"
-            public = ("--data.init_args.validation.num_test_prompts=500", task, "--trainer.logger=false")
+            task = f"--data.task.test_file={self.public_test.resolve()}"
+            public = ("--data.validation.num_test_prompts=500", task, "--trainer.logger=false")
             self._command(f"{method}, public test", "test", config, *options, *public)
             metrics |= {f"public_{name}": value for name, value in self._last_metrics.items()}
         return metrics

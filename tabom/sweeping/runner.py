@@ -153,7 +153,7 @@ class Runner:
         logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run)}
         return [
             *self._sweep.words(run.values, run.seed),
-            *(f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items()),
+            *(f"--trainer.logger.{key}={value}" for key, value in logger.items()),
             f"--run_dir={self._directory / run.run_id}",
             *(["--ckpt_path=last"] if is_resumed else []),
         ]

@@ -69,8 +69,8 @@ def test_blocks_are_quantised_and_carry_an_adapter(load, family, quantization, t
 @pytest.mark.filterwarnings("ignore")
 def test_export_of_a_quantised_model_writes_the_adapter_alone(stage):
     options = [
-        '--model.init_args.backbone.init_args.lora={"r": 2}',
-        "--model.init_args.backbone.init_args.quantization=8bit",
+        '--model.backbone.lora={"r": 2}',
+        "--model.backbone.quantization=8bit",
         "--trainer.limit_val_batches=0",
     ]
     stage("fit", "tabom", *options, "--trainer.max_steps=2").trainer.save_checkpoint("trained.ckpt")
@@ -80,9 +80,9 @@ def test_export_of_a_quantised_model_writes_the_adapter_alone(stage):
         stage("export", "tabom", *options[:2], "--ckpt_path=trained.ckpt", "--output_dir=b")
     assert str(caught.value) == (
         "kind: expected adapter, since the weights are quantised, got merged; to merge it into the original weights "
-        """add --model.init_args.backbone='{"init_args": {"quantization": null}}'"""
+        """add --model.backbone='{"init_args": {"quantization": null}}'"""
     )
     assert not Path("b").exists()
-    unquantised = '--model.init_args.backbone={"init_args": {"quantization": null}}'
+    unquantised = '--model.backbone={"init_args": {"quantization": null}}'
     stage("export", "tabom", *options[:2], unquantised, "--ckpt_path=trained.ckpt", "--output_dir=b")
     assert Path("b/model.safetensors").is_file()

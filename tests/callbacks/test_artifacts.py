@@ -49,7 +49,7 @@ QUICK = ("--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--trainer.li
 
 def test_from_queries_to_the_evaluation(artifacts):
     """Every run makes, or uses, what another one uses or made: the same name and the same digest."""
-    small = ("--data.init_args.num_queries=6", "--data.init_args.queries_per_shard=3")
+    small = ("--data.num_queries=6", "--data.queries_per_shard=3")
     made, config = artifacts("predict", "distill", callbacks(WRITER), *small)
     manifest = Manifest.load(Path("new"))
     model, queries = manifest.origin.model_fingerprint[:8], manifest.origin.query_fingerprint[:8]
@@ -65,7 +65,7 @@ def test_from_queries_to_the_evaluation(artifacts):
     assert files.keys() == {"manifest.json", *(shard.file for shard in manifest.shards)}
     assert files["manifest.json"]["ref"] == f"file://{Path('new/manifest.json').resolve()}"
 
-    reads = ("--data.init_args.path=new", "--data.init_args.only_verified=false")
+    reads = ("--data.path=new", "--data.only_verified=false")
     checkpoint = (callbacks(keeper(**LAST)), *QUICK)
     trained, config = artifacts("fit", "sft_sd", *reads, *checkpoint)
     (output,) = (key for key in trained if key[1] == "model")

@@ -45,7 +45,7 @@ def test_a_saved_model_can_be_tested_with_its_trainings_config(stage):
 
 def test_of_a_backbone_with_an_adapter_the_adapter_is_handed_on(stage, tmp_path, tokenizer):
     lora = json.dumps({"r": 2, "target_modules": ["q_proj"]})
-    option = f"--model.init_args.backbone.init_args.lora={lora}"
+    option = f"--model.backbone.lora={lora}"
     cli = stage("fit", "sft_sd", callbacks("SaveBackbone", output_dir="out/adapter"), option)
     assert not (tmp_path / "out/adapter/model.safetensors").exists()
     adapted = PretrainedBackbone("runs/demo/base", adapter="out/adapter").load(tokenizer)

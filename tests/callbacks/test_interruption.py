@@ -47,11 +47,11 @@ def fit(stage):
             "fit",
             "tabom",
             "--trainer.accumulate_grad_batches=2",
-            "--data.init_args.batch_size=3",
-            "--data.init_args.validation.num_validation_prompts=0",
-            "--data.init_args.validation.num_base_examples=2",
+            "--data.batch_size=3",
+            "--data.validation.num_validation_prompts=0",
+            "--data.validation.num_base_examples=2",
             "--trainer.limit_val_batches=1",
-            f"--model.init_args.backbone.init_args.lora={json.dumps(LORA)}",
+            f"--model.backbone.lora={json.dumps(LORA)}",
             callbacks(every_n_steps).replace("run/", f"{root}/"),
             f"--trainer.default_root_dir={root}",
             *options,
@@ -257,7 +257,7 @@ def test_a_signal_while_modules_are_imported(capsys, monkeypatch):
 
 def test_a_distillation_goes_on_after_a_signal(stage, monkeypatch):
     writer = '--trainer.callbacks=[{"class_path": "TrajectoryWriter", "init_args": {"output_dir": "%s"}}]'
-    sizes = ("--data.init_args.num_queries=6", "--data.init_args.queries_per_shard=2")
+    sizes = ("--data.num_queries=6", "--data.queries_per_shard=2")
 
     def distil(name):
         stage("predict", "distill", *sizes, writer % name)
@@ -307,8 +307,8 @@ def test_every_n_steps():
 def test_a_resumed_run_names_its_predecessor(fit):
     logger = (
         "--trainer.logger=lightning.pytorch.loggers.WandbLogger",
-        "--trainer.logger.init_args.save_dir=run",
-        "--trainer.logger.init_args.offline=true",
+        "--trainer.logger.save_dir=run",
+        "--trainer.logger.offline=true",
         "--trainer.limit_val_batches=0",
     )
     first = fit(*logger, "--trainer.max_steps=1").trainer.logger

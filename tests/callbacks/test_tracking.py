@@ -101,7 +101,7 @@ def test_no_logger(stage, tmp_path):
 def test_an_offline_run_of_a_distillation_holds_what_came_out(stage, tmp_path):
     writer = {"class_path": "TrajectoryWriter", "init_args": {"output_dir": "new"}}
     options = (*WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", f"--trainer.callbacks={json.dumps([writer])}")
-    stage("predict", "distill", *options, "--data.init_args.num_queries=12")
+    stage("predict", "distill", *options, "--data.num_queries=12")
     (run_file,) = (tmp_path / "logs/wandb").glob("offline-run-*/run-*.wandb")
     values = json.loads(inspect(run_file, "--summary"))["summary"]
     assert {values[f"distill/{name}"] for name in ("trajectories", "kept", "decoded by this run")} == {12}

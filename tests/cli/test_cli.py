@@ -105,9 +105,9 @@ def test_a_faulty_config_gives_one_sentence(capsys, changed, old, new, message):
 def test_a_window_larger_than_the_response(capsys, changed, make_trajectories, checkpoint, tmp_path):
     config = changed("tabom.yaml", "window: 8", "window: 20")
     options = [
-        f"--data.init_args.path={make_trajectories()}",
-        "--data.init_args.tokenizer=characters",
-        f"--model.init_args.backbone.init_args.path={checkpoint}",
+        f"--data.path={make_trajectories()}",
+        "--data.tokenizer=characters",
+        f"--model.backbone.path={checkpoint}",
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.logger=false",
     ]
@@ -128,7 +128,7 @@ def test_missing_trajectories_name_the_file(capsys, repository, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     config = repository / "configs" / "demo" / "sft_sd.yaml"
     message = fails(
-        capsys, "fit", "--config", config, "--trainer.logger=false", "--data.init_args.tokenizer=characters"
+        capsys, "fit", "--config", config, "--trainer.logger=false", "--data.tokenizer=characters"
     )
     assert message == (
         "runs/demo/trajectories/manifest.json: expected the manifest of a finished distillation, found no such file"

@@ -24,7 +24,7 @@ from tabom.storage.run_record import find_records
 from tabom.tasks import Sudoku4x4
 
 CONFIG = "configs/demo/evaluate.yaml"
-BENCHMARK = "--data.init_args.benchmark.init_args"
+BENCHMARK = "--data.benchmark"
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def evaluate(repository, tmp_path, monkeypatch, checkpoint):
             f"--trainer.default_root_dir={directory}",
             "--trainer.logger=false",
             "--trainer.enable_model_summary=false",
-            f"--model.init_args.backbone.init_args.path={checkpoint}",
-            f"--data.init_args.tokenizer={checkpoint}",
+            f"--model.backbone.path={checkpoint}",
+            f"--data.tokenizer={checkpoint}",
             f"{BENCHMARK}.num_examples={questions}",
         ]
         return run(["evaluate", "--config", str(repository / CONFIG), *small, *options])
@@ -80,7 +80,7 @@ def test_record_and_files_say_the_same(evaluate, capsys):
 
 
 def test_each_answer_is_what_the_sampler_decodes(evaluate, tokenizer):
-    cli = evaluate("--model.init_args.early_finish=false")
+    cli = evaluate("--model.early_finish=false")
     stored = answers("out").values()
     assert len(stored) == 6
     for line in stored:
@@ -91,7 +91,7 @@ def test_each_answer_is_what_the_sampler_decodes(evaluate, tokenizer):
         assert (line["num_steps"], line["num_tokens"]) == (19, min(end + 1, 19))
     decoded = cli.model.sampler.with_tokens_per_step(2)
     evaluate(
-        "--model.init_args.early_finish=false", "--model.init_args.sampler.init_args.tokens_per_step=2", directory="two"
+        "--model.early_finish=false", "--model.sampler.tokens_per_step=2", directory="two"
     )
     assert decoded.tokens_per_step == 2
     assert {line["num_steps"] for line in answers("two").values()} == {10}
@@ -110,14 +110,14 @@ def test_finished_answers_are_not_decoded_twice(evaluate, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(DiffusionLM, "_responses", crashing)
         with pytest.raises(RuntimeError, match="power cut"):
-            evaluate("--model.init_args.batch_size=1")
+            evaluate("--model.batch_size=1")
     assert len(answers("out")) == 2
-    evaluate("--model.init_args.batch_size=1")
+    evaluate("--model.batch_size=1")
     assert benchmark_of("out").cost["num_decoded"] == 4
     assert benchmark_of("out").scores == benchmark_of("whole").scores
     assert answers("out") == answers("whole")
     before = Path("out/responses-0.jsonl").read_bytes()
-    evaluate("--data.init_args.limit=4")
+    evaluate("--data.limit=4")
     assert list(benchmark_of("out").scores.items()) == list(benchmark_of("whole").scores.items())[:4]
     assert benchmark_of("out").cost["num_decoded"] == 0
     assert Path("out/responses-0.jsonl").read_bytes() == before
@@ -125,10 +125,10 @@ def test_finished_answers_are_not_decoded_twice(evaluate, monkeypatch):
 
 def test_killed_and_started_again(repository, evaluate, checkpoint, tmp_path):
     options = [
-        f"--model.init_args.backbone.init_args.path={checkpoint}",
-        f"--data.init_args.tokenizer={checkpoint}",
+        f"--model.backbone.path={checkpoint}",
+        f"--data.tokenizer={checkpoint}",
         f"{BENCHMARK}.num_examples=60",
-        "--model.init_args.batch_size=2",
+        "--model.batch_size=2",
         "--trainer.logger=false",
         "--run_dir=killed",
     ]
@@ -141,8 +141,8 @@ def test_killed_and_started_again(repository, evaluate, checkpoint, tmp_path):
     assert process.wait() == -signal.SIGKILL
     kept = path.read_bytes().count(b"\n") - 1
     assert 9 <= kept < 60
-    evaluate("--model.init_args.batch_size=2", directory="killed", questions=60)
-    evaluate("--model.init_args.batch_size=2", directory="whole", questions=60)
+    evaluate("--model.batch_size=2", directory="killed", questions=60)
+    evaluate("--model.batch_size=2", directory="whole", questions=60)
     assert benchmark_of("killed").cost["num_decoded"] == 60 - kept
     assert benchmark_of("killed").scores == benchmark_of("whole").scores
     assert answers("killed") == answers("whole")
@@ -160,11 +160,11 @@ def test_a_signal_stops_it_and_keeps_the_answers(evaluate, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(DiffusionLM, "_responses", stopped)
         with pytest.raises(Interrupted) as stop:
-            evaluate("--model.init_args.batch_size=1")
+            evaluate("--model.batch_size=1")
     assert stop.value.code == 75
     assert len(answers("out")) == 3
     assert find_records([Path("out")])[-1].state == "stopped"
-    evaluate("--model.init_args.batch_size=1")
+    evaluate("--model.batch_size=1")
     assert benchmark_of("out").cost["num_decoded"] == 3
 
 
@@ -174,18 +174,18 @@ def test_another_model_or_sampler_is_refused(evaluate, tmp_path, tokenizer):
     with pytest.raises(
         TabomError, match=r"expected settings\.sampler\.score \"entropy\", of the answers that are there"
     ):
-        evaluate("--model.init_args.sampler.init_args.score=confidence")
+        evaluate("--model.sampler.score=confidence")
     other = tiny_checkpoint(tmp_path / "other", tokenizer, seed=1)
     with pytest.raises(TabomError, match="expected model_fingerprint"):
-        evaluate(f"--model.init_args.backbone.init_args.path={other}")
+        evaluate(f"--model.backbone.path={other}")
     assert Path("out/responses-0.jsonl").read_bytes() == before
 
 
 def test_two_processes_score_as_one(repository, evaluate, checkpoint):
     evaluate(directory="one", questions=7)
     options = [
-        f"--model.init_args.backbone.init_args.path={checkpoint}",
-        f"--data.init_args.tokenizer={checkpoint}",
+        f"--model.backbone.path={checkpoint}",
+        f"--data.tokenizer={checkpoint}",
         f"{BENCHMARK}.num_examples=7",
         "--trainer.default_root_dir=two",
         "--trainer.logger=false",
@@ -204,9 +204,9 @@ def test_two_processes_score_as_one(repository, evaluate, checkpoint):
 
 
 def test_checkpoint_of_a_training(stage, evaluate, tmp_path):
-    trained = stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05")
+    trained = stage("fit", "tabom", "--model.optimizer.lr=0.05")
     trained.trainer.save_checkpoint(tmp_path / "trained.ckpt")
-    evaluate("--ckpt_path=trained.ckpt", "--model.init_args.trained_on=maths")
+    evaluate("--ckpt_path=trained.ckpt", "--model.trained_on=maths")
     evaluate(directory="base")
     assert answers("out") != answers("base")
     record, base = find_records([Path("out")])[-1], find_records([Path("base")])[-1]
@@ -215,22 +215,22 @@ def test_checkpoint_of_a_training(stage, evaluate, tmp_path):
     assert (base.parent, base.benchmarks[0].trained_on) == (None, None)
     run_export = ["--ckpt_path=trained.ckpt", "--output_dir=merged", f"--trainer.default_root_dir={tmp_path / 'x'}"]
     stage("export", "tabom", *run_export)
-    evaluate("--model.init_args.backbone.init_args.path=merged", "--model.init_args.name=TABOM", directory="exported")
+    evaluate("--model.backbone.path=merged", "--model.name=TABOM", directory="exported")
     assert answers("exported") == answers("out")
     assert benchmark_of("exported").model == "TABOM"
 
 
-LORA = '--model.init_args.backbone.init_args.lora={"r": 2, "target_modules": ["q_proj", "v_proj"]}'
+LORA = '--model.backbone.lora={"r": 2, "target_modules": ["q_proj", "v_proj"]}'
 
 
 def test_checkpoint_of_an_adapter(stage, evaluate, tmp_path):
-    trained = stage("fit", "tabom", LORA, "--model.init_args.optimizer.init_args.lr=0.5")
+    trained = stage("fit", "tabom", LORA, "--model.optimizer.lr=0.5")
     trained.trainer.save_checkpoint(tmp_path / "adapter.ckpt")
     evaluate("--ckpt_path=adapter.ckpt", LORA)
     evaluate(directory="base")
     assert answers("out") != answers("base")
     stage("export", "tabom", LORA, "--ckpt_path=adapter.ckpt", "--output_dir=adapter", "--kind=adapter")
-    evaluate("--model.init_args.backbone.init_args.adapter=adapter", directory="exported")
+    evaluate("--model.backbone.adapter=adapter", directory="exported")
     assert answers("exported") == answers("out")
     with pytest.raises(TabomError, match=r"ckpt_path: expected the settings of its adapter .*lora"):
         evaluate("--ckpt_path=adapter.ckpt", directory="without")
@@ -277,9 +277,9 @@ def test_wandb_holds_every_question(evaluate, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--model.init_args.batch_size=0", "batch_size: expected at least 1, got 0"),
-        ("--data.init_args.limit=0", "limit: expected at least 1 or null, got 0"),
-        ("--data.init_args.response_length=0", "response_length: expected at least 1, got 0"),
+        ("--model.batch_size=0", "batch_size: expected at least 1, got 0"),
+        ("--data.limit=0", "limit: expected at least 1 or null, got 0"),
+        ("--data.response_length=0", "response_length: expected at least 1, got 0"),
     ],
 )
 def test_bad_numbers(evaluate, option, message):
@@ -312,12 +312,12 @@ metric_list:
 def named(task, metric, folder):
     settings = {"task": task, "metric": metric, "include_path": str(folder)}
     benchmark = {"class_path": "LmEvalBenchmark", "init_args": settings}
-    return f"--data.init_args.benchmark={json.dumps(benchmark)}"
+    return f"--data.benchmark={json.dumps(benchmark)}"
 
 
 def run_named(repository, checkpoint, option, *options):
     """A benchmark in the place of the demo's."""
-    base = [f"--model.init_args.backbone.init_args.path={checkpoint}", f"--data.init_args.tokenizer={checkpoint}"]
+    base = [f"--model.backbone.path={checkpoint}", f"--data.tokenizer={checkpoint}"]
     off = ["--trainer.logger=false", "--trainer.default_root_dir=out", "--trainer.enable_model_summary=false"]
     return run(["evaluate", "--config", str(repository / CONFIG), *base, *off, option, *options])
 
@@ -331,7 +331,7 @@ def test_given_answers_are_compared_by_their_likelihood(repository, checkpoint, 
     (path.parent / "choices.yaml").write_text(CHOICES.format(path=path))
     option = named("choices", "acc,none", path.parent)
     monkeypatch.setattr("tabom.evaluation.likelihood._is_greedy", None)  # the task does not ask
-    run_named(repository, checkpoint, option, "--model.init_args.monte_carlo.num_samples=16")
+    run_named(repository, checkpoint, option, "--model.monte_carlo.num_samples=16")
     result = benchmark_of("out")
     samples = list(map(json.loads, Path("out/samples.jsonl").read_text().splitlines()))
     likeliest = [max((0, 1), key=lambda n: float(sample["resps"][n][0][0])) for sample in samples]
@@ -435,7 +435,7 @@ def test_code(ask_oracle, shared_data, name):
         known = {row["text"]: "\n" + row["code"].replace("\r\n", "\n") + "\n```" for row in tasks}
     for piece in list(known)[::3]:
         known[piece] = "\n    return 1/0\n```"
-    ask_oracle(name, known, 832, "--data.init_args.limit=12")
+    ask_oracle(name, known, 832, "--data.limit=12")
     result = benchmark_of("out")
     assert list(result.scores.values()) == [0.0, 1.0, 1.0] * 4
     assert result.score == pytest.approx(8 / 12)
@@ -445,7 +445,7 @@ def test_ifeval(ask_oracle, shared_data):
     tasks = rows(shared_data / "ifeval/input_data.jsonl")
     only = {"punctuation:no_comma", "change_case:english_lowercase"}
     known = {row["prompt"].strip(): "the river runs slowly through the green valley" for row in tasks}
-    ask_oracle("ifeval", known, 64, "--data.init_args.limit=60")
+    ask_oracle("ifeval", known, 64, "--data.limit=60")
     result = benchmark_of("out")
     scores = list(result.scores.values())
     assert len(scores) == 60
@@ -473,5 +473,5 @@ def test_math500(ask_oracle, tmp_path):
         )
     )
     known = {"What is $1+1$?": r"So $\boxed{2}$.", "Halve one.": r"It is $\boxed{0.5}$", "Name a root.": r"$\boxed{4}$"}
-    ask_oracle("math500", known, 64, f"--data.init_args.benchmark.init_args.data_dir={tmp_path / 'data'}")
+    ask_oracle("math500", known, 64, f"--data.benchmark.data_dir={tmp_path / 'data'}")
     assert list(benchmark_of("out").scores.values()) == [1.0, 1.0, 0.0]

@@ -27,7 +27,7 @@ def callbacks(directory="new"):
 
 
 def sizes(num_queries=20, queries_per_shard=8):
-    return f"--data.init_args.num_queries={num_queries}", f"--data.init_args.queries_per_shard={queries_per_shard}"
+    return f"--data.num_queries={num_queries}", f"--data.queries_per_shard={queries_per_shard}"
 
 
 def read(path, tokenizer):
@@ -50,7 +50,7 @@ def predict(stage):
 
 
 def test_shards_hold_what_the_sampler_did(predict, tmp_path, tokenizer, checkpoint):
-    predict("--data.init_args.queries_per_shard=7", "--model.init_args.batch_size=3")
+    predict("--data.queries_per_shard=7", "--model.batch_size=3")
     table = read(tmp_path / "new", tokenizer)
     assert [shard.num_rows for shard in table.manifest.shards] == [7, 7, 6]
     origin = table.manifest.origin
@@ -106,7 +106,7 @@ def test_verdicts_are_the_tasks(predict, tmp_path, tokenizer, monkeypatch, capsy
 
 def test_only_verified_ones_are_kept_and_all_are_counted(predict, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(Sudoku4x4, "is_correct", lambda self, example, response: example.prompt[7] == "0")
-    predict("--model.init_args.keep=verified", *sizes(20, 3))
+    predict("--model.keep=verified", *sizes(20, 3))
     expected = [e.query_id for e in Sudoku4x4().examples("train", 20) if e.prompt[7] == "0"]
     table = read(tmp_path / "new", tokenizer)
     assert table.query_ids == expected
@@ -133,7 +133,7 @@ def test_reasons(stage, tmp_path, tokenizer, monkeypatch):
 
 
 def test_several_samples_of_a_query(predict, tmp_path, tokenizer):
-    options = ("--model.init_args.sampler.init_args.temperature=1.5", "--data.init_args.num_samples=3", *sizes(4, 3))
+    options = ("--model.sampler.temperature=1.5", "--data.num_samples=3", *sizes(4, 3))
     predict(*options)
     table = read(tmp_path / "new", tokenizer)
     assert table.samples.tolist() == [0, 1, 2] * 4
@@ -146,14 +146,14 @@ def test_several_samples_of_a_query(predict, tmp_path, tokenizer):
 
 def test_samples_that_would_be_the_same(predict):
     with pytest.raises(TabomError, match=r"^num_samples: expected 1 with a sampler that draws nothing .*, got 3$"):
-        predict("--data.init_args.num_samples=3")
+        predict("--data.num_samples=3")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batch_size_changes_no_trajectory(predict, tmp_path, tokenizer, batch_size):
     tables = []
     for size in (32, batch_size):
-        predict(f"--model.init_args.batch_size={size}", directory=f"by{size}")
+        predict(f"--model.batch_size={size}", directory=f"by{size}")
         tables.append(read(tmp_path / f"by{size}", tokenizer))
     many, few = tables
     assert few.response_ids.tolist() == many.response_ids.tolist()
@@ -175,10 +175,10 @@ def test_another_run_is_refused(predict, tmp_path):
     predict()
     before = files(tmp_path / "new")
     for option, message in {
-        "--model.init_args.sampler.init_args.tokens_per_step=2": "settings.sampler.tokens_per_step 1, .*, got 2",
-        "--model.init_args.batch_size=5": "settings.batch_size 128, .*, got 5",
-        "--data.init_args.num_queries=21": "query_fingerprint [0-9a-f]{12}, .*, got [0-9a-f]{12} \\(1 more differ\\)",
-        "--data.init_args.task.init_args.answer_layout=flat": "query_fingerprint .*",
+        "--model.sampler.tokens_per_step=2": "settings.sampler.tokens_per_step 1, .*, got 2",
+        "--model.batch_size=5": "settings.batch_size 128, .*, got 5",
+        "--data.num_queries=21": "query_fingerprint [0-9a-f]{12}, .*, got [0-9a-f]{12} \\(1 more differ\\)",
+        "--data.task.answer_layout=flat": "query_fingerprint .*",
     }.items():
         with pytest.raises(TabomError, match=rf"^new: expected {message}; give another output_dir or move them away$"):
             predict(option)
@@ -232,7 +232,7 @@ def test_a_shard_that_was_removed_is_decoded_again(predict, tmp_path):
 def kill_and_resume(repository, tmp_path, num_kills, num_queries, seed):
     """Start the command again and again; kill it a little after some shards were written."""
     config = repository / "configs/demo/distill.yaml"
-    options = (*sizes(num_queries, 4), "--trainer.default_root_dir=out", "--model.init_args.batch_size=3")
+    options = (*sizes(num_queries, 4), "--trainer.default_root_dir=out", "--model.batch_size=3")
     command = [sys.executable, "-m", "tabom", "predict", "--config", str(config), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -272,8 +272,8 @@ def test_what_the_sampler_is_asked_for(predict, tokenizer, monkeypatch):
         return decode(self, backbone, batch, num_slots=num_slots, eos_token_id=eos_token_id, on_finished=on_finished)
 
     monkeypatch.setattr(Sampler, "decode", noted)
-    predict("--model.init_args.batch_size=3", *sizes(5, 4), directory="early")
-    predict("--model.init_args.early_finish=false", *sizes(5, 4), directory="whole")
+    predict("--model.batch_size=3", *sizes(5, 4), directory="early")
+    predict("--model.early_finish=false", *sizes(5, 4), directory="whole")
     eos = tokenizer.eos_token_id
     assert asked == [(4, 3, eos), (1, 3, eos), (4, 128, None), (1, 128, None)]
 
@@ -287,7 +287,7 @@ def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, monk
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **options: compiled.append(options) or compile_(self, **options)
     )
-    predict("--model.init_args.compile=true", directory="compiled")
+    predict("--model.compile=true", directory="compiled")
     assert compiled == [{"dynamic": True}]
     plain, other = read(tmp_path / "plain", tokenizer), read(tmp_path / "compiled", tokenizer)
     assert other.response_ids.tolist() == plain.response_ids.tolist()
@@ -302,16 +302,16 @@ def test_a_module_that_does_not_decode(stage):
 def test_trained_on_what_was_distilled(stage, monkeypatch):
     """From decoding to a training step: the files of one stage are the input of the next."""
     monkeypatch.setattr(Sudoku4x4, "is_correct", lambda self, example, response: True)
-    stage("predict", "distill", callbacks(), "--data.init_args.num_queries=30")
-    cli = stage("fit", "tabom", "--data.init_args.path=new")
+    stage("predict", "distill", callbacks(), "--data.num_queries=30")
+    cli = stage("fit", "tabom", "--data.path=new")
     assert cli.trainer.global_step == 6
 
 
 def test_steps_that_reveal_nothing_are_not_counted(stage, tmp_path, tokenizer):
     """Dream's official schedule reveals nothing in its first step and two tokens in its last."""
     schedule = {"class_path": "tabom.samplers.LinearTimesteps", "init_args": {"num_steps": 19}}
-    options = [f"--model.init_args.sampler.init_args.schedule={json.dumps(schedule)}", "--data.init_args.num_queries=3"]
-    stage("predict", "distill", callbacks(), *options, "--model.init_args.early_finish=false")
+    options = [f"--model.sampler.schedule={json.dumps(schedule)}", "--data.num_queries=3"]
+    stage("predict", "distill", callbacks(), *options, "--model.early_finish=false")
     table = read(tmp_path / "new", tokenizer)
     assert sorted(table.unmask_step[0].tolist()) == [*range(18), 17]
     assert table.manifest.origin.settings["sampler"]["schedule"]["init_args"]["num_steps"] == 19

@@ -33,12 +33,12 @@ def tabom(repository, stage):
 def test_metrics_of_two_processes_are_those_of_one(stage, tabom, tmp_path):
     """Of a trained model, so that the compared values are not all zero."""
     checkpoint = tmp_path / "trained.ckpt"
-    stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05").trainer.save_checkpoint(checkpoint)
+    stage("fit", "tabom", "--model.optimizer.lr=0.05").trainer.save_checkpoint(checkpoint)
     options = (
         f"--ckpt_path={checkpoint}",
-        "--data.init_args.validation.num_test_prompts=5",
-        "--data.init_args.validation.num_base_examples=7",
-        "--data.init_args.validation.batch_size=2",
+        "--data.validation.num_test_prompts=5",
+        "--data.validation.num_base_examples=7",
+        "--data.validation.batch_size=2",
     )
     alone = stage("test", "tabom", *options).trainer.callback_metrics
     logger = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "two", "version": "0"}}'
@@ -59,12 +59,12 @@ def files(directory):
 
 def distil(run, directory, *options):
     callback = f'[{{"class_path": "TrajectoryWriter", "init_args": {{"output_dir": "{directory}"}}}}]'
-    run("predict", "distill", f"--trainer.callbacks={callback}", "--data.init_args.num_queries=11", *options)
+    run("predict", "distill", f"--trainer.callbacks={callback}", "--data.num_queries=11", *options)
 
 
 @pytest.mark.parametrize("queries_per_shard", [4, 11], ids=["three files", "one file for two processes"])
 def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, queries_per_shard):
-    options = (f"--data.init_args.queries_per_shard={queries_per_shard}", "--model.init_args.batch_size=3")
+    options = (f"--data.queries_per_shard={queries_per_shard}", "--model.batch_size=3")
     distil(stage, "one", *options)
     distil(tabom, "two", *options, *TWO)
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
@@ -77,7 +77,7 @@ def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, queries_per
 
 def test_what_two_processes_began_one_finishes(stage, tabom, tmp_path, monkeypatch):
     """As after a kill: the second and third file are there, with their records, and no manifest yet."""
-    options = ("--data.init_args.queries_per_shard=4", "--model.init_args.batch_size=3")
+    options = ("--data.queries_per_shard=4", "--model.batch_size=3")
     distil(tabom, "two", *options, *TWO)
     whole = files(tmp_path / "two")
     (tmp_path / "two/shard-00000.parquet").unlink()
@@ -86,9 +86,9 @@ def test_what_two_processes_began_one_finishes(stage, tabom, tmp_path, monkeypat
 
 
 def test_a_refusal_ends_both_processes(stage, tabom, tmp_path):
-    distil(stage, "one", "--model.init_args.batch_size=3")
+    distil(stage, "one", "--model.batch_size=3")
     with pytest.raises(AssertionError, match=r"one: expected settings\.batch_size 3, .*, got 4"):
-        distil(tabom, "one", "--model.init_args.batch_size=4", *TWO)
+        distil(tabom, "one", "--model.batch_size=4", *TWO)
 
 
 def test_two_processes_train(tabom, tmp_path):
@@ -97,11 +97,11 @@ def test_two_processes_train(tabom, tmp_path):
         "--trainer.val_check_interval=2",
         "--trainer.logger=false",
         "--trainer.default_root_dir=two",
-        "--data.init_args.batch_size=2",
-        "--data.init_args.validation.num_validation_prompts=3",
-        "--data.init_args.validation.num_base_examples=5",
-        "--model.init_args.lr_scheduler.init_args.num_warmup_steps=1",
-        "--model.init_args.lr_scheduler.init_args.num_training_steps=4",
+        "--data.batch_size=2",
+        "--data.validation.num_validation_prompts=3",
+        "--data.validation.num_base_examples=5",
+        "--model.lr_scheduler.num_warmup_steps=1",
+        "--model.lr_scheduler.num_training_steps=4",
     )
     tabom("fit", "tabom", *options, *TWO)
     checkpoint = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)

@@ -307,7 +307,7 @@ def equal(first, second):
 
 def settings(**options):
     objective = {"class_path": "tabom.objectives.t3d.T3DObjective", "init_args": options}
-    return f"--model.init_args.objective={json.dumps(objective)}"
+    return f"--model.objective={json.dumps(objective)}"
 
 
 def checkpoint_every_step(directory):
@@ -316,7 +316,7 @@ def checkpoint_every_step(directory):
     return f"--trainer.callbacks={json.dumps([callback])}"
 
 
-LORA = "--model.init_args.backbone.init_args.lora={'r': 2, 'alpha': 4}"
+LORA = "--model.backbone.lora={'r': 2, 'alpha': 4}"
 CODE_FORM = {"path": "prefix_levels", "states": "mostly_masked", "sample_temperature": 1.0}
 
 

@@ -23,14 +23,14 @@ from tabom.cli.lightning_cli import run
 from tabom.errors import TabomError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LORA = '--model.init_args.backbone.init_args.lora={"r": 4}'
-CHECKPOINTING = "--model.init_args.backbone.init_args.gradient_checkpointing=true"
-IN_BFLOAT16 = "--model.init_args.backbone.init_args.dtype=bfloat16"
+LORA = '--model.backbone.lora={"r": 4}'
+CHECKPOINTING = "--model.backbone.gradient_checkpointing=true"
+IN_BFLOAT16 = "--model.backbone.dtype=bfloat16"
 MIXED = "--trainer.precision=bf16-mixed"
 ACCUMULATED = ("--trainer.accumulate_grad_batches=2", "--trainer.max_steps=4")
 UNCHECKED = "--trainer.limit_val_batches=0"
 IN_ONE_FILE = "--trainer.strategy.init_args.save_distributed_checkpoint=false"
-HALF = "--model.init_args.interpolation=0.5"
+HALF = "--model.interpolation=0.5"
 FSDP = ("--config", str(CONFIGS / "trainer/fsdp.yaml"), "--trainer.accelerator=cpu", "--trainer.precision=32-true")
 """The overlay, on this machine."""
 
@@ -41,16 +41,16 @@ def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
     common += ["--trainer.enable_progress_bar=false"]
     if verb != "predict":
         common += [
-            f"--data.init_args.batch_size={batch_size}",
-            "--data.init_args.validation.batch_size=2",
-            "--data.init_args.validation.num_validation_prompts=5",
-            "--data.init_args.validation.num_test_prompts=5",
-            "--data.init_args.validation.num_base_examples=7",
+            f"--data.batch_size={batch_size}",
+            "--data.validation.batch_size=2",
+            "--data.validation.num_validation_prompts=5",
+            "--data.validation.num_test_prompts=5",
+            "--data.validation.num_base_examples=7",
             "--trainer.max_steps=10",
             "--trainer.val_check_interval=5",
             "--trainer.log_every_n_steps=5",
-            "--model.init_args.lr_scheduler.init_args.num_warmup_steps=2",
-            "--model.init_args.lr_scheduler.init_args.num_training_steps=10",
+            "--model.lr_scheduler.num_warmup_steps=2",
+            "--model.lr_scheduler.num_training_steps=10",
         ]
     return [verb, *common, *options, f"--trainer.devices={num_devices}"]
 
@@ -67,9 +67,9 @@ def writer(directory):
 
 
 DISTIL = (
-    "--data.init_args.num_queries=11",
-    "--data.init_args.queries_per_shard=4",
-    "--model.init_args.batch_size=3",
+    "--data.num_queries=11",
+    "--data.queries_per_shard=4",
+    "--model.batch_size=3",
 )
 JOBS = {
     "ddp": words("fit", "--trainer.strategy=ddp"),
@@ -235,7 +235,7 @@ def test_an_adapter_from_shards_is_merged(results, directory, alone):
 
 
 def test_shards_of_another_adapter_are_refused(results, alone):
-    other = '--model.init_args.backbone.init_args.lora={"r": 4, "target_modules": ["q_proj"]}'
+    other = '--model.backbone.lora={"r": 4, "target_modules": ["q_proj"]}'
     message = r"^ckpt_path: expected the weights of the configured adapter, differing: \['backbone.*v_proj"
     with pytest.raises(TabomError, match=message):
         alone("export", other, "--ckpt_path=lora/step=10.ckpt", "--output_dir=other")
@@ -329,7 +329,7 @@ def test_a_snapshot_of_shards_is_refused(mesh, stage):
         "reference_interval null or the strategy ddp, got reference_interval 2"
     )
     with pytest.raises(TabomError) as caught:
-        stage("fit", "sft_sd", *FSDP, f"--model.init_args.objective={objective}", "--trainer.devices=1")
+        stage("fit", "sft_sd", *FSDP, f"--model.objective={objective}", "--trainer.devices=1")
     assert str(caught.value) == message
 
 

@@ -57,7 +57,7 @@ SETTINGS = {
 def test_every_objective_trains_on_the_same_data(stage, name):
     class_path, config = OBJECTIVES[name], "sft_sd" if OBJECTIVES[name] else name
     objective = json.dumps({"class_path": class_path, "init_args": SETTINGS.get(name, {})})
-    options = [f"--model.init_args.objective={objective}"] if class_path else []
+    options = [f"--model.objective={objective}"] if class_path else []
     cli = stage(
         "fit", config, "--trainer.max_steps=3", "--trainer.limit_val_batches=0", "--trainer.callbacks=null", *options
     )
@@ -123,7 +123,7 @@ def test_last_and_best_checkpoints(stage, tmp_path):
 
 def test_command_line_wins_over_what_a_checkpoint_was_made_with(stage):
     path = last_checkpoint(stage("fit", "tabom"))
-    resumed = stage("fit", "tabom", "--ckpt_path", path, "--model.init_args.objective.init_args.margin=0.7")
+    resumed = stage("fit", "tabom", "--ckpt_path", path, "--model.objective.margin=0.7")
     assert resumed.model.objective.margin == 0.7
 
 
@@ -215,8 +215,8 @@ def test_pretraining_has_nothing_to_forget(stage, tmp_path):
     cli = stage(
         "fit",
         "pretrain",
-        "--data.init_args.num_base_rows=20",
-        "--model.init_args.backbone.init_args.hidden_size=16",
+        "--data.num_base_rows=20",
+        "--model.backbone.hidden_size=16",
         "--trainer.callbacks=null",
     )
     names = {name for name in cli.trainer.callback_metrics if name.startswith("validate/")}
@@ -226,7 +226,7 @@ def test_pretraining_has_nothing_to_forget(stage, tmp_path):
 
 def test_evaluation_in_smaller_batches_is_the_same(stage):
     def metrics(size):
-        results = stage("test", "tabom", f"--data.init_args.validation.batch_size={size}").trainer.callback_metrics
+        results = stage("test", "tabom", f"--data.validation.batch_size={size}").trainer.callback_metrics
         return {name: float(value) for name, value in results.items() if name.split("/")[1] in ("nelbo", "tds")}
 
     assert metrics(100) == pytest.approx(metrics(3), rel=1e-5)

@@ -525,7 +525,7 @@ def test_a_distillation_logs_its_first_trajectories(stage, tmp_path, open_page, 
     monkeypatch.setattr("tabom.callbacks.trajectory_writer._NUM_SHOWN", 5)
     writer = {"class_path": "TrajectoryWriter", "init_args": {"output_dir": "new"}}
     options = (*WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", f"--trainer.callbacks={json.dumps([writer])}")
-    stage("predict", "distill", *options, "--data.init_args.num_queries=6")
+    stage("predict", "distill", *options, "--data.num_queries=6")
     page = open_page(logged(tmp_path, "distill"))
     assert [query["id"] for query in embedded(page)["queries"]] == [name for name, _, _ in row_names(tmp_path / "new")][
         :5
@@ -534,7 +534,7 @@ def test_a_distillation_logs_its_first_trajectories(stage, tmp_path, open_page, 
 
 
 def test_an_evaluation_logs_its_samples(stage, tmp_path, open_page):
-    evaluation = "--model.init_args.validation.init_args"
+    evaluation = "--model.validation"
     options = (*WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", f"{evaluation}.mask_ratios=[]")
     cli = stage("test", "tabom", *options, f"{evaluation}.tokens_per_step=[1]")
     samples = cli.model.validation.samples

@@ -54,7 +54,7 @@ def test_a_training(stage, tmp_path, repository, monkeypatch):
 
 def test_a_step_and_a_check_are_noted_once(stage):
     """Not for each batch of an accumulation window, and not for Lightning's trial of the validation."""
-    sizes = ("--data.init_args.batch_size=2", "--trainer.accumulate_grad_batches=2", "--trainer.num_sanity_val_steps=1")
+    sizes = ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2", "--trainer.num_sanity_val_steps=1")
     record = record_of(stage("fit", "tabom", EVERY_STEP, *sizes, "--trainer.val_check_interval=6"))
     steps = {stage: [check.step for check in record.checks if check.stage == stage] for stage in ("train", "validate")}
     assert steps == {"train": [1, 2, 3, 4, 5, 6], "validate": [3, 6]}
@@ -105,7 +105,7 @@ def test_a_resumed_training_names_its_parent(stage):
 
 def test_a_distillation(stage):
     writer = '[{"class_path": "TrajectoryWriter", "init_args": {"output_dir": "new"}}]'
-    cli = stage("predict", "distill", f"--trainer.callbacks={writer}", "--data.init_args.num_queries=12")
+    cli = stage("predict", "distill", f"--trainer.callbacks={writer}", "--data.num_queries=12")
     record = record_of(cli)
     assert record.last("distill")["trajectories"] == 12
     assert record.inputs == {}

@@ -78,8 +78,8 @@ def test_a_grid_runs_once(capsys):
     first = runs()[0]
     words, environment = json.loads((OUT / first.run_id / "argv.json").read_text())
     assert words == [
-        *("fit", "--x=0.1", "--seed_everything=1", "--trainer.logger.init_args.offline=true"),
-        *("--trainer.logger.init_args.group=group", "--trainer.logger.init_args.name=x=0.1 seed=1"),
+        *("fit", "--x=0.1", "--seed_everything=1", "--trainer.logger.offline=true"),
+        *("--trainer.logger.group=group", "--trainer.logger.name=x=0.1 seed=1"),
         f"--run_dir=out/{first.run_id}",
     ]
     assert (environment["WANDB_RUN_ID"], environment["WANDB_MODE"]) == (first.run_id, "offline")

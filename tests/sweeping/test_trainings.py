@@ -17,7 +17,7 @@ from tabom.storage.run_record import find_records
 from tabom.sweeping.run import RunLog
 
 ROOT = Path(__file__).parents[2]
-WEIGHT, MARGIN = (f"model.init_args.objective.init_args.{name}" for name in ("rank_weight", "margin"))
+WEIGHT, MARGIN = (f"model.objective.{name}" for name in ("rank_weight", "margin"))
 COMMAND = [
     *(sys.executable, "-m", "tabom", "sweep", str(ROOT / "sweeps/margin_x_weight.yaml")),
     *("--jobs=2", f"--config={ROOT / 'configs/demo/tabom.yaml'}", "--", *SMALL),

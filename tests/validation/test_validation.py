@@ -24,7 +24,7 @@ def trained(stage, tmp_path_factory):
     """A checkpoint that is far from its base; trained once."""
     path = tmp_path_factory.getbasetemp() / "far_from_the_base.ckpt"
     if not path.exists():
-        shutil.copy(last_checkpoint(stage("fit", "tabom", "--model.init_args.optimizer.init_args.lr=0.05")), path)
+        shutil.copy(last_checkpoint(stage("fit", "tabom", "--model.optimizer.lr=0.05")), path)
     return path
 
 
@@ -38,14 +38,14 @@ def tested(stage):
 
 
 def test_batch_size_plays_no_part(tested, trained):
-    options = (f"--ckpt_path={trained}", "--model.init_args.validation.init_args.mask_ratios=[0.2,0.8]")
-    alone, together = (tested(*options, f"--data.init_args.validation.batch_size={size}") for size in (1, 50))
+    options = (f"--ckpt_path={trained}", "--model.validation.mask_ratios=[0.2,0.8]")
+    alone, together = (tested(*options, f"--data.validation.batch_size={size}") for size in (1, 50))
     assert alone.keys() == together.keys()
     assert alone == pytest.approx(together, rel=1e-4, abs=1e-6)
 
 
 def test_the_base_has_changed_in_nothing(tested):
-    results = tested(*several_domains(), "--data.init_args.validation.num_base_prompts=3")
+    results = tested(*several_domains(), "--data.validation.num_base_prompts=3")
     assert {name: value for name, value in results.items() if name.startswith(("kl", "nelbo_change"))} == dict.fromkeys(
         (f"{name}{domain}" for name in ("kl", "nelbo_change") for domain in ("", "/puzzles", "/python")), 0.0
     )
@@ -55,7 +55,7 @@ def test_the_base_has_changed_in_nothing(tested):
 
 def several_domains():
     domains = {"python": {"class_path": "PythonSource"}, "puzzles": {"class_path": "Countdown"}}
-    return (f"--data.init_args.base_domains={json.dumps(domains)}",)
+    return (f"--data.base_domains={json.dumps(domains)}",)
 
 
 def test_forgetting_of_tables():
@@ -75,7 +75,7 @@ def test_forgetting_of_tables():
 
 def test_accuracy_minus_forgetting(tested, trained):
     """One nat of KL is worth as much accuracy as the weight says."""
-    results = tested(f"--ckpt_path={trained}", "--model.init_args.validation.init_args.forgetting_weight=2.0")
+    results = tested(f"--ckpt_path={trained}", "--model.validation.forgetting_weight=2.0")
     assert results["kl"] > 0.01
     expected = results["accuracy_1_per_step"] - 2 * results["kl"]
     assert results["accuracy_minus_forgetting"] == pytest.approx(expected, rel=1e-5)
@@ -108,9 +108,9 @@ def test_accuracy_kept_on_a_base_domain(stage, monkeypatch):
     cli = stage(
         "validate",
         "tabom",
-        '--data.init_args.base_domains={"sudoku": {"class_path": "Sudoku4x4"}}',
-        "--data.init_args.validation.num_base_prompts=4",
-        "--data.init_args.validation.num_validation_prompts=0",
+        '--data.base_domains={"sudoku": {"class_path": "Sudoku4x4"}}',
+        "--data.validation.num_base_prompts=4",
+        "--data.validation.num_validation_prompts=0",
     )
     assert "validate/accuracy_kept" in cli.trainer.callback_metrics
     validation, (batch,) = cli.model.validation, list(cli.datamodule.val_dataloader()[1])
@@ -133,7 +133,7 @@ def test_curves(stage, trained):
         "test",
         "tabom",
         f"--ckpt_path={trained}",
-        "--model.init_args.validation.init_args.mask_ratios=[0.1,0.5,0.9]",
+        "--model.validation.mask_ratios=[0.1,0.5,0.9]",
     )
     curves = cli.model.validation.curves
     assert set(curves) == CURVES
@@ -152,17 +152,17 @@ def test_pass_at_k(tested, monkeypatch):
     monkeypatch.setattr(Sudoku4x4, "is_correct", lambda *_: next(answers))
     pass_at = {"sampler": {"class_path": "Sampler", "init_args": {"temperature": 1.0}}, "num_samples": 2, "k": [1, 2]}
     results = tested(
-        f"--model.init_args.validation.init_args.pass_at={json.dumps(pass_at)}",
-        "--data.init_args.validation.batch_size=1",
-        "--model.init_args.validation.init_args.tokens_per_step=[1]",
-        "--data.init_args.validation.num_test_prompts=4",
+        f"--model.validation.pass_at={json.dumps(pass_at)}",
+        "--data.validation.batch_size=1",
+        "--model.validation.tokens_per_step=[1]",
+        "--data.validation.num_test_prompts=4",
     )
     assert 0 < results["pass_at_1"] <= results["pass_at_2"] <= 1
 
 
 def test_the_largest_drop_is_kept(stage, tmp_path):
     """It grows over the checks of a run and goes on when the run is resumed."""
-    high = ("--model.init_args.optimizer.init_args.lr=0.05",)
+    high = ("--model.optimizer.lr=0.05",)
     cli = stage("fit", "tabom", *high)
     checkpoint = last_checkpoint(cli)
     largest = float(cli.trainer.callback_metrics["validate/largest_nelbo_change"])
@@ -170,7 +170,7 @@ def test_the_largest_drop_is_kept(stage, tmp_path):
     saved = torch.load(checkpoint, weights_only=True)
     saved["largest_drop"]["largest"] += 100
     torch.save(saved, tmp_path / "changed.ckpt")
-    more = ("--trainer.max_steps=9", "--model.init_args.lr_scheduler.init_args.num_training_steps=9")
+    more = ("--trainer.max_steps=9", "--model.lr_scheduler.num_training_steps=9")
     resumed = stage("fit", "tabom", *high, *more, f"--ckpt_path={tmp_path / 'changed.ckpt'}")
     expected = pytest.approx(largest + 100, abs=1e-3)
     assert float(resumed.trainer.callback_metrics["validate/largest_nelbo_change"]) == expected
@@ -179,7 +179,7 @@ def test_the_largest_drop_is_kept(stage, tmp_path):
 class TestInterpolation:
     def test_the_ends_are_base_and_trained_model(self, tested, trained):
         def at(weight):
-            return tested(f"--ckpt_path={trained}", f"--model.init_args.interpolation={weight}")
+            return tested(f"--ckpt_path={trained}", f"--model.interpolation={weight}")
 
         base, half, whole = at(0), at(0.5), at(1)
         assert base["kl"] == base["nelbo_change"] == 0
@@ -190,13 +190,13 @@ class TestInterpolation:
         options = (f"--ckpt_path={trained}",)
         base = stage("test", "tabom").model.backbone.state_dict()
         whole = stage("test", "tabom", *options).model.backbone.state_dict()
-        cli = stage("test", "tabom", *options, "--model.init_args.interpolation=0.25")
+        cli = stage("test", "tabom", *options, "--model.interpolation=0.25")
         cli.model.interpolate()
         for name, weight in cli.model.backbone.state_dict().items():
             torch.testing.assert_close(weight, base[name] + 0.25 * (whole[name] - base[name]))
 
     def test_the_export_lies_there_too(self, stage, trained, tmp_path):
-        stage("export", "tabom", f"--ckpt_path={trained}", "--output_dir=half", "--model.init_args.interpolation=0.5")
+        stage("export", "tabom", f"--ckpt_path={trained}", "--output_dir=half", "--model.interpolation=0.5")
         base, half = (load_file(tmp_path / path / "model.safetensors") for path in ("runs/demo/base", "half"))
         whole = torch.load(trained, weights_only=True)["state_dict"]
         assert half.keys() == base.keys()
@@ -206,12 +206,12 @@ class TestInterpolation:
 
     def test_not_in_a_training(self, stage):
         with pytest.raises(TabomError) as error:
-            stage("fit", "tabom", "--model.init_args.interpolation=0.5")
+            stage("fit", "tabom", "--model.interpolation=0.5")
         assert str(error.value) == "interpolation: expected 1 in a training, got 0.5"
 
     def test_out_of_range(self, stage):
         with pytest.raises((TabomError, SystemExit)):
-            stage("test", "tabom", "--model.init_args.interpolation=1.5")
+            stage("test", "tabom", "--model.interpolation=1.5")
 
 
 @pytest.mark.parametrize(
