@@ -29,6 +29,11 @@ class ValidationMedia(Callback):
         self._violations: list[tuple[int, float]] = []
         self._checks: list[tuple[float, float]] = []
 
+    @property
+    def state_key(self) -> str:
+        """The name in checkpoints, which is older than the class's."""
+        return "EvaluationMedia"
+
     def state_dict(self) -> dict[str, Any]:
         """What was seen of the training, so that a resumed one draws all of it."""
         return {"violations": self._violations, "checks": self._checks}

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers import last_checkpoint
 
-from tabom.callbacks import evaluation_media
+from tabom.callbacks import validation_media
 
 WANDB = ("--trainer.logger=lightning.pytorch.loggers.WandbLogger", "--trainer.logger.offline=true")
 
@@ -54,13 +55,15 @@ def test_an_offline_run_holds_losses_metrics_config_curve_and_samples(offline_ru
 def test_figures_of_a_training_go_on_when_it_is_resumed(stage, monkeypatch):
     """Without a logger they are files; the second half of a training draws the first half as well."""
     drawn = []
-    figures = evaluation_media.training_figures
-    monkeypatch.setattr(evaluation_media, "training_figures", lambda *lines: drawn.append(lines) or figures(*lines))
+    figures = validation_media.training_figures
+    monkeypatch.setattr(validation_media, "training_figures", lambda *lines: drawn.append(lines) or figures(*lines))
     whole = stage("fit", "tabom", "--trainer.log_every_n_steps=1")
     half = stage("fit", "tabom", "--trainer.log_every_n_steps=1", "--trainer.max_steps=3")
     resumed = stage("fit", "tabom", "--trainer.log_every_n_steps=1", f"--ckpt_path={last_checkpoint(half)}")
     assert [len(violations) for violations, _ in drawn] == [6, 3, 6]
     assert [len(checks) for _, checks in drawn] == [2, 1, 2]
+    saved = torch.load(last_checkpoint(half), weights_only=True)["callbacks"]
+    assert len(saved["EvaluationMedia"]["checks"]) == 1  # checkpoints of former releases have this name
     assert drawn[0] == drawn[2]
     for cli in (whole, resumed):
         names = {path.name for path in (Path(cli.trainer.default_root_dir) / "figures").iterdir()}
