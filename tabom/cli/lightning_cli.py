@@ -47,11 +47,10 @@ class Parser(LightningArgumentParser):
 class TabomCLI(LightningCLI):
     """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone."""
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and ours, with the arguments that are no options."""
-        ours = {verb: {"model", "datamodule"} for verb in ("evaluate", "export")}
-        return {**LightningCLI.subcommands(), **ours}
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The verb of the command line alone, since parsers for all take long; and its arguments that are no options."""
+        verb = self.save_config_kwargs["command"][0]
+        return {verb: LightningCLI.subcommands().get(verb, {"model", "datamodule"})}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's, the model's nor the data's."""
@@ -152,6 +151,7 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,  # modules are made from configs; to note theirs takes long
                 trainer_class=trainer_class,
                 save_config_callback=RunRecorder,
                 save_config_kwargs={"save_to_log_dir": False, "command": list(words)},
