@@ -1,7 +1,9 @@
 """Python source text: the interpreter's own standard library, as infilling."""
 
 import functools
+import os
 import random
+import re
 import sysconfig
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tabom.tasks.base import ExampleSource, Split
 from tabom.types import Example
 
 _LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "tkinter", "encodings", "ensurepip"}
-_PRINTABLE = {"\n", *map(chr, range(32, 127))}
+_UNPRINTABLE = re.compile(r"[^\n -~]")
 
 
 class PythonSource(ExampleSource):
@@ -80,10 +82,12 @@ class PythonSource(ExampleSource):
 @functools.cache
 def _read_all(root: Path) -> dict[str, str]:
     """Text by path relative to ``root``, in a fixed order."""
+    paths: list[Path] = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = set(subfolders) - _LEFT_OUT  # not entered: site-packages is larger than all the rest
+        paths += [Path(folder, file) for file in files if file.endswith(".py")]
     texts = {}
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root)
-        if not _LEFT_OUT.intersection(name.parts):
-            text = path.read_text(encoding="utf-8", errors="ignore").expandtabs(4)
-            texts[name.as_posix()] = "".join(filter(_PRINTABLE.__contains__, text))
+    for path in sorted(paths):
+        text = path.read_text(encoding="utf-8", errors="ignore").expandtabs(4)
+        texts[path.relative_to(root).as_posix()] = _UNPRINTABLE.sub("", text)
     return texts
