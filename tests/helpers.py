@@ -1,12 +1,16 @@
 """Things that several tests make."""
 
+import copy
 import functools
 import json
+from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tabom.backbones import NewTinyDLM
+from tabom.cli.lightning_cli import run
 from tabom.cli.trainer import TabomTrainer
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.functional.head import Head
@@ -316,3 +320,25 @@ class ParseOnlyTrainer(TabomTrainer):
     @functools.wraps(TabomTrainer.export)
     def export(self, *args, **kwargs):
         pass
+
+
+@functools.cache
+def _command_line_of(verb):
+    config = {"predict": "distill", "evaluate": "evaluate"}.get(verb, "tabom")
+    path = Path(__file__).parents[1] / "configs" / "demo" / f"{config}.yaml"
+    words = [verb, "--config", str(path), "--trainer.logger=false", *["--output_dir=out"] * (verb == "export")]
+    return run(words, trainer_class=ParseOnlyTrainer)
+
+
+def parser_of(verb):
+    """The parser of a verb; it is made once, since that takes longer than parsing with it."""
+    return _command_line_of(verb)._parser(verb)
+
+
+def parsed(verb, *words):
+    """The command line with configuration, model, data and trainer, as ``run`` leaves it when nothing runs."""
+    cli = copy.copy(_command_line_of(verb))
+    cli.config = Namespace({"subcommand": verb, verb: parser_of(verb).parse_args(list(words))})
+    cli.before_instantiate_classes()
+    cli.instantiate_classes()
+    return cli

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ParseOnlyTrainer
+from helpers import parsed
 
 from tabom.callbacks import TrajectoryWriter
-from tabom.cli.lightning_cli import run
 from tabom.errors import TabomError
 
 ROOT = Path(__file__).parents[1] / "configs"
@@ -54,7 +53,7 @@ def instantiate(verb, *paths_and_options):
     words = [
         word for each in paths_and_options for word in (["--config", str(each)] if "=" not in str(each) else [each])
     ]
-    return run([verb, *words, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+    return parsed(verb, *words, "--trainer.logger=false")
 
 
 CODE = "--data.benchmark.allow_code_execution=true"
@@ -107,7 +106,7 @@ def test_overlays_of_an_evaluation(family, tmp_path, monkeypatch):
 @pytest.mark.parametrize("recipe", ["demo", *RECIPES[:4]])
 def test_where_trajectories_go_can_be_changed_on_the_command_line(recipe):
     path, option = ROOT / recipe / "distill.yaml", "--trainer.callbacks.init_args.output_dir=elsewhere"
-    cli = run(["predict", "--config", str(path), option], trainer_class=ParseOnlyTrainer)
+    cli = parsed("predict", "--config", str(path), option)
     (writer,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, TrajectoryWriter))
     assert writer.output_dir == Path("elsewhere")
 
@@ -144,7 +143,7 @@ def test_trainer_overlay(path, tmp_path, monkeypatch):
     """Any of them follows a config; only its accelerator is not here."""
     monkeypatch.chdir(tmp_path)
     files = ["--config", str(ROOT / "demo/tabom.yaml"), "--config", str(path)]
-    cli = run(["fit", *files, "--trainer.accelerator=cpu", "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)
+    cli = parsed("fit", *files, "--trainer.accelerator=cpu", "--trainer.logger=false")
     strategies = {"cpu": "SingleDevice", "one_gpu": "SingleDevice", "ddp": "DDP", "fsdp": "ModelParallel"}
     assert type(cli.trainer.strategy).__name__ == f"{strategies[path.stem]}Strategy"
     assert cli.trainer.precision == ("32-true" if path.stem == "cpu" else "bf16-mixed")

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 
 import pytest
-from helpers import ParseOnlyTrainer
+from helpers import ParseOnlyTrainer, parsed
 
 from tabom.cli.lightning_cli import run
 from tabom.cli.verbs import report, trajectories, view
@@ -50,7 +50,7 @@ def test_tabom_commands_are_understood(documents, repository, monkeypatch, tmp_p
             assert error.value.code == 0
             assert "margin: 0.1" in capsys.readouterr().out
         else:
-            run([*words, *here, f"--trainer.default_root_dir={tmp_path}"], trainer_class=ParseOnlyTrainer)
+            parsed(*words, *here, f"--trainer.default_root_dir={tmp_path}")
 
 
 def test_make_targets_exist_and_ci_runs_the_test_command(readme, repository):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ParseOnlyTrainer
+from helpers import ParseOnlyTrainer, parser_of
 
 from tabom.cli.lightning_cli import run
 from tabom.storage.run_record import find_records
@@ -33,13 +33,6 @@ def words_of(sweep, values):
     flags = [f"--{name}={value}" for name, value in values.items()]
     macros = {"${program}": [], "${args}": flags}
     return [word for part in sweep["command"] for word in macros.get(part, [part])]
-
-
-@functools.cache
-def parser_of(verb):
-    """Making it takes longer than parsing with it."""
-    config = {"fit": "configs/demo/tabom.yaml", "predict": "configs/demo/distill.yaml"}[verb]
-    return run([verb, "--config", config, "--trainer.logger=false"], trainer_class=ParseOnlyTrainer)._parser(verb)
 
 
 @functools.cache

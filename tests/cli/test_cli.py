@@ -127,9 +127,7 @@ def test_misspelt_flag_and_missing_file(capsys, repository):
 def test_missing_trajectories_name_the_file(capsys, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     config = repository / "configs" / "demo" / "sft_sd.yaml"
-    message = fails(
-        capsys, "fit", "--config", config, "--trainer.logger=false", "--data.tokenizer=characters"
-    )
+    message = fails(capsys, "fit", "--config", config, "--trainer.logger=false", "--data.tokenizer=characters")
     assert message == (
         "runs/demo/trajectories/manifest.json: expected the manifest of a finished distillation, found no such file"
     )

@@ -90,9 +90,7 @@ def test_each_answer_is_what_the_sampler_decodes(evaluate, tokenizer):
         assert sorted(line["unmask_step"]) == list(range(19))
         assert (line["num_steps"], line["num_tokens"]) == (19, min(end + 1, 19))
     decoded = cli.model.sampler.with_tokens_per_step(2)
-    evaluate(
-        "--model.early_finish=false", "--model.sampler.tokens_per_step=2", directory="two"
-    )
+    evaluate("--model.early_finish=false", "--model.sampler.tokens_per_step=2", directory="two")
     assert decoded.tokens_per_step == 2
     assert {line["num_steps"] for line in answers("two").values()} == {10}
 
