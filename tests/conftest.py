@@ -1,5 +1,6 @@
 """What every test stands on: no network, a fixed seed, one thread, and tiny things made in the test."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
@@ -96,11 +99,30 @@ def make_trajectories(tmp_path, tokenizer):
 
 
 @pytest.fixture
-def stage(repository, tmp_path, monkeypatch, checkpoint, make_trajectories):
-    """Run a demo config in a temporary folder, small enough for a test; later options win."""
+def stage(repository, tmp_path, monkeypatch, checkpoint, tokenizer):
+    """Run a demo config in a temporary folder, small enough for a test; later options win.
+
+    Figures are blank: to draw them takes as long as all steps. Those of ``trained`` are drawn.
+    """
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(checkpoint, tmp_path / "runs/demo/base")
-    make_trajectories("runs/demo/trajectories")
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Image.new("L", (1, 1)).save(path))
+    return _stage_in(tmp_path, repository, checkpoint, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def trained(repository, tmp_path_factory, checkpoint, tokenizer):
+    """One training by ``stage`` that many tests look at, and none changes: six steps, checks after 3 and 6."""
+    directory = tmp_path_factory.mktemp("trained")
+    with contextlib.chdir(directory):
+        run_dir = f"--trainer.default_root_dir={directory}/out"
+        return _stage_in(directory, repository, checkpoint, tokenizer)(
+            "fit", "tabom", run_dir, "--trainer.log_every_n_steps=1"
+        )
+
+
+def _stage_in(directory, repository, checkpoint, tokenizer):
+    shutil.copytree(checkpoint, directory / "runs/demo/base")
+    write_trajectories(directory / "runs/demo/trajectories", tokenizer)
     numbers = itertools.count()
 
     def call(verb, config, *options):

@@ -5,6 +5,7 @@ import functools
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from jsonargparse import Namespace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -292,6 +293,11 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
         write_chunk(store, index, chunk, tokenizer)
     store.finish()
     return directory
+
+
+def slow(*cases):
+    """Cases of a matrix that are left to the slow tests."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def last_checkpoint(cli):

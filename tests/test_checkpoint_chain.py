@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import dream_config, dream_tokenizer_files, family_checkpoint, llada_config, llada_tokenizer_files
+from helpers import dream_config, dream_tokenizer_files, family_checkpoint, llada_config, llada_tokenizer_files, slow
 from safetensors.torch import load_file
 
 from tabom.backbones import PretrainedBackbone
@@ -77,7 +77,7 @@ def logits_of(backbone):
         return backbone.eval().logits(backbone(ids, torch.ones_like(ids, dtype=torch.bool))).float()
 
 
-@pytest.mark.parametrize("recipe", ["llada_prm12k", "dream_ling_coder"], indirect=True)
+@pytest.mark.parametrize("recipe", ["dream_ling_coder", *slow("llada_prm12k")], indirect=True)
 def test_one_step_of_every_method(trajectories):
     """In bfloat16 with a float32 adapter, as shipped."""
     for method in ("sft_gt", "sft_sd", "trajectory_masking", "tabom"):
@@ -94,7 +94,7 @@ def test_one_step_of_every_method(trajectories):
         assert all(".lora_" in name for name in saved["state_dict"])
 
 
-@pytest.mark.parametrize("recipe", ["llada_ling_coder", "dream_prm12k"], indirect=True)
+@pytest.mark.parametrize("recipe", ["llada_ling_coder", *slow("dream_prm12k")], indirect=True)
 def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
     in_float32 = "--model.backbone.dtype=float32"
     schedule = "--model.lr_scheduler"
@@ -133,6 +133,7 @@ def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
         trajectories("export", "tabom", in_float32, "--output_dir=new", "--ckpt_path=none.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["llada_ling_coder"], indirect=True)
 def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(trajectories):
     in_float32 = "--model.backbone.dtype=float32"
@@ -176,7 +177,7 @@ def test_without_a_checkpoint_a_released_adapter_is_exported(trajectories, tmp_p
     torch.testing.assert_close(served, logits_of(cli.model.backbone), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("recipe", ["llada_ling_coder", "dream_ling_coder"], indirect=True)
+@pytest.mark.parametrize("recipe", ["dream_ling_coder", *slow("llada_ling_coder")], indirect=True)
 def test_a_wholly_trained_model_keeps_the_tokenizer_it_came_with(trajectories, tmp_path):
     """What transformers would write names its own class, and tools that know the original do not find theirs."""
     overlay = {"backbone": {"class_path": "PretrainedBackbone", "init_args": {"lora": None}}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ParseOnlyTrainer, parser_of
+from helpers import parser_of
 
 from tabom.cli.lightning_cli import run
 from tabom.storage.run_record import find_records

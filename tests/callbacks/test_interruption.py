@@ -147,7 +147,7 @@ TRAINS, VALIDATES = (TrainingModule, "training_step"), (TrainingModule, "on_vali
     ("place", "when", "number", "num_steps", "num_validations"),
     [
         (TRAINS, 3, signal.SIGINT, 2, 3),
-        (TRAINS, 6, signal.SIGUSR1, 3, 3),
+        pytest.param(TRAINS, 6, signal.SIGUSR1, 3, 3, marks=pytest.mark.slow),
         (VALIDATES, 2, signal.SIGTERM, 3, 2),
     ],
     ids=["within a window, in an epoch's end", "before a validation", "in a validation"],
@@ -163,6 +163,7 @@ def test_a_signal_stops_after_the_window(fit, straight, monkeypatch, place, when
     assert len(validations) == num_validations
 
 
+@pytest.mark.slow
 def test_stopped_at_the_end_of_two_epochs(fit, straight, monkeypatch):
     for options, num_steps in ((), 2), (("--ckpt_path=last",), 4):
         with monkeypatch.context() as patch:

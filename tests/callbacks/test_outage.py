@@ -91,6 +91,7 @@ def test_refused(fit):
     assert len({path.name.split("-")[-1] for path in directory.parent.glob("*run-*")}) == 1  # one run, tried twice
 
 
+@pytest.mark.slow
 def test_never_answered(fit):
     with RunServer(is_answering=False).running() as server:
         directory, said = fit(server.address)

@@ -195,6 +195,7 @@ class TestLmEval:
         }
 
 
+@pytest.mark.slow
 def test_without_lm_eval(tmp_path):
     """The package is imported, and benchmarks are made, without it; only then an error says what to install."""
     script = f"""

@@ -121,6 +121,7 @@ def test_finished_answers_are_not_decoded_twice(evaluate, monkeypatch):
     assert Path("out/responses-0.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(repository, evaluate, checkpoint, tmp_path):
     options = [
         f"--model.backbone.path={checkpoint}",
@@ -179,6 +180,7 @@ def test_another_model_or_sampler_is_refused(evaluate, tmp_path, tokenizer):
     assert Path("out/responses-0.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_processes_score_as_one(repository, evaluate, checkpoint):
     evaluate(directory="one", questions=7)
     options = [

@@ -254,6 +254,7 @@ def kill_and_resume(repository, tmp_path, num_kills, num_queries, seed):
     assert files(killed) == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_files(repository, stage, tmp_path):
     kill_and_resume(repository, tmp_path, num_kills=2, num_queries=40, seed=0)
 

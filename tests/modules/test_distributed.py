@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from helpers import slow
 
 from tabom.storage.run_record import find_records
 from tabom.trajectories import Manifest, stream_shards
@@ -30,6 +31,7 @@ def tabom(repository, stage):
     return call
 
 
+@pytest.mark.slow
 def test_metrics_of_two_processes_are_those_of_one(stage, tabom, tmp_path):
     """Of a trained model, so that the compared values are not all zero."""
     checkpoint = tmp_path / "trained.ckpt"
@@ -62,7 +64,7 @@ def distil(run, directory, *options):
     run("predict", "distill", f"--trainer.callbacks={callback}", "--data.num_queries=11", *options)
 
 
-@pytest.mark.parametrize("queries_per_shard", [4, 11], ids=["three files", "one file for two processes"])
+@pytest.mark.parametrize("queries_per_shard", [11, *slow(4)], ids=["one file for two processes", "three files"])
 def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, queries_per_shard):
     options = (f"--data.queries_per_shard={queries_per_shard}", "--model.batch_size=3")
     distil(stage, "one", *options)
@@ -75,6 +77,7 @@ def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, queries_per
     assert timing["num_processes"] == 2
 
 
+@pytest.mark.slow
 def test_what_two_processes_began_one_finishes(stage, tabom, tmp_path, monkeypatch):
     """As after a kill: the second and third file are there, with their records, and no manifest yet."""
     options = ("--data.queries_per_shard=4", "--model.batch_size=3")
@@ -85,12 +88,14 @@ def test_what_two_processes_began_one_finishes(stage, tabom, tmp_path, monkeypat
     assert files(tmp_path / "two") == whole
 
 
+@pytest.mark.slow
 def test_a_refusal_ends_both_processes(stage, tabom, tmp_path):
     distil(stage, "one", "--model.batch_size=3")
     with pytest.raises(AssertionError, match=r"one: expected settings\.batch_size 3, .*, got 4"):
         distil(tabom, "one", "--model.batch_size=4", *TWO)
 
 
+@pytest.mark.slow
 def test_two_processes_train(tabom, tmp_path):
     options = (
         "--trainer.max_steps=4",

@@ -22,7 +22,7 @@ def mbpp(directory):
                 yield row["task_id"], "\n".join([row["code"], row["test_setup_code"], *row["test_list"]])
 
 
-@pytest.mark.parametrize(("read", "num_programs"), [(human_eval, 164), (mbpp, 500)])
+@pytest.mark.parametrize(("read", "num_programs"), [(human_eval, 164), pytest.param(mbpp, 500, marks=pytest.mark.slow)])
 def test_all_references_pass(shared_data, read, num_programs):
     programs = dict(read(shared_data))
     outcomes = Sandbox().run_all([*programs.values()])

@@ -20,6 +20,7 @@ from tabom.storage.run_record import find_records, read_record
 from tabom.trajectories import Manifest
 
 EVERY_STEP = "--trainer.log_every_n_steps=1"
+ONE_STEP = ("--trainer.max_steps=1", "--trainer.limit_val_batches=0")
 
 
 def record_of(cli):
@@ -27,14 +28,12 @@ def record_of(cli):
     return record
 
 
-def test_a_training(stage, tmp_path, repository, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    cli = stage("fit", "tabom", EVERY_STEP, "--seed_everything=7")
-    record = record_of(cli)
-    assert (record.verb, record.seed, record.state, record.parent, record.wandb) == ("fit", 7, "finished", None, None)
+def test_a_training(trained, repository):
+    cli, record = trained, record_of(trained)
+    assert (record.verb, record.seed, record.state, record.parent, record.wandb) == ("fit", 1, "finished", None, None)
     assert record.config_files == [str(repository / "configs/demo/tabom.yaml")]
     assert record.command[0] == "fit"
-    assert record.command[-1] == "--seed_everything=7"
+    assert record.command[-1] == EVERY_STEP
     assert record.config["model"]["init_args"]["objective"]["init_args"]["margin"] == 0.1
     train = [check for check in record.checks if check.stage == "train"]
     assert [check.step for check in train] == [1, 2, 3, 4, 5, 6]
@@ -65,14 +64,14 @@ def test_where_a_curve_has_no_point():
     assert text == "[1.5, null, 0.0]"
 
 
-def test_environment_and_inputs(stage):
-    record = record_of(stage("fit", "tabom"))
+def test_environment_and_inputs(trained):
+    record = record_of(trained)
     environment = record.environment
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["num_cpus"] == os.cpu_count()
     assert environment["num_threads"] == torch.get_num_threads()
     assert environment["git_commit"] is None  # the test's folder is no repository
-    origin = Manifest.load(Path("runs/demo/trajectories")).origin
+    origin = Manifest.load(Path(trained.trainer.default_root_dir).parent / "runs/demo/trajectories").origin
     assert record.inputs["trajectories"]["model_fingerprint"] == origin.model_fingerprint
     assert len(record.inputs["trajectories"]["manifest_sha256"]) == 64
 
@@ -95,7 +94,7 @@ def test_commit_and_changes(tmp_path, monkeypatch):
 
 def test_a_resumed_training_names_its_parent(stage):
     half = stage("fit", "tabom", "--trainer.max_steps=3")
-    resumed = stage("fit", "tabom", f"--ckpt_path={last_checkpoint(half)}")
+    resumed = stage("fit", "tabom", "--trainer.max_steps=4", f"--ckpt_path={last_checkpoint(half)}")
     tested = stage("test", "tabom", f"--ckpt_path={last_checkpoint(resumed)}")
     assert record_of(resumed).parent == record_of(half).run_id != record_of(resumed).run_id
     assert record_of(tested).parent == record_of(resumed).run_id
@@ -142,9 +141,9 @@ def test_how_a_run_ended(stage, callback, error, state, reason):
     assert len([check for check in record.checks if check.stage == "train"]) in (1, 2)
 
 
-def test_a_killed_run_is_read_as_far_as_it_came(stage):
-    path = record_of(stage("fit", "tabom", EVERY_STEP)).path
-    lines = path.read_text().splitlines(keepends=True)
+def test_a_killed_run_is_read_as_far_as_it_came(trained, tmp_path):
+    path = tmp_path / "killed.jsonl"
+    lines = record_of(trained).path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:20])
     record = read_record(path)
     assert (record.state, record.seconds, len(record.checks)) == ("running", None, 2)
@@ -170,7 +169,7 @@ def test_what_is_no_record(tmp_path, content, message):
 
 
 def test_records_are_found_wherever_they_lie(stage, tmp_path):
-    first, second = (record_of(stage("fit", "sft_sd", f"--run_dir=all/{name}/run")) for name in ("b", "a"))
+    first, second = (record_of(stage("fit", "sft_sd", f"--run_dir=all/{name}/run", *ONE_STEP)) for name in ("b", "a"))
     assert find_records([tmp_path / "all", first.path]) == [first, second]
 
 

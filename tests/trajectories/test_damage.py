@@ -111,6 +111,7 @@ def rows_of_256(shared_data):
     return rows
 
 
+@pytest.mark.slow
 def test_two_kilobytes_a_trajectory(shared_data, tmp_path):
     rows = rows_of_256(shared_data)
     for name in ("one", "two"):
