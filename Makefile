@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 DEMO_FLAGS ?=
 # A directory: each benchmark writes its figures there.
 BENCH_RESULTS ?=
+# One thread a process: with two, processes wait for each other where there are as many of them as cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 
 .DEFAULT_GOAL := help
@@ -35,13 +37,13 @@ browser: ## Install Chromium for the tests of pages, where there is none (Debian
 	command -v chromium || command -v google-chrome || { apt-get update --quiet && apt-get install --yes --quiet chromium; }
 
 test: $(STAMP) $(if $(CI),browser) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(PYTEST)
 
 coverage: $(STAMP) ## The same with the share of lines that they run, at least 90 % (takes more than twice as long)
-	$(BIN)/python -m pytest -n auto --dist loadscope --cov=tabom --cov-fail-under=90
+	$(PYTEST) --cov=tabom --cov-fail-under=90
 
-test-slow: $(STAMP) ## Run the slow tests
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP) ## Run the slow tests that need no GPU, and the property tests with many more examples
+	$(PYTEST) --hypothesis-profile=slow -m "(slow or hypothesis) and not gpu and not network"
 
 bench: $(STAMP) ## Training step, token statistics, loader, decoding and growth, as ratios, on this CPU (about 40 minutes)
 	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)

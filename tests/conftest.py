@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,6 +23,12 @@ from tabom.cli.lightning_cli import run
 from tabom.data.tokenizer import load_tokenizer
 
 ENVIRONMENT = dict(os.environ)
+
+# The quick examples are the same in every run; `make test-slow` draws new and more ones.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", untimed, max_examples=25, derandomize=True)
+settings.register_profile("slow", untimed, max_examples=200)
+settings.load_profile("quick")
 
 
 def pytest_runtest_setup():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers import row_draws, trajectory_batch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.corruption.block_states import BlockStates
@@ -16,7 +16,6 @@ from tabom.types import NEVER
 MASK = 99
 NAN = float("nan")
 RATIOS = (0.25, 0.5, 0.75, 1.0)
-quick = settings(deadline=None, max_examples=60)
 
 
 def response(tensor):
@@ -48,7 +47,6 @@ def first_share(steps, entropies, block_length, ratio):
     return sorted(found)
 
 
-@quick
 @given(recordings(), st.sampled_from([1, 2, 4, None]), st.integers(0, 1000))
 def test_every_draw_masks_the_first_share_of_every_block(recording, block_length, seed):
     steps, entropies = recording

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from helpers import row_draws, trajectory_batch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.corruption import TrajectorySegments
@@ -19,7 +19,6 @@ PROMPT = 2
 UNITS = ("tokens", "steps")
 RECORDED_STARTS = [13, 1, 16, 1, 5, 10, 7, 8]  # from 0 ... 16, rows 0 ... 7 of seed 0
 TIES = ("entropy", "positional", "unordered")
-quick = settings(deadline=None, max_examples=60)
 
 
 @st.composite
@@ -59,7 +58,6 @@ def cut(batch, start, window, **options):
     return TrajectorySegments(window, **options).cut(batch, torch.tensor(start), MASK)
 
 
-@quick
 @given(
     recordings(),
     st.integers(1, 8),
@@ -86,7 +84,6 @@ def test_every_draw_is_a_segment(recording, window, unit, ties, truncated, seed)
         assert (left >= (torch.ones_like(left) if truncated else num_revealed.clamp(max=window))).all()
 
 
-@quick
 @given(recordings(), st.data(), st.integers(1, 8), st.sampled_from(TIES))
 def test_replaying_tokens(recording, data, window, ties):
     """What is shown are the first ``start`` tokens by step, within a step by the rule for ties, else by position."""
@@ -99,7 +96,6 @@ def test_replaying_tokens(recording, data, window, ties):
         assert asked(corrupted, row) == sorted(in_order[start : start + window])
 
 
-@quick
 @given(recordings(), st.data(), st.integers(1, 5), st.sampled_from(TIES))
 def test_replaying_steps(recording, data, window, ties):
     starts = [data.draw(st.integers(0, 5)) for _ in recording[0]]
@@ -109,7 +105,6 @@ def test_replaying_steps(recording, data, window, ties):
         assert asked(corrupted, row) == [i for i, step in enumerate(steps) if start <= step < start + window]
 
 
-@quick
 @given(recordings(), st.sampled_from(UNITS))
 def test_order_is_strict_exactly_where_the_rule_for_ties_says(recording, unit):
     batch = batch_of(recording)
@@ -195,7 +190,6 @@ def test_states_are_drawn_uniformly_and_every_position_is_asked_for(options, exp
     assert was_asked.all()
 
 
-@quick
 @given(recordings(), st.integers(1, 5), st.sampled_from(UNITS), st.sampled_from(TIES), st.booleans())
 def test_starts_where_decoding_leaves_the_order_from_left_to_right(recording, window, unit, ties, truncated):
     """Against a replay of every state: what is decoded next, and what stays masked after it."""

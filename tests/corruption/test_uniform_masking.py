@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from helpers import row_draws, trajectory_batch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.corruption import UniformMasking
@@ -13,7 +13,6 @@ from tabom.errors import TabomError
 from tabom.types import NEVER
 
 MASK = 99
-quick = settings(deadline=None, max_examples=40)
 
 
 def offline_batch(num_rows, length, **changes):
@@ -24,7 +23,6 @@ def offline_batch(num_rows, length, **changes):
     return dataclasses.replace(batch, is_response=is_response, attention_mask=attention_mask, **changes)
 
 
-@quick
 @given(st.integers(1, 4), st.integers(1, 8), st.integers(0, 1000))
 def test_only_response_tokens_are_masked_and_every_masked_one_is_asked_for(num_rows, length, seed):
     batch = offline_batch(num_rows, length)

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.agreement import kendall_tau
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -73,14 +72,12 @@ def test_perfect_orders_are_exact_at_a_paper_scale_length():
     assert tau(entropy, list(range(257))[::-1]) == -1.0
 
 
-@quick
 @given(responses())
 def test_equals_the_double_loop(response):
     entropy, order, where = arguments(response)
     assert kendall_tau(entropy, order, where=where).tolist() == pytest.approx(taus(response), nan_ok=True)
 
 
-@quick
 @given(responses())
 def test_what_does_not_take_part_changes_nothing(response):
     entropy, order, where = arguments(response)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.direct_discriminative import (
@@ -13,8 +13,6 @@ from tabom.functional.direct_discriminative import (
     rank_weights,
 )
 from tabom.functional.unmasking import block_ranks
-
-quick = settings(deadline=None, max_examples=60)
 
 
 @pytest.mark.parametrize(("beta", "fake_weight"), [(0.1, 0.5), (2.0, 3.0)])
@@ -61,7 +59,6 @@ def loop_ranks(order, block, where, row, position):
     return sum(bool(order[row, i] < order[row, position]) for i in inside), len(inside)
 
 
-@quick
 @given(canvases())
 def test_ranks_count_what_came_before_in_the_block(canvas):
     order, block, where, _ = canvas
@@ -79,7 +76,6 @@ def test_what_does_not_take_part_may_have_any_order():
     assert (rank.tolist(), size.tolist()) == ([[0, 0, 1, 0]], [[0, 2, 2, 1]])
 
 
-@quick
 @given(canvases())
 def test_rank_weights_are_those_of_the_equation(canvas):
     order, block, where, chosen = canvas
@@ -92,7 +88,6 @@ def test_rank_weights_are_those_of_the_equation(canvas):
     torch.testing.assert_close(weights, expected)
 
 
-@quick
 @given(canvases(), st.integers(1, 8))
 def test_prefix_weights_are_the_mean_of_the_levels(canvas, path_tokens):
     order, block, where, chosen = canvas

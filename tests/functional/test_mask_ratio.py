@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.masking import fixed_ratio_mask
 
-quick = settings(deadline=None, max_examples=60)
 ratios = st.floats(0.001, 1.0)
 
 
@@ -23,7 +22,6 @@ def canvases(draw):
     return rows(st.booleans()), rows(st.integers(0, 5).map(lambda n: n / 6))
 
 
-@quick
 @given(canvases(), ratios)
 def test_masks_exactly_the_rounded_share_and_at_least_one(canvas, ratio):
     is_response, noise = canvas
@@ -33,7 +31,6 @@ def test_masks_exactly_the_rounded_share_and_at_least_one(canvas, ratio):
     assert is_masked.sum(1).tolist() == expected
 
 
-@quick
 @given(canvases(), ratios, ratios)
 def test_the_mask_of_a_smaller_ratio_is_a_part_of_that_of_a_larger_one(canvas, one, other):
     is_response, noise = canvas

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.masking import segment, segment_start, segment_start_at, uniform_mask
-
-quick = settings(deadline=None, max_examples=60)
 
 
 def noise(*shape, seed=0):
@@ -28,7 +26,6 @@ def responses(draw):
     return order, start, where
 
 
-@quick
 @given(responses(), st.integers(0, 1000), st.floats(0.01, 1.0))
 def test_uniform_mask_stays_inside_the_response_and_masks_at_least_one(response, seed, ratio):
     is_response = response[2]
@@ -122,7 +119,6 @@ def starting_points(draw):
     return order, is_next, draw(st.integers(1, 5)), draw(st.booleans())
 
 
-@quick
 @given(st.lists(starting_points(), min_size=1, max_size=3))
 def test_starts_at_chosen_positions_are_uniform_over_the_distinct_ones(points):
     """Rows of several lengths in one batch; window and truncation are those of the first."""
@@ -167,7 +163,6 @@ def test_segment_by_hand():
     assert is_target.long().tolist() == [[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
 
 
-@quick
 @given(responses(), st.integers(1, 9))
 def test_segment_has_window_targets_or_what_is_left(response, window):
     order, start, where = response
@@ -179,7 +174,6 @@ def test_segment_has_window_targets_or_what_is_left(response, window):
     assert not (is_masked & ~where).any()
 
 
-@quick
 @given(responses(), st.integers(1, 9))
 def test_segment_targets_are_the_next_in_order(response, window):
     order, start, where = response

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.agreement import order_agreement_counts
@@ -23,7 +23,6 @@ from tabom.functional.ranking import (
 )
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=60)
 margins = st.sampled_from([0.0, 0.125, 0.5, 2.0])
 
 
@@ -71,7 +70,6 @@ def test_pairs_by_hand():
     assert is_pair.nonzero().tolist() == [[0, 1, 0], [0, 1, 2]]
 
 
-@quick
 @given(segments())
 def test_pairs_equal_the_double_loop(segment):
     _, order, where = segment
@@ -81,7 +79,6 @@ def test_pairs_equal_the_double_loop(segment):
         assert found == set(pairs_of(order[row].tolist(), where[row].tolist()))
 
 
-@quick
 @given(segments(), margins)
 def test_loss_equals_the_double_loop(segment, margin):
     entropy, order, where = segment
@@ -89,7 +86,6 @@ def test_loss_equals_the_double_loop(segment, margin):
     torch.testing.assert_close(loss(entropy, order, where, margin), torch.tensor(expected, dtype=torch.float64))
 
 
-@quick
 @given(segments(), margins, st.randoms(use_true_random=False))
 def test_permuting_positions_changes_nothing(segment, margin, random):
     permutation = list(range(segment[0].shape[1]))
@@ -98,7 +94,6 @@ def test_permuting_positions_changes_nothing(segment, margin, random):
     torch.testing.assert_close(loss(*permuted, margin), loss(*segment, margin))
 
 
-@quick
 @given(segments(), margins, st.integers(-16, 16))
 def test_adding_a_constant_to_all_entropies_changes_nothing(segment, margin, constant):
     entropy, order, where = segment
@@ -106,14 +101,12 @@ def test_adding_a_constant_to_all_entropies_changes_nothing(segment, margin, con
     torch.testing.assert_close(shifted, loss(entropy, order, where, margin), rtol=0, atol=0)
 
 
-@quick
 @given(segments(), margins)
 def test_only_the_ranks_of_the_order_matter(segment, margin):
     entropy, order, where = segment
     torch.testing.assert_close(loss(entropy, 7 * order**3 - 100, where, margin), loss(entropy, order, where, margin))
 
 
-@quick
 @given(segments(), margins)
 def test_zero_exactly_when_every_pair_is_ordered_with_margin(segment, margin):
     entropy, order, where = segment
@@ -124,7 +117,6 @@ def test_zero_exactly_when_every_pair_is_ordered_with_margin(segment, margin):
         assert (values[row].item() == 0) == is_ordered
 
 
-@quick
 @given(segments(max_rows=1), margins)
 def test_where_is_dropping(segment, margin):
     entropy, order, where = segment
@@ -136,7 +128,6 @@ def test_where_is_dropping(segment, margin):
     assert agreement == order_agreement_counts(entropy[:, kept], is_pair)
 
 
-@quick
 @given(segments(), margins)
 def test_rows_do_not_mix(segment, margin):
     rows = [loss(*(field[row : row + 1] for field in segment), margin) for row in range(len(segment[0]))]
@@ -220,7 +211,6 @@ def test_agreement_by_hand():
     assert num_pairs.tolist() == [len([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)])]
 
 
-@quick
 @given(segments())
 def test_agreement_equals_the_double_loop(segment):
     entropy, order, where = segment
@@ -330,7 +320,6 @@ def test_one_side_can_be_without_a_gradient(loss):
     assert [value < 0 for value in gradients["earlier"][0].tolist()] == [False, True, True]
 
 
-@quick
 @given(segments(), margins, st.sampled_from([0.1, 1.0, 7.0, 1000.0]))
 def test_the_logistic_form_is_above_the_hinge_and_comes_close(segment, margin, beta):
     energy, order, where = segment

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.reduction import masked_mean
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=50)
 
 
 @st.composite
@@ -27,7 +26,6 @@ def test_mean_of_the_valid_entries():
     torch.testing.assert_close(masked_mean(values, where), torch.tensor([(1.0 + 8.0) / 2, 7.0]))
 
 
-@quick
 @given(masked_rows())
 def test_leaving_out_is_dropping(rows):
     values, where = rows

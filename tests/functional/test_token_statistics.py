@@ -4,7 +4,7 @@ from math import exp, log
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional import head as head_module
@@ -17,7 +17,6 @@ from tabom.functional.token_statistics import (
     token_statistics,
 )
 
-quick = settings(deadline=None, max_examples=50)
 score_lists = st.lists(st.floats(-30, 30), min_size=1, max_size=7)
 
 
@@ -50,7 +49,6 @@ def test_a_uniform_distribution_has_log_v_nats():
     torch.testing.assert_close(statistics.entropy, torch.tensor([log(7)]))
 
 
-@quick
 @given(score_lists, st.data())
 def test_equals_the_sums_of_the_definition(scores, data):
     target = data.draw(st.integers(0, len(scores) - 1))
@@ -61,7 +59,6 @@ def test_equals_the_sums_of_the_definition(scores, data):
     assert statistics.entropy.item() == pytest.approx(entropy, rel=1e-9, abs=1e-12)
 
 
-@quick
 @given(score_lists, st.floats(-20, 20))
 def test_adding_a_constant_to_all_logits_changes_nothing(scores, constant):
     logits, target = torch.tensor([scores], dtype=torch.float64), torch.tensor([0])
@@ -69,7 +66,6 @@ def test_adding_a_constant_to_all_logits_changes_nothing(scores, constant):
     torch.testing.assert_close(moved[:3], unmoved[:3])  # which of two is the larger, rounding may decide
 
 
-@quick
 @given(score_lists)
 def test_entropy_lies_between_zero_and_log_v(scores):
     entropy = token_statistics(torch.tensor([scores]), torch.tensor([0])).entropy.item()
@@ -154,14 +150,12 @@ def test_divergence_by_hand():
     torch.testing.assert_close(kl_divergence(logits_q, logits_p), torch.tensor([backward]))
 
 
-@quick
 @given(score_lists)
 def test_divergence_from_itself_is_zero(scores):
     logits = torch.tensor([scores])
     assert kl_divergence(logits, logits).tolist() == [0.0]
 
 
-@quick
 @given(st.integers(1, 6).flatmap(lambda v: st.tuples(*[st.lists(st.floats(-20, 20), min_size=v, max_size=v)] * 2)))
 def test_divergence_is_the_sum_of_the_definition_and_not_negative(scores):
     scores_p, scores_q = scores

@@ -1,14 +1,13 @@
 """The order in which positions were revealed, and who shares a rank."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.unmasking import dense_steps, non_left_to_right, unmasking_order, unmasking_rank
 from tabom.types import NEVER
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=60)
 
 
 @st.composite
@@ -47,7 +46,6 @@ def test_order_by_hand():
     assert order.tolist() == [[5, 2, 0, 4, 1, 3]]
 
 
-@quick
 @given(trajectories(recorded_or_missing))
 def test_order_is_a_permutation_sorted_by_step_entropy_and_position(trajectory):
     step, entropy, where = trajectory
@@ -58,7 +56,6 @@ def test_order_is_a_permutation_sorted_by_step_entropy_and_position(trajectory):
         assert order[row].argsort().tolist()[: len(expected)] == expected
 
 
-@quick
 @given(trajectories(recorded))
 def test_ranks_with_recorded_entropies_count_the_distinct_keys_before(trajectory):
     step, entropy, where = trajectory
@@ -70,7 +67,6 @@ def test_ranks_with_recorded_entropies_count_the_distinct_keys_before(trajectory
         assert [ranks[row, position] for position in kept] == [distinct.index(keys[position]) for position in kept]
 
 
-@quick
 @given(trajectories(st.just(NAN)))
 def test_without_entropies_the_tokens_of_a_step_share_a_rank(trajectory):
     step, entropy, where = trajectory
@@ -87,7 +83,6 @@ def test_a_missing_entropy_shares_the_rank_of_its_whole_step():
     assert unmasking_rank(step, entropy, where=everywhere(step)).tolist() == [[0, 1, 1, 1, 2]]
 
 
-@quick
 @given(trajectories(recorded_or_missing))
 def test_ranks_never_contradict_the_order(trajectory):
     step, entropy, where = trajectory
@@ -108,7 +103,6 @@ def test_positions_left_out_come_last():
     assert unmasking_order(step, torch.zeros(1, 3), where=where).tolist() == [[2, 1, 0]]
 
 
-@quick
 @given(trajectories(st.just(NAN)))
 def test_dense_steps_number_the_distinct_steps(trajectory):
     step, _, where = trajectory
@@ -130,7 +124,6 @@ def test_dense_steps_of_dream_start_at_0():
     assert torch.equal(dense_steps(dense, where=everywhere(step)), dense)
 
 
-@quick
 @given(trajectories(st.just(NAN)), st.data())
 def test_non_left_to_right_is_a_masked_position_further_left(trajectory, data):
     order, _, where = trajectory

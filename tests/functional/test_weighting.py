@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.weighting import cart_weights, inverse_ratio_weights, path_weights
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -24,7 +23,6 @@ def close(result, expected):
     torch.testing.assert_close(result.double(), torch.tensor(expected).double(), rtol=1e-5, atol=1e-7)
 
 
-@quick
 @given(flags(), st.floats(0.01, 1.0))
 def test_cart_equals_the_sum_over_visible_positions(is_visible, p):
     visible = is_visible.tolist()
@@ -53,7 +51,6 @@ def test_inverse_ratio_by_hand():
     )
 
 
-@quick
 @given(flags(), st.sampled_from([0.25, 1.0, 4.0]), st.integers(0, 100))
 def test_path_weights_are_a_softmax_over_the_masked_positions(where, temperature, seed):
     nll = torch.rand(where.shape, generator=torch.Generator().manual_seed(seed)) * 5

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.classification import BinaryCalibrationError
 
 from tabom.errors import TabomError
 from tabom.metrics import CalibrationError
 
-quick = settings(deadline=None, max_examples=40)
 positions = st.lists(st.tuples(st.integers(0, 96).map(lambda n: n / 97), st.booleans()), min_size=2, max_size=30)
 
 
@@ -34,7 +33,6 @@ def test_certainty_shares_the_last_bin():
     assert metric_of(batch).compute().item() == pytest.approx(abs(0.95 + 1 - 1) / 2)
 
 
-@quick
 @given(positions)
 def test_equals_torchmetrics_below_certainty(batch):
     confidence, is_correct = zip(*batch, strict=True)
@@ -43,7 +41,6 @@ def test_equals_torchmetrics_below_certainty(batch):
     assert metric_of(batch).compute().item() == pytest.approx(theirs.compute().item(), abs=1e-6)
 
 
-@quick
 @given(positions, st.data())
 def test_two_updates_in_any_split_and_merged_states_equal_one_update(batch, data):
     split = data.draw(st.integers(1, len(batch) - 1))

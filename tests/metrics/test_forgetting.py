@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.metrics import Forgetting
 
 NAN = float("nan")
 NAMES = ("nelbo", "nelbo_change", "kl")
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -64,13 +63,11 @@ def test_value_by_hand():
     assert computed(metric_of((nll, base_nll, kl, where))) == pytest.approx(expected)
 
 
-@quick
 @given(texts())
 def test_equals_numpy(text):
     assert computed(metric_of(arguments(text))) == pytest.approx(reference(text))
 
 
-@quick
 @given(texts(min_rows=2), st.data())
 def test_two_updates_in_any_split_and_merged_states_equal_one_update(text, data):
     fields = arguments(text)
@@ -89,7 +86,6 @@ def test_the_base_itself_forgets_nothing():
     assert (nelbo, change, kl) == (pytest.approx(nll.double().mean().item()), 0.0, 0.0)
 
 
-@quick
 @given(texts(), st.integers(1, 5))
 def test_the_base_itself_forgets_exactly_nothing_in_any_batches(text, batch_size):
     nll, _, _, where = arguments(text)

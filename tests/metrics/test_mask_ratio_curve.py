@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.errors import TabomError
@@ -11,7 +11,6 @@ from tabom.metrics import MaskRatioCurve
 
 NAN = float("nan")
 RATIOS = (0.2, 0.5, 0.8)
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -51,7 +50,6 @@ def test_value_by_hand():
     assert curve.dtype is torch.float64
 
 
-@quick
 @given(sequences(), st.data())
 def test_any_batches_and_merged_states_give_numpys_curve(drawn, data):
     expected = pytest.approx(reference(drawn), nan_ok=True, abs=1e-12)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.agreement import order_agreement_counts
@@ -10,7 +10,6 @@ from tabom.functional.ranking import ordered_pairs
 from tabom.metrics import OrderAgreement
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -55,7 +54,6 @@ def test_value_by_hand():
     assert metric.compute().item() == pytest.approx((2 + 1) / (3 + 2))
 
 
-@quick
 @given(segments())
 def test_class_equals_function_equals_double_loop(segment):
     entropy, is_pair = arguments(segment)
@@ -65,7 +63,6 @@ def test_class_equals_function_equals_double_loop(segment):
     assert metric_of((entropy, is_pair)).compute().item() == expected
 
 
-@quick
 @given(segments(min_rows=2), st.data())
 def test_two_updates_in_any_split_and_merged_states_equal_one_update(segment, data):
     entropy, is_pair = arguments(segment)

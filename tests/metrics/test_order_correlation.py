@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.functional.agreement import kendall_tau
 from tabom.metrics import OrderCorrelation
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -45,7 +44,6 @@ def test_no_row_gives_nan():
     assert metric_of((torch.ones(1, 2), torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool))).compute().isnan()
 
 
-@quick
 @given(responses(min_rows=2), st.data())
 def test_two_updates_in_any_split_and_merged_states_equal_one_update(response, data):
     fields = arguments(response)

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -18,7 +18,6 @@ from tabom.samplers import LinearTimesteps, Sampler
 from tabom.types import Example, PromptBatch
 
 NAN = float("nan")
-quick = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -123,7 +122,6 @@ def test_variance_and_where_it_is_defined():
     assert variance[is_defined].tolist() == [1.0, 0.0, 0.0]
 
 
-@quick
 @given(decodings())
 def test_class_equals_function_equals_numpy(decoding):
     step_entropy, where = arguments(decoding)
@@ -135,7 +133,6 @@ def test_class_equals_function_equals_numpy(decoding):
     assert computed(metric_of(step_entropy.shape[1], (step_entropy, where))) == pytest.approx(expected, nan_ok=True)
 
 
-@quick
 @given(decodings(min_rows=2), st.data())
 def test_two_updates_in_any_split_and_merged_states_equal_one_update(decoding, data):
     step_entropy, where = arguments(decoding)
@@ -151,7 +148,6 @@ def test_two_updates_in_any_split_and_merged_states_equal_one_update(decoding, d
     assert [*computed(merged), *by_share(merged)] == expected
 
 
-@quick
 @given(decodings(), st.integers(1, 7))
 def test_curve_by_share_equals_numpy(decoding, num_bins):
     metric = metric_of(len(decoding[0][0]), arguments(decoding), num_bins=num_bins)
@@ -254,7 +250,6 @@ def test_entropies_of_a_decoding_that_the_official_code_recorded(golden):
     assert by_share(metric) == pytest.approx(share_reference(decoding, 20), rel=1e-4, abs=1e-9, nan_ok=True)
 
 
-@quick
 @given(decodings(), st.integers(-8, 8))
 def test_adding_a_constant_to_all_entropies_changes_nothing(decoding, constant):
     step_entropy, where = arguments(decoding)

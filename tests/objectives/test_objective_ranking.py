@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers import corrupted_batch, row_draws, token_statistics_of, trajectory_batch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
@@ -119,7 +119,6 @@ def of_row(ranking, is_target, order, energy, base, recorded):
 
 
 @pytest.mark.parametrize("ranking", RANKINGS.values(), ids=RANKINGS)
-@settings(deadline=None, max_examples=30)
 @given(segment=segments())
 def test_value_and_gradient_equal_the_loops(ranking, segment):
     """Energies are such that no difference is at the kink of a hinge."""
