@@ -59,7 +59,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """One decoding, as a row of a shard holds it; see :func:`tabom.trajectories.schema.features`."""
+    """One decoding, as a row of a shard holds it; see :func:`tabom.trajectories.schema.columns`."""
 
     query_id: str
     sample: int

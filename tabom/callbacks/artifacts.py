@@ -2,9 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import wandb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
@@ -15,6 +14,9 @@ from tabom.data import PromptDataModule, TrajectoryDataModule
 from tabom.errors import require
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:  # wandb takes seconds to import and is needed with its logger only
+    import wandb
 
 _KEEPERS = {
     "best": "a ModelCheckpoint with a monitor",
@@ -111,7 +113,7 @@ class Artifacts(Callback):
             )
         ]
 
-    def _use(self, artifact: wandb.Artifact) -> None:
+    def _use(self, artifact: "wandb.Artifact") -> None:
         """Declare an input.
 
         ``use_artifact`` does the same, but not in an offline run, and in others it waits for the server without limit.
@@ -122,7 +124,9 @@ class Artifacts(Callback):
         run.config.update({"used_artifacts": self._used}, allow_val_change=True)
 
 
-def _queries(data: PromptDataModule) -> wandb.Artifact:
+def _queries(data: PromptDataModule) -> "wandb.Artifact":
+    import wandb
+
     fingerprint = data.query_fingerprint()
     artifact = wandb.Artifact(f"queries-{fingerprint[:8]}", "queries", metadata=data.query_settings())
     with artifact.new_file("queries.json") as file:
@@ -130,7 +134,9 @@ def _queries(data: PromptDataModule) -> wandb.Artifact:
     return artifact
 
 
-def _trajectories(directory: Path, *, upload: bool) -> wandb.Artifact:
+def _trajectories(directory: Path, *, upload: bool) -> "wandb.Artifact":
+    import wandb
+
     manifest = Manifest.load(directory)
     origin = manifest.origin
     artifact = wandb.Artifact(
@@ -153,13 +159,15 @@ def _trajectories(directory: Path, *, upload: bool) -> wandb.Artifact:
     return artifact
 
 
-def _model(name: str, path: Path, *, upload: bool) -> wandb.Artifact:
+def _model(name: str, path: Path, *, upload: bool) -> "wandb.Artifact":
+    import wandb
+
     artifact = wandb.Artifact(name, "model")
     _add(artifact, path, upload=upload)
     return artifact
 
 
-def _add(artifact: wandb.Artifact, path: Path, *, upload: bool) -> None:
+def _add(artifact: "wandb.Artifact", path: Path, *, upload: bool) -> None:
     """Add a file, or the directory of a sharded checkpoint; never by way of a copy on this machine."""
     if not upload:
         artifact.add_reference(f"file://{path.resolve()}", name=path.name)

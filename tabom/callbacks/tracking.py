@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
-from wandb.errors import CommError, UsageError
-from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 LIMITS = {
     "WANDB_INIT_TIMEOUT": "20",
@@ -43,6 +40,9 @@ def start_runs(loggers: Sequence[Logger]) -> None:
 
 
 def _start(logger: WandbLogger) -> None:
+    import wandb
+    from wandb.errors import CommError, UsageError
+
     for name, value in LIMITS.items():
         os.environ.setdefault(name, value)
     arguments = logger._wandb_init
@@ -75,6 +75,11 @@ def end_runs(exit_code: int) -> None:
     not keep the limit while a table or an artifact is on its way, but asks twenty times, which takes half an hour. So
     its process is ended a little after the limit, when all is on the disk.
     """
+    if "wandb" not in sys.modules:
+        return  # nobody has started one; the import takes a second
+    import wandb
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
     run: Any = wandb.run
     if run is None:
         return

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import wandb
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import WandbLogger
@@ -109,6 +108,8 @@ class TrajectoryWriter(BasePredictionWriter):
                 logger.log_table("distill/statistics", columns=["", "value"], data=rows)
                 logger.experiment.summary.update({f"distill/{name}": value for name, value in statistics.items()})
                 if manifest.num_rows:
+                    import wandb
+
                     page = self._page(manifest.num_rows, cast("DistillationModule", pl_module).data.tokenizer)
                     logger.experiment.log({"distill/viewer": wandb.Html(page, inject=False)})
         width = max(map(len, statistics))

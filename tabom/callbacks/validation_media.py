@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import wandb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -77,6 +76,8 @@ class ValidationMedia(Callback):
         rows = [[str(getattr(sample, name)) for name in _SAMPLE_COLUMNS] for sample in validation.samples]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and rows and trainer.is_global_zero:
+                import wandb
+
                 data = cast("PromptDataModule", trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
                 page = _page(stage, validation.samples, data.tokenizer)
                 logger.experiment.log({f"{stage}/viewer": wandb.Html(page, inject=False)}, commit=False)
@@ -92,6 +93,8 @@ class ValidationMedia(Callback):
             figure.savefig(paths[name], dpi=150)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
+                import wandb
+
                 images = {f"{stage}/{name}": wandb.Image(str(path)) for name, path in paths.items()}
                 logger.experiment.log(images, commit=False)
 

@@ -4,18 +4,20 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tabom.errors import TabomError, require
 from tabom.storage.files import file_sha256
 from tabom.trajectories.manifest import Manifest, ShardInfo
-from tabom.trajectories.schema import features
+from tabom.trajectories.schema import columns
 from tabom.types import NEVER, TrajectoryRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _COLUMNS = [
     "query_id",
@@ -176,7 +178,10 @@ def read_row(directory: Path, row: int) -> tuple[ShardInfo, TrajectoryRow]:
     return info, TrajectoryRow(**content)
 
 
-def _open(path: Path, info: ShardInfo) -> pq.ParquetFile:
+def _open(path: Path, info: ShardInfo) -> "pq.ParquetFile":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     require(path.is_file(), f"{path}: expected a shard of {info.num_rows} trajectories, found no such file")
     try:
         return pq.ParquetFile(path)
@@ -193,7 +198,7 @@ def _read_shard(path: Path, info: ShardInfo, manifest: Manifest) -> TrajectoryTa
     )
     file = _open(path, info)
     found = file.schema_arrow
-    for field in features(response_length).arrow_schema:
+    for field in columns(response_length):
         index = found.get_field_index(field.name)
         got = found.field(index).type if index >= 0 else "no such column"
         require(got == field.type, f"{path}: column {field.name}: expected {field.type}, got {got}")
@@ -250,5 +255,5 @@ def _check_names(path: Path, table: TrajectoryTable, seen: set[bytes]) -> None:
         seen.add(digest)
 
 
-def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[Any]:
+def _matrix(column: "pa.ChunkedArray", width: int) -> npt.NDArray[Any]:
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tabom.errors import TabomError
 from tabom.storage.files import file_sha256, whole_file
 from tabom.trajectories.manifest import MANIFEST_NAME, ShardInfo
-from tabom.trajectories.schema import features
+from tabom.trajectories.schema import columns
 from tabom.types import TrajectoryRow
 
 ROWS_PER_GROUP = 250
@@ -65,13 +63,18 @@ def write_shard(
     Returns:
         What the manifest says of it.
     """
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in dataclasses.fields(TrajectoryRow)}
-    entropies = [np.asarray(values, dtype=np.float32) for values in columns["unmask_entropy"]]
-    columns["unmask_entropy"] = [np.round(values * _STEPS_PER_NAT) / _STEPS_PER_NAT for values in entropies]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features  # takes seconds to import, and is not needed to read
+
+    content = {field.name: [getattr(row, field.name) for row in rows] for field in dataclasses.fields(TrajectoryRow)}
+    entropies = [np.asarray(values, dtype=np.float32) for values in content["unmask_entropy"]]
+    content["unmask_entropy"] = [np.round(values * _STEPS_PER_NAT) / _STEPS_PER_NAT for values in entropies]
+    schema = Features.from_arrow_schema(columns(response_length)).arrow_schema
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         pq.write_table(
-            pa.table(columns, schema=features(response_length).arrow_schema),
+            pa.table(content, schema=schema),
             file,
             row_group_size=ROWS_PER_GROUP,
             compression="zstd",
