@@ -1,12 +1,18 @@
-"""The table that compares methods over seeds, and how tables are written."""
+"""What is measured of models, and how it is shown: groups, means with their errors, tables."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.table import Table
 
 MISSING = "-"
+Rows = list[list[str]]
+Value = float | str
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -44,34 +50,87 @@ class Column:
     digits: int = 1
     is_signed: bool = False
 
-    def show(self, values: Sequence[float]) -> str:
-        """Mean, and standard deviation over seeds where there are several."""
+    def show(self, values: Iterable[float]) -> str:
+        """Mean, and standard deviation over seeds where there are several; a dash where there is no value."""
         scaled = [self.scale * value for value in values]
-        sign = "+" if self.is_signed else ""
-        mean = f"{statistics.mean(scaled):{sign}.{self.digits}f}"
-        return f"{mean} ± {statistics.stdev(scaled):.{self.digits}f}" if len(scaled) > 1 else mean
+        if not scaled:
+            return MISSING
+        deviation = statistics.stdev(scaled) if len(scaled) > 1 else None
+        return with_error(statistics.mean(scaled), deviation, self.digits, "+" if self.is_signed else "")
+
+    def show_of(self, measured: Iterable[Mapping[str, float]]) -> str:
+        """The same for the metric of models, as far as they have it."""
+        return self.show(metrics[self.metric] for metrics in measured if self.metric in metrics)
 
 
-def comparison_rows(results: Sequence[MethodResult], columns: Sequence[Column]) -> list[list[str]]:
+def with_error(value: float, error: float | None, digits: int = 1, sign: str = "") -> str:
+    """A value and its error.
+
+    >>> with_error(12.5, 0.25, sign="+"), with_error(12.5, None)
+    ('+12.5 ± 0.2', '12.5')
+    """
+    text = f"{value:{sign}.{digits}f}"
+    return text if error is None or math.isnan(error) else f"{text} ± {error:.{digits}f}"
+
+
+def show_value(value: Value | None) -> str:
+    """Six significant digits of a number; a dash for nothing.
+
+    >>> [show_value(value) for value in (0.001, 8, "logistic", None)]
+    ['0.001', '8', 'logistic', '-']
+    """
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, and as many more as tell it from the others.
+
+    >>> short_names(["a.ranking.margin", "a.window", "b.window"])
+    {'a.ranking.margin': 'margin', 'a.window': 'a.window', 'b.window': 'b.window'}
+    """
+    ends = {key: [".".join(key.split(".")[-n:]) for n in range(1, key.count(".") + 2)] for key in keys}
+    return {
+        key: next((end for end in own if sum(end in others for others in ends.values()) == 1), key)
+        for key, own in ends.items()
+    }
+
+
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """Items by what they share, in order of first appearance.
+
+    >>> grouped([1, 2, 3], lambda number: number % 2)
+    {1: [1, 3], 0: [2]}
+    """
+    groups: dict[_Key, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def comparison_rows(results: Iterable[MethodResult], columns: Sequence[Column]) -> Rows:
     """Head, then one row a method and learning rate, in order of first appearance.
 
     Returns:
         Method, learning rate (only if a result has one), number of seeds, then the columns; a dash where no seed has
         the metric.
     """
-    has_rates = any(result.learning_rate is not None for result in results)
-    rows = [["method", *(["learning rate"] if has_rates else []), "seeds", *(column.title for column in columns)]]
-    for method, rate in dict.fromkeys((result.method, result.learning_rate) for result in results):
-        group = [result for result in results if (result.method, result.learning_rate) == (method, rate)]
-        shown = [_cell(group, column) for column in columns]
-        rate_cell = [MISSING if rate is None else f"{rate:g}"] if has_rates else []
-        rows.append([method, *rate_cell, str(len(group)), *shown])
-    return rows
+    groups = grouped(results, lambda result: (result.method, result.learning_rate))
+    has_rates = any(rate is not None for _, rate in groups)
+    return table_rows(
+        {"method": method}
+        | ({"learning rate": show_value(rate)} if has_rates else {})
+        | {"seeds": str(len(group))}
+        | {column.title: column.show_of(result.metrics for result in group) for column in columns}
+        for (method, rate), group in groups.items()
+    )
 
 
-def _cell(group: Sequence[MethodResult], column: Column) -> str:
-    values = [result.metrics[column.metric] for result in group if column.metric in result.metrics]
-    return column.show(values) if values else MISSING
+def table_rows(rows: Iterable[Mapping[str, str]]) -> Rows:
+    """Head and rows of a table whose cells are given by column."""
+    first, *others = rows
+    return [[*first], *([*row.values()] for row in (first, *others))]
 
 
 def rich_table(rows: Sequence[Sequence[str]], title: str) -> Table:

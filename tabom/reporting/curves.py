@@ -1,13 +1,29 @@
 """Figures of one run, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from tabom.reporting.figures import line_style
-
-_BY_STEP = "denoising step"
+# Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow that is faint on white.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP*Xph"
+LINES = ("-", "--", ":")
+CURVES = {
+    "tds": ("Trajectory discrimination", "denoising step", "entropy variance (nats²)"),
+    "tds_by_share": ("Trajectory discrimination by share", "share of the response decoded", "entropy variance (nats²)"),
+    "unmask_entropy": ("Entropy when revealed", "denoising step", "mean entropy (nats)"),
+}
+"""Title and axes by the names in ``Validation.curves``, without those of the cross-entropies."""
 _MAX_LEGEND = 3  # lines up to which the legend stands among them
+Line = tuple[Sequence[float], Sequence[float]]
+
+
+def curve_positions(name: str, num: int, mask_ratios: Sequence[float]) -> Sequence[float]:
+    """Where the points of a curve stand: at mask ratios, at the middles of shares, or at steps."""
+    if name.startswith("ce_"):
+        return mask_ratios
+    return [(index + 0.5) / num for index in range(num)] if name == "tds_by_share" else range(num)
 
 
 def validation_figures(curves: Mapping[str, Sequence[float]], mask_ratios: Sequence[float]) -> dict[str, Figure]:
@@ -21,31 +37,13 @@ def validation_figures(curves: Mapping[str, Sequence[float]], mask_ratios: Seque
         By name: ``tds_curve`` (Fig. 2 of the paper), ``tds_by_share``, ``entropy_by_step`` and ``ce_by_mask_ratio``
         (Fig. 3), as far as their curves are there.
     """
-    figures: dict[str, Figure] = {}
-    if "tds" in curves:
-        lines = {"": (range(len(curves["tds"])), curves["tds"])}
-        figures["tds_curve"] = plot_lines(lines, "Trajectory discrimination", _BY_STEP, "entropy variance (nats²)")
-    if "tds_by_share" in curves:
-        num_bins = len(curves["tds_by_share"])
-        middles = [(index + 0.5) / num_bins for index in range(num_bins)]
-        figures["tds_by_share"] = plot_lines(
-            {"": (middles, curves["tds_by_share"])},
-            "Trajectory discrimination",
-            "share of the response decoded",
-            "entropy variance (nats²)",
-        )
-    if "unmask_entropy" in curves:
-        lines = {"": (range(len(curves["unmask_entropy"])), curves["unmask_entropy"])}
-        figures["entropy_by_step"] = plot_lines(lines, "Entropy when revealed", _BY_STEP, "mean entropy (nats)")
-    by_ratio = {
-        name.removeprefix("ce_").replace("_", " "): (mask_ratios, curve)
-        for name, curve in curves.items()
-        if name.startswith("ce_")
-    }
-    if by_ratio:
-        figures["ce_by_mask_ratio"] = plot_lines(
-            by_ratio, "Cross-entropy of held-out answers", "mask ratio", "nats a masked token"
-        )
+    names = {"tds": "tds_curve", "tds_by_share": "tds_by_share", "unmask_entropy": "entropy_by_step"}
+    lines = {name: (curve_positions(name, len(curve), mask_ratios), curve) for name, curve in curves.items()}
+    figures = {figure: plot_lines({"": lines[name]}, *CURVES[name]) for name, figure in names.items() if name in lines}
+    ratios = {name[3:].replace("_", " "): line for name, line in lines.items() if name.startswith("ce_")}
+    if ratios:
+        titles = ("Cross-entropy of held-out answers", "mask ratio", "nats a masked token")
+        figures["ce_by_mask_ratio"] = plot_lines(ratios, *titles)
     return figures
 
 
@@ -64,23 +62,23 @@ def training_figures(
     figures: dict[str, Figure] = {}
     if violations:
         steps, shares = zip(*violations, strict=True)
-        figures["ranking_violations"] = plot_lines(
-            {"": (steps, shares)}, "Ranking violations", "optimizer step", "share of the pairs"
-        )
+        titles = ("Ranking violations", "optimizer step", "share of the pairs")
+        figures["ranking_violations"] = plot_lines({"": (steps, shares)}, *titles)
     if checks:
         kl, accuracy = zip(*checks, strict=True)
-        figures["accuracy_against_forgetting"] = plot_lines(
-            {"": (kl, [100 * value for value in accuracy])},
-            "Checks on validation, in order",
-            "forgetting: KL(base || model) (nats)",
-            "accuracy (%)",
-        )
+        titles = ("Checks on validation, in order", "forgetting: KL(base || model) (nats)", "accuracy (%)")
+        line = kl, [100 * value for value in accuracy]
+        figures["accuracy_against_forgetting"] = plot_lines({"": line}, *titles)
     return figures
 
 
-def plot_lines(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str
-) -> Figure:
+def line_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of one of several methods, which differ in all of them."""
+    parts = {"color": COLORS, "marker": MARKERS, "linestyle": LINES}
+    return {name: values[index % len(values)] for name, values in parts.items()}
+
+
+def plot_lines(lines: Mapping[str, Line], title: str, xlabel: str, ylabel: str) -> Figure:
     """Lines by name with markers; an empty name gets no legend, and many names one below the axes."""
     is_crowded = len(lines) > _MAX_LEGEND
     layout = "constrained" if is_crowded else "tight"  # the slower one knows legends outside

@@ -5,7 +5,6 @@ is a curve, accuracy against KL(base || model), through the base (KL 0) and its 
 compared where their KL is equal, and only as far as each of them goes.
 """
 
-import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,10 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, Context
 from typing import NamedTuple
 
+import numpy as np
+
 from tabom.errors import require
-from tabom.reporting.comparison import MISSING, MethodResult
+from tabom.reporting.comparison import MISSING, MethodResult, Rows, grouped, table_rows, with_error
 
 NUM_LEVELS = 4
 
@@ -50,6 +51,14 @@ class Matched:
     difference: float | None = None
     standard_error: float | None = None
 
+    def __str__(self) -> str:
+        """In %, with the difference in points."""
+        text = with_error(100 * self.accuracy, None)
+        if self.difference is None:
+            return text
+        error = None if self.standard_error is None else 100 * self.standard_error
+        return f"{text} ({with_error(100 * self.difference, error, sign='+')})"
+
 
 def seed_curves(results: Sequence[MethodResult], base: MethodResult, metric: str) -> Curves:
     """One curve a method and seed: the base and the method's models of all learning rates, by ascending KL.
@@ -59,12 +68,14 @@ def seed_curves(results: Sequence[MethodResult], base: MethodResult, metric: str
         base: The base itself, which stands at KL 0.
         metric: Accuracy in question, by name.
     """
-    curves: dict[str, dict[int, list[Point]]] = {}
-    for result in results:
-        start = [Point(0.0, base.metrics[metric])]
-        curve = curves.setdefault(result.method, {}).setdefault(result.seed, start)
-        curve.append(Point(result.metrics["kl"], result.metrics[metric]))
-    return {method: {seed: sorted(curve) for seed, curve in seeds.items()} for method, seeds in curves.items()}
+    start = Point(0.0, base.metrics[metric])
+    return {
+        method: {
+            seed: sorted([start, *(Point(model.metrics["kl"], model.metrics[metric]) for model in models)])
+            for seed, models in grouped(own, lambda model: model.seed).items()
+        }
+        for method, own in grouped(results, lambda model: model.method).items()
+    }
 
 
 def accuracy_at(curve: Curve, kl: float) -> float | None:
@@ -77,12 +88,10 @@ def accuracy_at(curve: Curve, kl: float) -> float | None:
     Returns:
         None beyond the curve's last model: nothing is extrapolated.
     """
-    for low, high in itertools.pairwise(curve):
-        if low.kl <= kl <= high.kl:
-            width = math.sqrt(high.kl) - math.sqrt(low.kl)
-            weight = (math.sqrt(kl) - math.sqrt(low.kl)) / width if width > 0 else 0.0
-            return low.accuracy + weight * (high.accuracy - low.accuracy)
-    return None
+    if not curve or kl > curve[-1].kl:
+        return None
+    roots, accuracies = zip(*((-math.sqrt(point.kl), point.accuracy) for point in reversed(curve)), strict=True)
+    return float(np.interp(-math.sqrt(kl), roots, accuracies))
 
 
 def reached(seeds: Mapping[int, Curve]) -> float:
@@ -121,7 +130,7 @@ def match(curves: Curves, method: str, kl: float, baseline: str) -> Matched | No
     return Matched(mean, statistics.mean(differences), error)
 
 
-def frontier_rows(curves: Curves, levels: Sequence[float], baseline: str) -> list[list[str]]:
+def frontier_rows(curves: Curves, levels: Sequence[float], baseline: str) -> Rows:
     """Head, then one row a method: name, number of seeds, the KL that it reaches, then one cell a level.
 
     A cell holds the accuracy in % and, in brackets, the difference to the baseline with its standard error, in points;
@@ -131,18 +140,8 @@ def frontier_rows(curves: Curves, levels: Sequence[float], baseline: str) -> lis
         TabomError: If a level is not above 0.
     """
     require(all(level > 0 for level in levels), f"kl_levels: expected numbers above 0 nats, got {list(levels)}")
-    rows = [["method", "seeds", "KL up to", *(f"KL {level:g}" for level in levels)]]
-    for method, seeds in curves.items():
-        cells = [_show(match(curves, method, level, baseline)) for level in levels]
-        rows.append([method, str(len(seeds)), f"{reached(seeds):.3f}", *cells])
-    return rows
-
-
-def _show(matched: Matched | None) -> str:
-    if matched is None:
-        return MISSING
-    accuracy = f"{100 * matched.accuracy:.1f}"
-    if matched.difference is None:
-        return accuracy
-    error = "" if matched.standard_error is None else f" ± {100 * matched.standard_error:.1f}"
-    return f"{accuracy} ({100 * matched.difference:+.1f}{error})"
+    return table_rows(
+        {"method": method, "seeds": str(len(seeds)), "KL up to": f"{reached(seeds):.3f}"}
+        | {f"KL {level:g}": str(match(curves, method, level, baseline) or MISSING) for level in levels}
+        for method, seeds in curves.items()
+    )

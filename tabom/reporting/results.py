@@ -1,34 +1,34 @@
 """What the records of many runs say together: which model is whose, and which of them count."""
 
 import re
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from tabom.errors import require
-from tabom.reporting.comparison import MethodResult
-from tabom.reporting.sensitivity import Setting, Value, short_names, show_value
+from tabom.reporting.comparison import MethodResult, Value, grouped, short_names, show_value
+from tabom.reporting.sensitivity import Setting
 from tabom.storage.run_record import Curves, RunRecord
-from tabom.storage.settings import flat
+from tabom.storage.settings import flat_config
 
 BASE = "base"
 BENCHMARK = "benchmark"
-RATE = "model.init_args.optimizer.init_args.lr"
-INTERPOLATION = "model.init_args.interpolation"
+RATE = "model.optimizer.lr"
+INTERPOLATION = "model.interpolation"
 STAGES = ("test", "validate")
-_BASE_MODEL = "model.init_args.backbone.init_args.path"
-_TASK = "data.init_args.task"
-_TRAINER_KEYS = (
-    "max_steps", "max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
-    "limit_train_batches",
-)  # fmt: skip
-_SETTINGS = re.compile(rf"model\.|data\.|trainer\.({'|'.join(_TRAINER_KEYS)})$")
-_NO_SETTINGS = re.compile(r"(\.path|\.tokenizer|_dir|_file|_workers|(?<!\.class)_path)$")
+_BASE_MODEL = "model.backbone.path"
+_TASK = "data.task"
+_SETTINGS = re.compile(
+    r"(model|data)(\.|$)|trainer\.(max_steps|max_epochs|precision|gradient_clip_val|gradient_clip_algorithm|"
+    r"accumulate_grad_batches|limit_train_batches)$"
+)
+_NO_SETTINGS = re.compile(r"(\.path|\.tokenizer|_dir|_file|_workers|_path)$")
 # What a test is run with comes from its own configuration, all else from that of the training.
-_MEASURED_WITH = re.compile(rf"model\.init_args\.validation\.|data\.init_args\.validation\.|{_TASK}|{INTERPOLATION}$")
+_MEASURED_WITH = re.compile(rf"(model|data)\.validation\.|{_TASK}(\.|$)|{INTERPOLATION}$")
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,14 @@ class Model:
     settings: dict[str, Value] = field(default_factory=dict)
 
     @property
+    def source(self) -> RunRecord:
+        """The last training, or the measurement itself where that was not given."""
+        return self.trainings[-1] if self.trainings else self.record
+
+    @property
     def seed(self) -> int:
         """Of the training."""
-        return (self.trainings or [self.record])[-1].seed
+        return self.source.seed
 
     @property
     def rate(self) -> float | None:
@@ -67,15 +72,15 @@ class Model:
         return float(self.keys.get(INTERPOLATION, 1.0))
 
     @property
-    def method(self) -> str:
-        """Label and settings."""
+    def varied(self) -> list[str]:
+        """Its settings, as they are shown."""
         names = short_names(list(self.settings))
-        return ", ".join([self.label, *(f"{names[key]} {show_value(value)}" for key, value in self.settings.items())])
+        return [f"{names[key]} {show_value(value)}" for key, value in self.settings.items()]
 
     @property
-    def fingerprint(self) -> str:
-        """Of the trajectories that it was trained on."""
-        return fingerprint((self.trainings or [self.record])[-1])
+    def method(self) -> str:
+        """Label and settings."""
+        return ", ".join([self.label, *self.varied])
 
     @property
     def base_model(self) -> str:
@@ -85,7 +90,7 @@ class Model:
     @property
     def task(self) -> str:
         """What its accuracies are about: the class, and the file that it was tested on."""
-        parts = (self.keys.get(f"{_TASK}.class_path"), self.keys.get(f"{_TASK}.init_args.test_file"))
+        parts = (self.keys.get(_TASK), self.keys.get(f"{_TASK}.test_file"))
         return " ".join(str(part) for part in parts if part is not None)
 
     @property
@@ -99,19 +104,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Models that differ in nothing but the seed.
-
-    Attributes:
-        method: Label and settings, with the learning rate where the method has several.
-        models: One a seed.
-    """
-
-    method: str
-    models: list[Model]
-
-
-@dataclass(frozen=True)
 class Results:
     """What is compared.
 
@@ -121,6 +113,7 @@ class Results:
         models: All others that count, by method, learning rate and interpolation.
         roles: What each run counts as, or why it does not, by the path of its record.
         labels: Of each run, by the path of its record.
+        trainings: Of each run, those that made its model, by the path of its record.
     """
 
     stage: str
@@ -128,6 +121,7 @@ class Results:
     models: list[Model]
     roles: dict[Path, str]
     labels: dict[Path, str]
+    trainings: dict[Path, list[RunRecord]]
 
     @property
     def num_left_out(self) -> int:
@@ -136,78 +130,73 @@ class Results:
         return sum(role not in counted and not role.startswith(BENCHMARK) for role in self.roles.values())
 
     @property
+    def compared(self) -> list[Model]:
+        """The base and all others."""
+        return [*self.base, *self.models]
+
+    @property
     def base_models(self) -> set[str]:
         """What the models that are compared started from."""
-        return {model.base_model for model in (*self.base, *self.models)} - {""}
+        return {model.base_model for model in self.compared} - {""}
 
     @property
     def methods(self) -> list[str]:
         """In order of first appearance."""
         return list(dict.fromkeys(model.method for model in self.models))
 
-    def of_method(self, method: str) -> list[Model]:
-        """Its models that are not interpolated."""
-        return [model for model in self.models if model.method == method and model.interpolation == 1]
+    @property
+    def trained(self) -> list[Model]:
+        """Those that are not interpolated."""
+        return [model for model in self.models if model.interpolation == 1]
 
-    def rates(self, method: str) -> list[float | None]:
-        """Its learning rates."""
-        return list(dict.fromkeys(model.rate for model in self.of_method(method)))
-
-    def shown(self, metric: str) -> list[Group]:
+    def shown(self, metric: str) -> dict[str, list[Model]]:
         """Each method at the learning rate whose mean is the highest, and the base, for what cannot show all."""
-        groups: list[Group] = []
-        for method in self.methods:
-            by_rate: dict[float | None, list[Model]] = {}
-            for model in self.of_method(method):
-                by_rate.setdefault(model.rate, []).append(model)
-            if by_rate:
-                rate = max(by_rate, key=lambda rate: _mean(by_rate[rate], metric))
-                name = f"{method} (lr {rate:g})" if len(by_rate) > 1 else method
-                groups.append(Group(name, by_rate[rate]))
-        return [*groups, Group(BASE, self.base)] if self.base else groups
+        shown: dict[str, list[Model]] = {}
+        for method, models in grouped(self.trained, lambda model: model.method).items():
+            rates = grouped(models, lambda model: model.rate)
+            best = max(rates, key=lambda rate: _mean(rates[rate], metric))
+            shown[f"{method} (lr {best:g})" if len(rates) > 1 else method] = rates[best]
+        return shown | ({BASE: self.base} if self.base else {})
 
     def rows(self) -> list[MethodResult]:
         """One a model, the base first, for tables; an interpolated one has a method of its own."""
         base = [model.result(BASE, None) for model in self.base]
-        return base + [model.result(_interpolated(model), model.rate) for model in self.models]
+        names = ["" if model.interpolation == 1 else f" x {model.interpolation:g}" for model in self.models]
+        return base + [m.result(m.method + name, m.rate) for m, name in zip(self.models, names, strict=True)]
 
     def on_frontier(self) -> list[MethodResult]:
         """One a point: each method over its learning rates, and towards the base over its interpolation weights."""
-        points = [model.result(model.method, model.rate) for model in self.models if model.interpolation == 1]
-        towards = {(m.method, m.rate) for m in self.models if m.interpolation < 1}
-        for model in self.models:
-            if (model.method, model.rate) in towards:
-                method = f"{model.method} (lr {show_value(model.rate)}) towards the base"
-                points.append(model.result(method, model.interpolation))
-        return points
+        towards = {(model.method, model.rate) for model in self.models if model.interpolation < 1}
+        return [model.result(model.method, model.rate) for model in self.trained] + [
+            model.result(f"{model.method} (lr {show_value(model.rate)}) towards the base", model.interpolation)
+            for model in self.models
+            if (model.method, model.rate) in towards
+        ]
 
     def settings(self, label: str, metric: str) -> list[Setting]:
         """The runs of a label by what varies in it, with the learning rate where it varies as well."""
-        own = [m for m in self.models if m.label == label and m.interpolation == 1 and metric in m.values]
-        rates = {model.rate for model in own}
+        own = [model for model in self.trained if model.label == label and metric in model.values]
+        varies = len({model.rate for model in own}) > 1
+        rates = [{RATE: model.rate} if varies and model.rate is not None else {} for model in own]
         return [
-            Setting(
-                model.settings | ({RATE: model.rate} if len(rates) > 1 and model.rate is not None else {}),
-                model.seed,
-                model.values[metric],
-            )
-            for model in own
+            Setting(model.settings | rate, model.seed, model.values[metric])
+            for model, rate in zip(own, rates, strict=True)
             if model.settings
         ]
 
     def warnings(self) -> list[str]:
         """What the compared runs differ in although they should not."""
-        compared = [*self.base, *self.models]
+        data = [fingerprint(model.source)[:12] for model in self.models]
         parts = {
-            "base model": [model.base_model for model in compared if model.base_model],
-            "trajectories (SHA-256 of the manifest)": [m.fingerprint[:12] for m in self.models if m.fingerprint],
+            "base model": [model.base_model for model in self.compared if model.base_model],
+            "trajectories (SHA-256 of the manifest)": list(filter(None, data)),
         }
-        texts = differences("The runs", [model.record for model in compared], parts)
-        num_unknown = sum(model.record.parent is not None and not model.trainings for model in compared)
+        texts = differences("The runs", [model.record for model in self.compared], parts)
+        num_unknown = sum(model.record.parent is not None and not model.trainings for model in self.compared)
         if num_unknown:
             texts.append(
-                f"{num_unknown} of {len(compared)} runs measured a checkpoint whose training is not among the runs: "
-                "their seed, learning rate and settings are those that the measurement was given."
+                f"{num_unknown} of {len(self.compared)} runs measured a checkpoint whose training is not among the "
+                "runs: their seed, learning rate and settings are those that the measurement was given."
             )
         return texts
 
@@ -228,22 +217,17 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
         TabomError: If no run was measured at the stage, nor on benchmarks.
     """
     stage = stage or next((s for s in STAGES if any(record.last(s) for record in records)), STAGES[0])
-    fits = [record for record in records if record.verb == "fit"]
-    resumed = {earlier.path: record for record in fits for earlier in trainings(record, fits)[:-1]}
-    labels = _labels(records, fits)
-    results = [record for record in records if record.last(stage) or record.benchmarks]
-    measured = {path for record in results for path in _paths(trainings(record, fits))}
-    roles: dict[Path, str] = {}
+    made_by = trainings(records)
+    labels = _labels(records, made_by)
+    roles = _roles(records, stage, made_by)
+    models = [_model(r, stage, made_by[r.path], labels[r.path]) for r in records if not roles[r.path]]
+    tasks = Counter(model.task for model in models)
+    task = max(tasks, key=tasks.__getitem__, default="")
+    roles |= {model.record.path: f"measured on {model.task}, not counted" for model in models if model.task != task}
     latest: dict[tuple[Any, ...], Model] = {}
-    models: list[Model] = []
-    for record in records:
-        roles[record.path] = _role(record, stage, fits, resumed, measured)
-        if not roles[record.path]:
-            models.append(_model(record, stage, fits, labels[record.path]))
-    task = max(models, key=lambda model: [other.task for other in models].count(model.task)).task if models else ""
     for model in _with_settings([model for model in models if model.task == task]):
         unknown = None if model.trainings else model.record.parent
-        numbers = (model.rate, model.interpolation, model.seed, model.fingerprint, unknown)
+        numbers = (model.rate, model.interpolation, model.seed, fingerprint(model.source), unknown)
         key = (model.label, *model.settings.items(), *numbers)
         if key in latest:
             roles[latest[key].record.path] = f"repeated by {model.record.run_id}"
@@ -253,12 +237,11 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
         len(latest) > 0 or BENCHMARK in roles.values(),
         f"{stage}: expected a finished run with results of this stage, found none",
     )
-    roles |= {model.record.path: f"measured on {model.task}, not counted" for model in models if model.task != task}
     base = [model for model in latest.values() if model.label == BASE]
     others = [model for model in latest.values() if model.label != BASE]
     methods = list(dict.fromkeys(model.method for model in others))
     others.sort(key=lambda model: (methods.index(model.method), model.rate or 0.0, -model.interpolation))
-    return Results(stage, base, others, roles, labels)
+    return Results(stage, base, others, roles, labels, made_by)
 
 
 def fingerprint(record: RunRecord) -> str:
@@ -271,10 +254,15 @@ def commit(record: RunRecord) -> str:
     return (record.environment["git_commit"] or "none")[:10]
 
 
-def trainings(record: RunRecord, fits: Sequence[RunRecord]) -> list[RunRecord]:
-    """What made the model that a run measured: several where a training was resumed, the first one first."""
-    chain = _chain(record, fits)
-    return chain if record.verb == "fit" else chain[:-1]
+def trainings(records: Sequence[RunRecord]) -> dict[Path, list[RunRecord]]:
+    """What made the model that each run measured: several where a training was resumed, the first one first."""
+    fits = [record for record in records if record.verb == "fit"]
+
+    def chain(record: RunRecord) -> list[RunRecord]:
+        parents = [fit for fit in fits if fit.run_id == record.parent and fit.time < record.time]
+        return [*(chain(parents[-1]) if parents else []), record]
+
+    return {record.path: chain(record)[: None if record.verb == "fit" else -1] for record in records}
 
 
 def seconds(record: RunRecord) -> float:
@@ -286,7 +274,7 @@ def seconds(record: RunRecord) -> float:
 
 def base_model(record: RunRecord) -> str:
     """Path of the pretrained model that it has; empty where it has none."""
-    return dict(flat(record.config)).get(_BASE_MODEL) or ""
+    return flat_config(record.config).get(_BASE_MODEL) or ""
 
 
 def differences(what: str, records: Sequence[RunRecord], parts: Mapping[str, Sequence[str]] | None = None) -> list[str]:
@@ -309,26 +297,11 @@ def differences(what: str, records: Sequence[RunRecord], parts: Mapping[str, Seq
     return texts
 
 
-def _paths(records: Iterable[RunRecord]) -> set[Path]:
-    return {record.path for record in records}
-
-
-def _chain(record: RunRecord, fits: Iterable[RunRecord]) -> list[RunRecord]:
-    """A training and those it resumed, the first one first."""
-    parents = [fit for fit in fits if fit.run_id == record.parent and fit.time < record.time]
-    return [*(_chain(parents[-1], fits) if parents else []), record]
-
-
-def _is_base(record: RunRecord) -> bool:
-    """Whether a run measured a pretrained model as it is."""
-    return record.verb in STAGES and record.config.get("ckpt_path") is None and base_model(record) != ""
-
-
-def _labels(records: Sequence[RunRecord], fits: Sequence[RunRecord]) -> dict[Path, str]:
+def _labels(records: Sequence[RunRecord], made_by: Mapping[Path, list[RunRecord]]) -> dict[Path, str]:
     files = {
         record.path: [
             PurePath(file)
-            for file in (trainings(record, fits) or [record])[-1].config_files
+            for file in (made_by[record.path] or [record])[-1].config_files
             if PurePath(file).parent.name != "trainer"
         ]
         for record in records
@@ -337,57 +310,64 @@ def _labels(records: Sequence[RunRecord], fits: Sequence[RunRecord]) -> dict[Pat
     folders = {(file.stem, file.parent.name) for record in others for file in files[record.path]}
     counts = Counter(stem for stem, _ in folders)
 
-    def name(file: PurePath) -> str:
-        return f"{file.parent.name}/{file.stem}" if counts[file.stem] > 1 else file.stem
-
     def label(record: RunRecord) -> str:
         if record.benchmarks:
             return ", ".join(dict.fromkeys(result.model for result in record.benchmarks))
-        return BASE if _is_base(record) else " + ".join(map(name, files[record.path])) or "no config"
+        if record.verb in STAGES and record.config.get("ckpt_path") is None and base_model(record):
+            return BASE
+        names = (f"{f.parent.name}/{f.stem}" if counts[f.stem] > 1 else f.stem for f in files[record.path])
+        return " + ".join(names) or "no config"
 
     return {record.path: label(record) for record in records}
 
 
-def _role(
-    record: RunRecord, stage: str, fits: Sequence[RunRecord], resumed: Mapping[Path, RunRecord], measured: set[Path]
-) -> str:
-    """Why a run does not count; empty if it does."""
-    if record.path in resumed:
-        return f"resumed by {resumed[record.path].run_id}"
-    if record.state != "finished":
-        return "unfinished, not counted"
-    if record.verb == "predict":
-        return "trajectories"
-    training = trainings(record, fits)[-1:]
-    if training and training[0].path in resumed:
-        return f"its training was resumed by {resumed[training[0].path].run_id}"
-    if training and training[0].state != "finished":
-        return "its training is unfinished, not counted"
-    if record.verb == "evaluate" and record.benchmarks:
-        return BENCHMARK
-    if record.last(stage):
-        return ""
-    return "training" if record.path in measured else f"no results of {stage}, not counted"
+def _roles(records: Sequence[RunRecord], stage: str, made_by: Mapping[Path, list[RunRecord]]) -> dict[Path, str]:
+    """Why runs do not count, by the paths of their records; empty for those that do."""
+    resumed = {
+        earlier.path: f"resumed by {record.run_id}"
+        for record in records
+        if record.verb == "fit"
+        for earlier in made_by[record.path][:-1]
+    }
+    results = [record for record in records if record.last(stage) or record.benchmarks]
+    measured = {training.path for record in results for training in made_by[record.path]}
+
+    def role(record: RunRecord) -> str:
+        if record.path in resumed:
+            return resumed[record.path]
+        if record.state != "finished":
+            return "unfinished, not counted"
+        if record.verb == "predict":
+            return "trajectories"
+        for training in made_by[record.path][-1:]:
+            if training.path in resumed:
+                return f"its training was {resumed[training.path]}"
+            if training.state != "finished":
+                return "its training is unfinished, not counted"
+        if record.verb == "evaluate" and record.benchmarks:
+            return BENCHMARK
+        if record.last(stage):
+            return ""
+        return "training" if record.path in measured else f"no results of {stage}, not counted"
+
+    return {record.path: role(record) for record in records}
 
 
-def _model(record: RunRecord, stage: str, fits: Sequence[RunRecord], label: str) -> Model:
-    made_by = trainings(record, fits)
-    keys = dict(flat((made_by or [record])[-1].config))
-    keys |= {key: value for key, value in flat(record.config) if _MEASURED_WITH.match(key)}
+def _model(record: RunRecord, stage: str, made_by: list[RunRecord], label: str) -> Model:
+    keys = flat_config((made_by or [record])[-1].config)
+    keys |= {key: value for key, value in flat_config(record.config).items() if _MEASURED_WITH.match(key)}
     values = {name: value for name, value in record.last(stage).items() if value == value}
     return Model(record, made_by, label, keys, values)
 
 
 def _with_settings(models: Sequence[Model]) -> list[Model]:
     """Each with what varies within its label."""
-    varying: dict[str, list[str]] = {}
-    for label in {model.label for model in models} - {BASE}:
-        own = [model.keys for model in models if model.label == label]
-        names = dict.fromkeys(key for keys in own for key in keys if _is_setting(key))
-        varying[label] = [key for key in names if len({str(keys.get(key)) for keys in own}) > 1]
+    varying: dict[str, list[str]] = {BASE: []}
+    for label, own in grouped([m for m in models if m.label != BASE], lambda model: model.label).items():
+        names = dict.fromkeys(key for model in own for key in model.keys if _is_setting(key))
+        varying[label] = [key for key in names if len({str(model.keys.get(key)) for model in own}) > 1]
     return [
-        replace(model, settings={key: _value(model.keys.get(key)) for key in varying.get(model.label, [])})
-        for model in models
+        replace(model, settings={key: _value(model.keys.get(key)) for key in varying[model.label]}) for model in models
     ]
 
 
@@ -402,10 +382,6 @@ def _value(value: Any) -> Value:
     return str(value).rpartition(".")[2]
 
 
-def _interpolated(model: Model) -> str:
-    return model.method if model.interpolation == 1 else f"{model.method} x {model.interpolation:g}"
-
-
-def _mean(models: Iterable[Model], metric: str) -> float:
+def _mean(models: Sequence[Model], metric: str) -> float:
     values = [model.values[metric] for model in models if metric in model.values]
-    return statistics.mean(values) if values else float("-inf")
+    return float(np.mean(values)) if values else -np.inf

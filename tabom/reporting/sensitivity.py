@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tabom.reporting.comparison import MISSING, Column
-from tabom.reporting.figures import COLORS
+from tabom.reporting.comparison import Column, Rows, Value, grouped, short_names, show_value
+from tabom.reporting.curves import COLORS
 
-Value = float | str
 _MAX_TICKS = 6  # up to which every value is written below the axis
 _LOG_RATIO = 30  # from which on positive values are drawn on a logarithmic scale
+Groups = dict[tuple[Value, ...], list[float]]
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,13 @@ class Setting:
     metric: float
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, and as many more as tell it from the others.
-
-    >>> short_names(["a.ranking.margin", "a.window", "b.window"])
-    {'a.ranking.margin': 'margin', 'a.window': 'a.window', 'b.window': 'b.window'}
-    """
-
-    def end(key: str, num_parts: int) -> str:
-        return ".".join(key.split(".")[-num_parts:])
-
-    longest = max((key.count(".") + 1 for key in keys), default=0)
-    lengths = {
-        key: next(n for n in range(1, longest + 1) if [end(other, n) for other in keys].count(end(key, n)) == 1)
-        for key in keys
-    }
-    return {key: end(key, length) for key, length in lengths.items()}
-
-
 def sensitivity_rows(
     settings: Sequence[Setting],
     title: str,
     scale: float = 1.0,
     digits: int = 1,
     goal: Literal["maximize", "minimize"] = "maximize",
-) -> list[list[str]]:
+) -> Rows:
     """Head, then one row a combination of values, the best mean first and marked.
 
     Args:
@@ -70,29 +52,13 @@ def sensitivity_rows(
         The values, number of seeds, and mean ± standard deviation over the seeds.
     """
     keys = list(settings[0].values)
-    names = short_names(keys)
     column = Column("", title, scale, digits)
-    groups = sorted(
-        _by_values(settings, keys).items(),
-        key=lambda item: statistics.mean(item[1]),
-        reverse=goal == "maximize",
-    )
-    rows = [[*names.values(), "seeds", title]]
-    for index, (values, metrics) in enumerate(groups):
-        mark = " (best)" if index == 0 and len(groups) > 1 else ""
-        rows.append([*map(show_value, values), str(len(metrics)), column.show(metrics) + mark])
-    return rows
-
-
-def show_value(value: Value | None) -> str:
-    """Six significant digits of a number; a dash for nothing.
-
-    >>> [show_value(value) for value in (0.001, 8, "logistic", None)]
-    ['0.001', '8', 'logistic', '-']
-    """
-    if value is None:
-        return MISSING
-    return value if isinstance(value, str) else f"{value:g}"
+    groups = _by_values(settings, keys)
+    best_first = sorted(groups, key=lambda values: statistics.mean(groups[values]), reverse=goal == "maximize")
+    rows = [[*map(show_value, key), str(len(groups[key])), column.show(groups[key])] for key in best_first]
+    if len(rows) > 1:
+        rows[0][-1] += " (best)"
+    return [[*short_names(keys).values(), "seeds", title], *rows]
 
 
 def plot_sensitivity(
@@ -110,8 +76,13 @@ def plot_sensitivity(
         digits: After the point, in the cells of a heat map.
     """
     keys = list(settings[0].values)
-    if len(keys) == 2 and _is_grid(settings, keys):
-        return _heat_map(settings, keys, title, ylabel, Column("", "", scale, digits))
+    levels = [[value for (value,) in _by_values(settings, [key])] for key in keys]
+    groups = _by_values(settings, keys)
+    if len(keys) == 2 and 2 * len(groups) >= len(levels[0]) * len(levels[1]):
+        figure, axes = _heat_map(groups, *levels, ylabel, Column("", "", scale, digits))
+        columns, rows = (short_names(keys)[key] for key in reversed(keys))
+        axes.set(xlabel=columns, ylabel=rows, title=title)
+        return figure
     num_columns = min(2, len(keys))
     num_rows = -(-len(keys) // num_columns)
     figure = Figure(figsize=(6, 3.2 * num_rows), layout="constrained")
@@ -129,27 +100,11 @@ def plot_sensitivity(
     return figure
 
 
-def _by_values(settings: Sequence[Setting], keys: Sequence[str]) -> dict[tuple[Value, ...], list[float]]:
-    """Metrics of the runs that share the values of some keys, in the order of the values."""
-    groups: dict[tuple[Value, ...], list[float]] = {}
-    for setting in settings:
-        groups.setdefault(tuple(setting.values[key] for key in keys), []).append(setting.metric)
-    return dict(sorted(groups.items(), key=lambda item: tuple(map(_order, item[0]))))
-
-
-def _order(value: Value) -> tuple[bool, float, str]:
-    """Numbers before words."""
-    return (True, 0.0, value) if isinstance(value, str) else (False, value, "")
-
-
-def _values(settings: Sequence[Setting], key: str) -> list[Value]:
-    return sorted({setting.values[key] for setting in settings}, key=_order)
-
-
-def _is_grid(settings: Sequence[Setting], keys: Sequence[str]) -> bool:
-    """Whether the runs fill at least half of the combinations of their values."""
-    num_cells = int(np.prod([len(_values(settings, key)) for key in keys]))
-    return 2 * len(_by_values(settings, keys)) >= num_cells
+def _by_values(settings: Sequence[Setting], keys: Sequence[str]) -> Groups:
+    """Metrics of the runs that share the values of some keys, in the order of the values: numbers before words."""
+    groups = grouped(settings, lambda setting: tuple(setting.values[key] for key in keys))
+    order = sorted(groups, key=lambda values: [(isinstance(value, str), value) for value in values])
+    return {values: [setting.metric for setting in groups[values]] for values in order}
 
 
 def _panel(axes: Axes, groups: Mapping[tuple[Value, ...], list[float]], scale: float, *, is_joined: bool) -> None:
@@ -160,34 +115,32 @@ def _panel(axes: Axes, groups: Mapping[tuple[Value, ...], list[float]], scale: f
         axes.set_xscale("log")
     elif not is_numeric or len(values) <= _MAX_TICKS:
         axes.set_xticks(positions, [show_value(value) for value in values])
-    metrics = [[scale * metric for metric in group] for group in groups.values()]
+    metrics = [scale * np.array(group) for group in groups.values()]
     points = np.repeat(positions, [len(group) for group in metrics])
     axes.scatter(points, np.concatenate(metrics), s=14, color=COLORS[1], alpha=0.5)
     if is_joined:
-        spread = [statistics.stdev(group) if len(group) > 1 else 0.0 for group in metrics]
-        means = [statistics.mean(group) for group in metrics]
+        spread = [group.std(ddof=1) if len(group) > 1 else 0.0 for group in metrics]
+        means = [group.mean() for group in metrics]
         axes.errorbar(positions, means, spread, color=COLORS[2], marker="D", markersize=5, capsize=3, linewidth=1.3)
 
 
-def _heat_map(settings: Sequence[Setting], keys: Sequence[str], title: str, label: str, shown: Column) -> Figure:
-    rows, columns = (_values(settings, key) for key in keys)
-    groups = _by_values(settings, keys)
-    means = np.array(
-        [[shown.scale * statistics.mean(groups.get((row, column), [np.nan])) for column in columns] for row in rows]
-    )
+def _heat_map(
+    groups: Groups, rows: Sequence[Value], columns: Sequence[Value], label: str, shown: Column
+) -> tuple[Figure, Axes]:
+    """Means as colours, and in words in each cell that has runs."""
+    means = np.full((len(rows), len(columns)), np.nan)
+    cells = {(rows.index(row), columns.index(column)): group for (row, column), group in groups.items()}
+    for cell, group in cells.items():
+        means[cell] = shown.scale * statistics.mean(group)
     figure = Figure(figsize=(2.2 + 1.1 * len(columns), 1.6 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(means, cmap="cividis", aspect="auto")
     figure.colorbar(image, label=label)
-    for (i, row), (j, other) in ((r, c) for r in enumerate(rows) for c in enumerate(columns)):
-        if (row, other) in groups:
-            red, green, blue, _ = image.to_rgba(means[i, j])
-            is_light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45
-            color = "#111111" if is_light else "#ffffff"
-            text = shown.show(groups[row, other]).replace(" ± ", "\n± ")
-            axes.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
-    names = short_names(keys)
+    for (i, j), group in cells.items():
+        red, green, blue, _ = image.to_rgba(means[i, j])
+        color = "#111111" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "#ffffff"
+        text = shown.show(group).replace(" ± ", "\n± ")
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
     axes.set_xticks(range(len(columns)), [show_value(value) for value in columns])
     axes.set_yticks(range(len(rows)), [show_value(value) for value in rows])
-    axes.set(xlabel=names[keys[1]], ylabel=names[keys[0]], title=title)
-    return figure
+    return figure, axes

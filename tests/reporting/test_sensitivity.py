@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows, short_names
+from tabom.reporting.comparison import short_names
+from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows
 
 MARGIN, WEIGHT = "objective.margin", "objective.rank_weight"
 GRID = [
