@@ -41,6 +41,7 @@ HOMES = {
     "rich": {"cli", "demo", "reporting", "sweeping"},
     "optuna": {"sweeping"},
     "jinja2": {"reporting"},
+    "pandas": {"reporting"},
 }
 
 

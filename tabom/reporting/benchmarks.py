@@ -1,17 +1,16 @@
 """What runs of benchmarks say: scores, two models on the same questions, and what decoding cost."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tabom.reporting.comparison import MISSING, Column
-from tabom.reporting.page import Rows, Section, Table
-from tabom.reporting.paired import Paired, pair
-from tabom.reporting.paper import paper_scores
-from tabom.reporting.results import BENCHMARK, base_model, differences, trainings
-from tabom.reporting.sensitivity import short_names, show_value
+from tabom.reporting.comparison import MISSING, Column, grouped, short_names, show_value, table_rows, with_error
+from tabom.reporting.page import Section, Table
+from tabom.reporting.paired import pair
+from tabom.reporting.paper import PaperScores, paper_scores
+from tabom.reporting.results import BENCHMARK, Results, differences
 from tabom.storage.run_record import BenchmarkResult, RunRecord
 from tabom.storage.settings import flat
 
@@ -31,6 +30,17 @@ _COSTS = (
     Column("tokens_per_second", "tokens a second"),
     Column("num_decoded", "responses timed", digits=0),
 )
+_SCORES = """Scores in %, ± their standard error over the questions; where runs of several seeds count, the mean over \
+them ± its standard deviation over the seeds, as the cell says. In brackets: how many questions were answered, where \
+it is not all of them (all that were asked in the table, where the benchmark's size is not known). All rows of a table \
+were decoded with the same settings."""
+_PAPER = """Rows with (paper) are the paper's numbers, measured with its own harness, on other hardware: a difference \
+to them may come from either."""
+_PAIRS = """Two models on the questions that both answered; the standard error is that of the mean difference of a \
+question. p: McNemar's test, exact, two-sided. Comparisons made here: {}; p is not corrected for their number."""
+_COST = """Means over the responses, and ± standard deviation over the seeds where there are several. Tokens of a \
+response count up to its end. Tokens a second compare on the same machine only, with nothing else on it, and are of \
+the responses that the run decoded itself."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +50,13 @@ class Answers:
     Attributes:
         record: Of the run.
         result: What it reached.
-        base_model: What the model is, or was trained from.
-        seed: Of its training, where that is among the runs; else of the run.
+        training: The last one of the model, where that is among the runs; else the run itself.
         settings: What decides the decoding and the score, by dotted key; no seed is among them.
     """
 
     record: RunRecord
     result: BenchmarkResult
-    base_model: str
-    seed: int
+    training: RunRecord
     settings: dict[str, Any]
 
     @property
@@ -71,8 +79,7 @@ class Answers:
         """What two runs share that measured the same."""
         settings = tuple(sorted((key, str(value)) for key, value in self.settings.items()))
         seeds = (self.record.seed, dict(flat(self.result.settings)).get(_SEED))
-        model = (self.base_model, self.result.trained_on, self.checkpoint, self.result.model)
-        return *model, self.name, settings, seeds
+        return self.training.base_model, self.result.trained_on, self.checkpoint, *self.row, self.name, settings, seeds
 
 
 @dataclass(frozen=True)
@@ -80,178 +87,112 @@ class Comparison:
     """Models that were measured in the same way: one table.
 
     Attributes:
-        base_model: Of all of them.
+        title: What they share.
         trained_on: Domain; None where no model says its own.
-        tokens_per_step: None where the sampler has no such number.
-        varied: Settings in which this table differs from others of the model, by dotted key.
+        paper: What the paper measured in the same way.
         answers: The base's first.
     """
 
-    base_model: str
+    title: str
     trained_on: str | None
-    tokens_per_step: float | None
-    varied: dict[str, Any]
+    paper: PaperScores | None
     answers: list[Answers]
-
-    @property
-    def title(self) -> str:
-        """What the models share."""
-        names = short_names(list(self.varied))
-        return ", ".join(
-            [
-                self.base_model or "no base model",
-                *([f"post-trained on {self.trained_on}"] if self.trained_on else []),
-                f"tokens a step: {show_value(self.tokens_per_step)}",
-                *(f"{names[key]}: {MISSING if value is None else value}" for key, value in self.varied.items()),
-            ]
-        )
 
     @property
     def rows(self) -> list[tuple[bool, str]]:
         """Models, the base first."""
-        return list(dict.fromkeys(answers.row for answers in self.answers))
+        return list(dict.fromkeys(one.row for one in self.answers))
 
     @property
     def benchmarks(self) -> dict[str, str]:
         """Domains by benchmark: the one that was trained on first, and then as in the paper."""
-        domains = {answers.name: answers.result.domain for answers in self.answers}
+        domains = {one.name: one.result.domain for one in self.answers}
         order = [*_KNOWN, *(name for name in domains if name not in _KNOWN)]
         return dict(sorted(domains.items(), key=lambda item: (item[1] != self.trained_on, order.index(item[0]))))
 
     def of(self, benchmark: str, row: tuple[bool, str] | None = None) -> list[Answers]:
         """Runs on a benchmark, of one model or of all."""
-        return [answers for answers in self.answers if answers.name == benchmark and row in (answers.row, None)]
+        return [one for one in self.answers if one.name == benchmark and row in (one.row, None)]
 
 
-@dataclass(frozen=True)
-class Benchmarks:
-    """What is reported.
-
-    Attributes:
-        comparisons: One a table.
-        answers: All that count.
-        roles: What each run of benchmarks counts as, by the path of its record.
-    """
-
-    comparisons: list[Comparison]
-    answers: list[Answers]
-    roles: dict[Path, str]
-
-    @property
-    def models(self) -> list[str]:
-        """Names, in order of first appearance."""
-        return list(dict.fromkeys(answers.result.model for answers in self.answers))
-
-    @property
-    def summary(self) -> str:
-        """How much there is."""
-        num_runs = len({answers.record.path for answers in self.answers})
-        num_benchmarks = len({answers.name for answers in self.answers})
-        return (
-            f"Runs of benchmarks: {num_runs}. Models: {len(self.models)}. Benchmarks: {num_benchmarks}. "
-            "Their numbers are of the benchmarks' own questions."
-        )
-
-
-def collect_benchmarks(records: Sequence[RunRecord], roles: Mapping[Path, str]) -> Benchmarks:
-    """Find out which results count and which may stand in one table.
+def collect_benchmarks(records: Sequence[RunRecord], results: Results) -> tuple[list[Answers], dict[Path, str]]:
+    """Find out which results count, and what each run of benchmarks counts as, by the path of its record.
 
     Of several runs of a model with the same settings and seeds the one with the most questions counts, of several such
     the last.
 
     Args:
         records: By time.
-        roles: Of all runs, by the path of their records; those of :data:`BENCHMARK` are read.
+        results: Of the same records: those with the role :data:`BENCHMARK` are read.
     """
-    fits = [record for record in records if record.verb == "fit"]
-    own = [record for record in records if roles[record.path] == BENCHMARK]
+    own = [record for record in records if results.roles[record.path] == BENCHMARK]
+    answers = []
+    for record in own:
+        for result in record.benchmarks:
+            settings = dict(flat(result.settings)) | {"task": result.task, "metric": result.metric}
+            settings.pop(_SEED, None)
+            answers.append(Answers(record, result, (results.trainings[record.path] or [record])[-1], settings))
     counted: dict[tuple[Any, ...], Answers] = {}
     replaced: dict[tuple[Path, str], str] = {}
-    for answers in (_answers(record, result, fits) for record in own for result in record.benchmarks):
-        earlier = counted.get(answers.identity)
-        if earlier is None:
-            counted[answers.identity] = answers
-        elif len(answers.result.scores) >= len(earlier.result.scores):
-            counted[answers.identity] = answers
-            replaced[earlier.record.path, earlier.name] = f"repeated by {answers.record.run_id}"
-        else:
-            replaced[answers.record.path, answers.name] = f"fewer questions than in {earlier.record.run_id}"
-    results = list(counted.values())
-    return Benchmarks(_comparisons(results), results, {r.path: _role(r, results, replaced) for r in own})
+    for one in answers:
+        best = counted.setdefault(one.identity, one)
+        if one is not best and len(one.result.scores) >= len(best.result.scores):
+            counted[one.identity] = one
+            replaced[best.record.path, best.name] = f"{best.name} repeated by {one.record.run_id}"
+        elif one is not best:
+            replaced[one.record.path, one.name] = f"{one.name} fewer questions than in {best.record.run_id}"
+    roles = {}
+    for path in (record.path for record in own):
+        names = [one.name for one in counted.values() if one.record.path == path]
+        others = [text for (other, name), text in replaced.items() if other == path and name not in names]
+        roles[path] = "; ".join([f"{BENCHMARK}: {', '.join(names)}"] * bool(names) + others)
+    return list(counted.values()), roles
 
 
-def benchmark_sections(benchmarks: Benchmarks, baseline: str) -> list[Section]:
+def benchmark_sections(answers: Sequence[Answers], baseline: str) -> list[Section]:
     """Scores, pairs and cost; empty where no benchmark was run.
 
     Args:
-        benchmarks: That count.
+        answers: That count.
         baseline: Model that the others are compared with beside the base.
     """
-    if not benchmarks.answers:
+    if not answers:
         return []
-    scores = [_scores(comparison) for comparison in benchmarks.comparisons]
-    texts = [
-        "Scores in %, ± their standard error over the questions; where runs of several seeds count, the mean over them "
-        "± its standard deviation over the seeds, as the cell says. In brackets: how many questions were answered, "
-        "where it is not all of them (all that were asked in the table, where the benchmark's size is not known). All "
-        "rows of a table were decoded with the same settings.",
-    ]
-    if any("(paper)" in row[0] for table in scores for row in table.rows):
-        texts.append(
-            "Rows with (paper) are the paper's numbers, measured with its own harness, on other hardware: a difference "
-            "to them may come from either."
-        )
+    comparisons = list(_comparisons(answers))
+    texts = [_SCORES, _PAPER] if any(comparison.paper for comparison in comparisons) else [_SCORES]
+    warnings = differences("The runs of benchmarks", [*{one.record.path: one.record for one in answers}.values()])
+    cost = [Table(comparison.title, table_rows(_cost(comparison))) for comparison in comparisons]
     return [
-        Section("Benchmarks", texts, tables=scores, warnings=_warnings(benchmarks)),
-        *_pairs(benchmarks, baseline),
-        _cost(benchmarks),
+        Section("Benchmarks", texts, tables=list(map(_scores, comparisons)), warnings=warnings),
+        *_pairs(comparisons, baseline),
+        Section("Cost of decoding", [_COST], tables=cost),
     ]
 
 
-def _answers(record: RunRecord, result: BenchmarkResult, fits: Sequence[RunRecord]) -> Answers:
-    training = (trainings(record, fits) or [record])[-1]
-    settings = dict(flat(result.settings)) | {"task": result.task, "metric": result.metric}
-    settings.pop(_SEED, None)
-    return Answers(record, result, base_model(training), training.seed, settings)
-
-
-def _role(record: RunRecord, counted: Iterable[Answers], replaced: Mapping[tuple[Path, str], str]) -> str:
-    names = [answers.name for answers in counted if answers.record.path == record.path]
-    others = [f"{name} {why}" for (path, name), why in replaced.items() if path == record.path and name not in names]
-    return "; ".join([f"{BENCHMARK}: {', '.join(names)}"] * bool(names) + others)
-
-
-def _comparisons(answers: Sequence[Answers]) -> list[Comparison]:
+def _comparisons(answers: Sequence[Answers]) -> Iterator[Comparison]:
     """One a base model, tokens a step, domain, and combination of what else differs between runs of one benchmark."""
-    alike = _grouped(answers, lambda one: (one.base_model, one.settings.get(_TOKENS_PER_STEP))).values()
-    return [comparison for group in alike for part in _split(group) for comparison in _by_domain(*part)]
+    alike = grouped(answers, lambda one: (one.training.base_model, one.settings.get(_TOKENS_PER_STEP)))
+    for (base, tokens), own in alike.items():
+        by_benchmark = grouped(own, lambda one: one.name).values()
+        keys = dict.fromkeys(key for one in own for key in one.settings)
+        varied = [key for key in keys if any(len({_setting(one, key) for one in same}) > 1 for same in by_benchmark)]
+        names = short_names(varied).values()
+        for values, part in grouped(own, lambda one, keys=varied: tuple(_setting(one, key) for key in keys)).items():
+            domains = grouped(sorted(part, key=lambda one: one.row[0]), lambda one: one.result.trained_on)
+            others = domains.pop(None, [])  # the base, beside the models of each domain
+            for domain, models in (domains or {None: []}).items():
+                shared = [
+                    base or "no base model",
+                    *([f"post-trained on {domain}"] if domain else []),
+                    f"tokens a step: {show_value(tokens)}",
+                    *(f"{name}: {value}" for name, value in zip(names, values, strict=True)),
+                ]
+                yield Comparison(", ".join(shared), domain, paper_scores(base, domain, tokens), [*others, *models])
 
 
-def _split(answers: Sequence[Answers]) -> list[tuple[dict[str, Any], list[Answers]]]:
-    """By the settings that differ between runs of one benchmark; with these settings."""
-    by_benchmark = _grouped(answers, lambda one: one.name).values()
-    names = dict.fromkeys(key for one in answers for key in one.settings)
-    varied = [key for key in names if any(len({str(one.settings.get(key)) for one in own}) > 1 for own in by_benchmark)]
-    parts = _grouped(answers, lambda one: tuple(str(one.settings.get(key)) for key in varied)).values()
-    return [({key: part[0].settings.get(key) for key in varied}, part) for part in parts]
-
-
-def _by_domain(varied: dict[str, Any], answers: Sequence[Answers]) -> list[Comparison]:
-    """The models of each domain, beside the base and what else has no domain."""
-    domains = _grouped(sorted(answers, key=lambda one: one.row[0]), lambda one: one.result.trained_on)
-    others = domains.pop(None, [])
-    first = answers[0]
-    return [
-        Comparison(first.base_model, domain, first.settings.get(_TOKENS_PER_STEP), varied, [*others, *own])
-        for domain, own in (domains or {None: []}).items()
-    ]
-
-
-def _grouped(answers: Iterable[Answers], key: Callable[[Answers], Any]) -> dict[Any, list[Answers]]:
-    groups: dict[Any, list[Answers]] = {}
-    for one in answers:
-        groups.setdefault(key(one), []).append(one)
-    return groups
+def _setting(answers: Answers, key: str) -> str:
+    value = answers.settings.get(key)
+    return MISSING if value is None else str(value)
 
 
 def _title(benchmark: str) -> str:
@@ -259,52 +200,43 @@ def _title(benchmark: str) -> str:
 
 
 def _scores(comparison: Comparison) -> Table:
-    marks = {True: " (in domain)", False: " (out of domain)"}
-    heads = [
-        _title(name) + (marks[domain == comparison.trained_on] if domain and comparison.trained_on else "")
-        for name, domain in comparison.benchmarks.items()
-    ]
-    wholes = {name: _num_questions(name, comparison.of(name)) for name in comparison.benchmarks}
+    heads, wholes = [], {}
+    for name, domain in comparison.benchmarks.items():
+        mark = f" ({'in' if domain == comparison.trained_on else 'out of'} domain)"
+        heads.append(_title(name) + (mark if domain and comparison.trained_on else ""))
+        asked = {question for one in comparison.of(name) for question in one.result.scores}
+        wholes[name] = max(_KNOWN.get(name, ("", 0))[1], len(asked))
     rows = [
         [row[1], *(_score(comparison.of(name, row), whole) for name, whole in wholes.items())]
         for row in comparison.rows
     ]
     caption = comparison.title
-    paper = paper_scores(comparison.base_model, comparison.trained_on, comparison.tokens_per_step)
-    if paper is not None:
-        caption += f"; (paper): {paper.source}"
+    if comparison.paper is not None:
+        caption += f"; (paper): {comparison.paper.source}"
         rows += [
             [f"{method} (paper)", *(scores.get(_title(name), MISSING) for name in wholes)]
-            for method, scores in paper.scores.items()
+            for method, scores in comparison.paper.scores.items()
         ]
     return Table(caption, [["model", *heads], *rows])
 
 
-def _num_questions(benchmark: str, answers: Iterable[Answers]) -> int:
-    """Of the whole benchmark, as far as that is known."""
-    asked = {question for one in answers for question in one.result.scores}
-    return max(_KNOWN.get(benchmark, ("", 0))[1], len(asked))
-
-
 def _score(answers: Sequence[Answers], whole: int) -> str:
-    """Of one model on one benchmark."""
-    if not answers:
-        return MISSING
-    text = _PERCENT.show([one.result.score for one in answers])
-    error = answers[0].result.standard_error
-    if len(answers) > 1:
-        text += f" over seeds {', '.join(str(one.seed) for one in answers)}"
-    elif error is not None:
-        text += f" ± {100 * error:.1f}"
-    fewest = min(len(one.result.scores) for one in answers)
+    """Of one model on one benchmark, which has so many questions as far as that is known."""
+    if len(answers) == 1:
+        error = answers[0].result.standard_error
+        text = with_error(100 * answers[0].result.score, None if error is None else 100 * error)
+    else:
+        text = _PERCENT.show(one.result.score for one in answers)
+        text += f" over seeds {', '.join(str(one.training.seed) for one in answers)}" if answers else ""
+    fewest = min((len(one.result.scores) for one in answers), default=whole)
     return text if fewest == whole else f"{text} ({fewest:,} of {whole:,})"
 
 
-def _pairs(benchmarks: Benchmarks, baseline: str) -> list[Section]:
+def _pairs(comparisons: Sequence[Comparison], baseline: str) -> list[Section]:
     """Nothing where no two models can be compared."""
     tables = []
     left_out: dict[str, None] = {}
-    for comparison in benchmarks.comparisons:
+    for comparison in comparisons:
         rows = []
         for first, second in _couples(comparison, baseline):
             if {*first.result.scores.values(), *second.result.scores.values()} <= {0, 1}:
@@ -312,20 +244,14 @@ def _pairs(benchmarks: Benchmarks, baseline: str) -> list[Section]:
             else:
                 left_out.setdefault(f"{first.result.model} and {second.result.model} on {_title(first.name)}")
         if rows:
-            head = ["benchmark", "A", "B", "questions of both", "both right", "only A", "only B", "both wrong"]
-            tables.append(Table(comparison.title, [[*head, "A less B, points", "p"], *rows]))
-    num_tests = sum(row[-1] != MISSING for table in tables for row in table.rows[1:])
-    texts = [
-        "Two models on the questions that both answered; the standard error is that of the mean difference of a "
-        f"question. p: McNemar's test, exact, two-sided. Comparisons made here: {num_tests}; p is not corrected for "
-        "their number."
-    ]
+            tables.append(Table(comparison.title, table_rows(rows)))
+    texts = [_PAIRS.format(sum(row[-1] != MISSING for table in tables for row in table.rows[1:]))]
     if left_out:
         texts.append(f"Left out, since scores other than right and wrong were given: {', '.join(left_out)}.")
     return [Section("Benchmarks, question by question", texts, tables=tables)] if tables or left_out else []
 
 
-def _couples(comparison: Comparison, baseline: str) -> Iterable[tuple[Answers, Answers]]:
+def _couples(comparison: Comparison, baseline: str) -> Iterator[tuple[Answers, Answers]]:
     """Every model beside the base, and every other trained one beside the baseline, by benchmark.
 
     A run is compared with that of the same seed, or with the first where there is none.
@@ -336,62 +262,38 @@ def _couples(comparison: Comparison, baseline: str) -> Iterable[tuple[Answers, A
         others = comparison.of(name, reference)
         for one in comparison.of(name) if others else ():
             if one.row != reference and one.row[0] >= reference[0]:
-                yield one, next((other for other in others if other.seed == one.seed), others[0])
+                yield one, next((other for other in others if other.training.seed == one.training.seed), others[0])
 
 
-def _pair_row(comparison: Comparison, first: Answers, second: Answers) -> list[str]:
-    names = [
-        one.result.model + (f", seed {one.seed}" if len(comparison.of(one.name, one.row)) > 1 else "")
-        for one in (first, second)
-    ]
-    paired = pair(first.result.scores, second.result.scores)
-    counts = (paired.num_questions, paired.both, paired.only_first, paired.only_second, paired.neither)
-    return [_title(first.name), *names, *map(str, counts), *_difference(paired)]
-
-
-def _difference(paired: Paired) -> tuple[str, str]:
-    """In points, and p."""
-    if paired.num_questions == 0:
-        return MISSING, MISSING
-    error = "" if paired.standard_error is None else f" ± {100 * paired.standard_error:.1f}"
-    p = "< 0.001" if paired.p_value < 0.001 else f"{paired.p_value:.3f}"
-    return f"{100 * paired.difference:+.1f}{error}", p
-
-
-def _cost(benchmarks: Benchmarks) -> Section:
-    tables = []
-    for comparison in benchmarks.comparisons:
-        rows: Rows = [["model", "benchmark", "response length", *(column.title for column in _COSTS), "hardware"]]
-        for row, name in itertools.product(comparison.rows, comparison.benchmarks):
-            machines = _grouped(comparison.of(name, row), _machine)
-            rows += [
-                [row[1], _title(name), _length(own[0]), *(_mean_cost(own, column) for column in _COSTS), machine]
-                for machine, own in machines.items()
-            ]
-        tables.append(Table(comparison.title, rows))
-    text = (
-        "Means over the responses, and ± standard deviation over the seeds where there are several. Tokens of a "
-        "response count up to its end. Tokens a second compare on the same machine only, with nothing else on it, and "
-        "are of the responses that the run decoded itself."
+def _pair_row(comparison: Comparison, *couple: Answers) -> dict[str, str]:
+    first, second = (
+        one.result.model + (f", seed {one.training.seed}" if len(comparison.of(one.name, one.row)) > 1 else "")
+        for one in couple
     )
-    return Section("Cost of decoding", [text], tables=tables)
+    paired = pair(*(one.result.scores for one in couple))
+    difference = p = MISSING
+    if paired.num_questions:
+        error = None if paired.standard_error is None else 100 * paired.standard_error
+        difference = with_error(100 * paired.difference, error, sign="+")
+        p = "< 0.001" if paired.p_value < 0.001 else f"{paired.p_value:.3f}"
+    return {
+        "benchmark": _title(couple[0].name),
+        "A": first,
+        "B": second,
+        "questions of both": str(paired.num_questions),
+        "both right": str(paired.both),
+        "only A": str(paired.only_first),
+        "only B": str(paired.only_second),
+        "both wrong": str(paired.neither),
+        "A less B, points": difference,
+        "p": p,
+    }
 
 
-def _machine(answers: Answers) -> str:
-    content = answers.record.environment
-    return ", ".join(content["gpus"]) or f"{content['num_cpus']} x {content['cpu']}"
-
-
-def _mean_cost(answers: Sequence[Answers], column: Column) -> str:
-    values = [one.result.cost[column.metric] for one in answers if column.metric in one.result.cost]
-    return column.show(values) if values else MISSING
-
-
-def _length(answers: Answers) -> str:
-    """Of a response's canvas, which bounds the network calls."""
-    return show_value(answers.settings.get("response_length"))
-
-
-def _warnings(benchmarks: Benchmarks) -> list[str]:
-    records = {answers.record.path: answers.record for answers in benchmarks.answers}
-    return differences("The runs of benchmarks", list(records.values()))
+def _cost(comparison: Comparison) -> Iterator[dict[str, str]]:
+    """One row a model, benchmark and machine; the response's length is its canvas, which bounds the network calls."""
+    for row, name in itertools.product(comparison.rows, comparison.benchmarks):
+        for machine, own in grouped(comparison.of(name, row), lambda one: one.record.machine).items():
+            length = {"response length": show_value(own[0].settings.get("response_length"))}
+            cells = {column.title: column.show_of(one.result.cost for one in own) for column in _COSTS}
+            yield {"model": row[1], "benchmark": _title(name), **length, **cells, "hardware": machine}

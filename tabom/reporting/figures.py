@@ -1,5 +1,6 @@
 """Figures that compare runs, drawn without a display."""
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,20 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tabom.reporting.comparison import MethodResult
+from tabom.reporting.comparison import MethodResult, grouped
 from tabom.reporting.curves import line_style
 
 
-def gains(results: Sequence[MethodResult], base_accuracy: float, metric: str) -> pd.DataFrame:
-    """``kl`` (nats) and ``gain`` (points over the base) of every result, by method and learning rate."""
-    return pd.DataFrame(
-        {
-            "method": [result.method for result in results],
-            "learning_rate": [result.learning_rate for result in results],
-            "kl": [result.metrics["kl"] for result in results],
-            "gain": [100 * (result.metrics[metric] - base_accuracy) for result in results],
-        }
-    ).set_index(["method", "learning_rate"])
+def mean_gains(results: Sequence[MethodResult], base_accuracy: float, metric: str) -> pd.DataFrame:
+    """One row a method and learning rate: these, the number of seeds, mean KL (nats) and mean gain (points)."""
+    points = [(r.method, r.learning_rate, r.metrics["kl"], 100 * (r.metrics[metric] - base_accuracy)) for r in results]
+    frame = pd.DataFrame(points, columns=["method", "learning_rate", "kl", "gain"])
+    groups = frame.groupby(["method", "learning_rate"], sort=False, dropna=False)
+    return groups.agg(seeds=("kl", "size"), kl=("kl", "mean"), gain=("gain", "mean")).reset_index()
 
 
 def plot_gain_against_forgetting(results: Sequence[MethodResult], base_accuracy: float) -> Figure:
@@ -30,11 +27,11 @@ def plot_gain_against_forgetting(results: Sequence[MethodResult], base_accuracy:
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    points = gains(results, base_accuracy, "accuracy_1_per_step")
-    for index, (method, group) in enumerate(points.groupby("method", sort=False)):
-        color = f"C{index}"
-        axes.scatter(group["kl"], group["gain"], s=14, color=color, alpha=0.5)
-        axes.scatter(group["kl"].mean(), group["gain"].mean(), s=70, color=color, label=method)
+    for index, (method, group) in enumerate(grouped(results, lambda result: result.method).items()):
+        kl = [result.metrics["kl"] for result in group]
+        gain = [100 * (result.metrics["accuracy_1_per_step"] - base_accuracy) for result in group]
+        axes.scatter(kl, gain, s=14, color=f"C{index}", alpha=0.5)
+        axes.scatter(statistics.mean(kl), statistics.mean(gain), s=70, color=f"C{index}", label=method)
     _label_axes(axes, "forgetting: KL(base || model) on base-domain text (nats)")
     axes.set(xscale="log", title="New-domain gain against base-domain forgetting")
     axes.legend()
@@ -49,10 +46,9 @@ def plot_frontiers(results: Sequence[MethodResult], base: MethodResult, metric: 
     """
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.subplots()
-    points = gains(results, base.metrics[metric], metric)
-    for index, (method, own) in enumerate(points.groupby("method", sort=False)):
-        means = own.groupby("learning_rate", dropna=False).mean().to_numpy().tolist()
-        line = sorted([[0.0, 0.0], *means] if len(means) > 1 else means)
+    means = mean_gains(results, base.metrics[metric], metric)
+    for index, (method, own) in enumerate(means.groupby("method", sort=False)):
+        line = sorted(([(0.0, 0.0)] if len(own) > 1 else []) + list(zip(own["kl"], own["gain"], strict=True)))
         axes.plot(*zip(*line, strict=True), **line_style(index), markersize=5, linewidth=1.3, label=method)
     axes.set_xlim(left=0)
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))

@@ -5,14 +5,13 @@ is a curve, accuracy against KL(base || model), through the base (KL 0) and its 
 compared where their KL is equal, and only as far as each of them goes.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Context
 from typing import NamedTuple
-
-import numpy as np
 
 from tabom.errors import require
 from tabom.reporting.comparison import MISSING, MethodResult, Rows, grouped, table_rows, with_error
@@ -88,10 +87,12 @@ def accuracy_at(curve: Curve, kl: float) -> float | None:
     Returns:
         None beyond the curve's last model: nothing is extrapolated.
     """
-    if not curve or kl > curve[-1].kl:
-        return None
-    roots, accuracies = zip(*((-math.sqrt(point.kl), point.accuracy) for point in reversed(curve)), strict=True)
-    return float(np.interp(-math.sqrt(kl), roots, accuracies))
+    for low, high in itertools.pairwise(curve):
+        if low.kl <= kl <= high.kl:
+            width = math.sqrt(high.kl) - math.sqrt(low.kl)
+            weight = (math.sqrt(kl) - math.sqrt(low.kl)) / width if width > 0 else 0.0
+            return low.accuracy + weight * (high.accuracy - low.accuracy)
+    return None
 
 
 def reached(seeds: Mapping[int, Curve]) -> float:

@@ -11,9 +11,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from tabom.reporting.comparison import markdown_table
-
-Rows = list[list[str]]
+from tabom.reporting.comparison import Rows, markdown_table
 
 
 @dataclass(frozen=True)

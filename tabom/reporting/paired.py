@@ -1,6 +1,7 @@
 """Two models on the same questions."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,10 +52,10 @@ def pair(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
 
     Args:
         first: 0 or 1 for each question, by its hash.
-        second: The same of the other model.
+        second: Likewise, of the other model.
     """
-    answers = [(score, second[question]) for question, score in first.items() if question in second]
-    return Paired(*(answers.count(outcome) for outcome in ((1, 1), (1, 0), (0, 1), (0, 0))))
+    answers = Counter((first[question], second[question]) for question in first.keys() & second.keys())
+    return Paired(answers[1, 1], answers[1, 0], answers[0, 1], answers[0, 0])
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -68,8 +69,5 @@ def mcnemar(only_first: int, only_second: int) -> float:
     0.21875
     """
     n = only_first + only_second
-    ways = tail = 1  # whole numbers: nothing overflows or is rounded before the end
-    for k in range(min(only_first, only_second)):
-        ways = ways * (n - k) // (k + 1)  # n over k + 1
-        tail += ways
+    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))  # exact: these are whole numbers
     return min(1.0, 2 * tail / 2**n)

@@ -1,15 +1,16 @@
 """The paper's numbers beside those of runs with its configs."""
 
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from tabom.reporting.comparison import MISSING, Column
+from tabom.reporting.comparison import MISSING, Column, Rows, grouped
 from tabom.reporting.page import Section, Table
-from tabom.reporting.results import BASE, Model, Results
+from tabom.reporting.results import Model, Results
 
 
 class PaperScores(NamedTuple):
@@ -55,7 +56,7 @@ def paper_section(results: Results, column: Column) -> Section | None:
     """
     tables = []
     for table in _read()["tables"]:
-        own = [model for model in (*results.base, *results.models) if _folders(model) & set(table["folders"])]
+        own = [model for model in results.compared if _folders(model) & set(table["folders"])]
         varied = {key.rpartition(".")[2] for model in own for key in model.settings}
         if own and set(table["keys"]) <= varied:
             tables.append(Table(_source(table), _rows(table, own, column)))
@@ -77,31 +78,26 @@ def _source(table: dict[str, Any]) -> str:
     return f"{_read()['source']}, Table {table['number']}: {table['title']}"
 
 
-def _rows(table: dict, own: Sequence[Model], column: Column) -> list[list[str]]:
+def _rows(table: dict, own: Sequence[Model], column: Column) -> Rows:
     """The paper's rows; where they are methods, with what each reached here at its best learning rate."""
     if not table["configs"]:
         return [table["head"], *table["rows"]]
-    shown = [_reached(config, own, column) for config in table["configs"]]
-    others = sorted({_stem(model) for model in own} - set(table["configs"]))
+    models = grouped(own, lambda model: model.label.rpartition("/")[2])
+    cells = {config: _reached(models.get(config, []), column) for config in (*table["configs"], *sorted(models))}
+    dashes = [MISSING] * (len(table["head"]) - 1)
+    rows = itertools.zip_longest(cells, table["rows"])
     return [
         [*table["head"], f"here: {column.title}"],
-        *([*row, cell] for row, cell in zip(table["rows"], shown, strict=True)),
-        *([name, *[MISSING] * (len(table["head"]) - 1), _reached(name, own, column)] for name in others),
+        *([*(row or (config, *dashes)), cells[config]] for config, row in rows),
     ]
 
 
-def _reached(config: str, own: Sequence[Model], column: Column) -> str:
+def _reached(models: Sequence[Model], column: Column) -> str:
     """One cell: the mean over the seeds, at each learning rate if there are several."""
-    groups: dict[str, list[float]] = {}
-    for model in own:
-        if _stem(model) == config and model.interpolation == 1 and column.metric in model.values:
-            groups.setdefault(f"{model.method} {model.rate}", []).append(model.values[column.metric])
-    return "; ".join(map(column.show, groups.values())) or MISSING
+    measured = [model for model in models if model.interpolation == 1 and column.metric in model.values]
+    groups = grouped(measured, lambda model: (model.method, model.rate)).values()
+    return "; ".join(column.show_of(model.values for model in group) for group in groups) or MISSING
 
 
 def _folders(model: Model) -> set[str]:
-    return {PurePath(file).parent.name for file in (model.trainings or [model.record])[-1].config_files}
-
-
-def _stem(model: Model) -> str:
-    return BASE if model.label == BASE else model.label.rpartition("/")[2]
+    return {PurePath(file).parent.name for file in model.source.config_files}

@@ -1,13 +1,12 @@
 """What the records of many runs say together: which model is whose, and which of them count."""
 
 import re
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
-
-import numpy as np
 
 from tabom.errors import require
 from tabom.reporting.comparison import MethodResult, Value, grouped, short_names, show_value
@@ -20,7 +19,6 @@ BENCHMARK = "benchmark"
 RATE = "model.optimizer.lr"
 INTERPOLATION = "model.interpolation"
 STAGES = ("test", "validate")
-_BASE_MODEL = "model.backbone.path"
 _TASK = "data.task"
 _SETTINGS = re.compile(
     r"(model|data)(\.|$)|trainer\.(max_steps|max_epochs|precision|gradient_clip_val|gradient_clip_algorithm|"
@@ -83,11 +81,6 @@ class Model:
         return ", ".join([self.label, *self.varied])
 
     @property
-    def base_model(self) -> str:
-        """What it started from; empty for one that was trained from scratch."""
-        return self.keys.get(_BASE_MODEL) or ""
-
-    @property
     def task(self) -> str:
         """What its accuracies are about: the class, and the file that it was tested on."""
         parts = (self.keys.get(_TASK), self.keys.get(f"{_TASK}.test_file"))
@@ -137,7 +130,7 @@ class Results:
     @property
     def base_models(self) -> set[str]:
         """What the models that are compared started from."""
-        return {model.base_model for model in self.compared} - {""}
+        return {model.source.base_model for model in self.compared} - {""}
 
     @property
     def methods(self) -> list[str]:
@@ -186,9 +179,9 @@ class Results:
 
     def warnings(self) -> list[str]:
         """What the compared runs differ in although they should not."""
-        data = [fingerprint(model.source)[:12] for model in self.models]
+        data = [model.source.data[:12] for model in self.models]
         parts = {
-            "base model": [model.base_model for model in self.compared if model.base_model],
+            "base model": [model.source.base_model for model in self.compared if model.source.base_model],
             "trajectories (SHA-256 of the manifest)": list(filter(None, data)),
         }
         texts = differences("The runs", [model.record for model in self.compared], parts)
@@ -227,7 +220,7 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     latest: dict[tuple[Any, ...], Model] = {}
     for model in _with_settings([model for model in models if model.task == task]):
         unknown = None if model.trainings else model.record.parent
-        numbers = (model.rate, model.interpolation, model.seed, fingerprint(model.source), unknown)
+        numbers = (model.rate, model.interpolation, model.seed, model.source.data, unknown)
         key = (model.label, *model.settings.items(), *numbers)
         if key in latest:
             roles[latest[key].record.path] = f"repeated by {model.record.run_id}"
@@ -244,16 +237,6 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     return Results(stage, base, others, roles, labels, made_by)
 
 
-def fingerprint(record: RunRecord) -> str:
-    """SHA-256 of the manifest of its trajectories; empty where it read none."""
-    return record.inputs.get("trajectories", {}).get("manifest_sha256", "")
-
-
-def commit(record: RunRecord) -> str:
-    """The first digits of the commit."""
-    return (record.environment["git_commit"] or "none")[:10]
-
-
 def trainings(records: Sequence[RunRecord]) -> dict[Path, list[RunRecord]]:
     """What made the model that each run measured: several where a training was resumed, the first one first."""
     fits = [record for record in records if record.verb == "fit"]
@@ -265,18 +248,6 @@ def trainings(records: Sequence[RunRecord]) -> dict[Path, list[RunRecord]]:
     return {record.path: chain(record)[: None if record.verb == "fit" else -1] for record in records}
 
 
-def seconds(record: RunRecord) -> float:
-    """How long it ran; of a killed run until it last wrote."""
-    if record.seconds is not None:
-        return record.seconds
-    return record.checks[-1].seconds if record.checks else 0.0
-
-
-def base_model(record: RunRecord) -> str:
-    """Path of the pretrained model that it has; empty where it has none."""
-    return flat_config(record.config).get(_BASE_MODEL) or ""
-
-
 def differences(what: str, records: Sequence[RunRecord], parts: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """What compared runs differ in although they should not.
 
@@ -285,7 +256,7 @@ def differences(what: str, records: Sequence[RunRecord], parts: Mapping[str, Seq
         records: Of the measurements.
         parts: Values of the runs by what they should share, beside the commit.
     """
-    parts = {**(parts or {}), "commit": [commit(record) for record in records]}
+    parts = {**(parts or {}), "commit": [record.commit for record in records]}
     texts = [
         f"{what} differ in their {name}: {', '.join(f'{value} ({count})' for value, count in counts.items())}."
         for name, counts in ((name, Counter(values)) for name, values in parts.items())
@@ -313,7 +284,7 @@ def _labels(records: Sequence[RunRecord], made_by: Mapping[Path, list[RunRecord]
     def label(record: RunRecord) -> str:
         if record.benchmarks:
             return ", ".join(dict.fromkeys(result.model for result in record.benchmarks))
-        if record.verb in STAGES and record.config.get("ckpt_path") is None and base_model(record):
+        if record.verb in STAGES and record.config.get("ckpt_path") is None and record.base_model:
             return BASE
         names = (f"{f.parent.name}/{f.stem}" if counts[f.stem] > 1 else f.stem for f in files[record.path])
         return " + ".join(names) or "no config"
@@ -384,4 +355,4 @@ def _value(value: Any) -> Value:
 
 def _mean(models: Sequence[Model], metric: str) -> float:
     values = [model.values[metric] for model in models if metric in model.values]
-    return float(np.mean(values)) if values else -np.inf
+    return statistics.mean(values) if values else float("-inf")

@@ -79,7 +79,7 @@ def plot_sensitivity(
     levels = [[value for (value,) in _by_values(settings, [key])] for key in keys]
     groups = _by_values(settings, keys)
     if len(keys) == 2 and 2 * len(groups) >= len(levels[0]) * len(levels[1]):
-        figure, axes = _heat_map(groups, *levels, ylabel, Column("", "", scale, digits))
+        figure, axes = _heat_map(groups, levels[0], levels[1], ylabel, Column("", "", scale, digits))
         columns, rows = (short_names(keys)[key] for key in reversed(keys))
         axes.set(xlabel=columns, ylabel=rows, title=title)
         return figure

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tabom.errors import TabomError, require
+from tabom.storage.settings import flat_config
 
 DIRECTORY = "records"
 State = Literal["running", "finished", "stopped", "failed"]
@@ -146,6 +147,40 @@ class RunRecord:
     def directory(self) -> Path:
         """Of the run."""
         return self.path.parents[1]
+
+    @property
+    def base_model(self) -> str:
+        """Path of the pretrained model that it has; empty where it has none."""
+        return flat_config(self.config).get("model.backbone.path") or ""
+
+    @property
+    def data(self) -> str:
+        """SHA-256 of the manifest of its trajectories; empty where it read none."""
+        return self.inputs.get("trajectories", {}).get("manifest_sha256", "")
+
+    @property
+    def commit(self) -> str:
+        """First digits of the commit."""
+        return (self.environment["git_commit"] or "none")[:10]
+
+    @property
+    def machine(self) -> str:
+        """GPUs, or processors where there are none."""
+        return ", ".join(self.environment["gpus"]) or f"{self.environment['num_cpus']} x {self.environment['cpu']}"
+
+    @property
+    def known_seconds(self) -> float:
+        """How long it ran; of a killed run until it last wrote."""
+        if self.seconds is not None:
+            return self.seconds
+        return self.checks[-1].seconds if self.checks else 0.0
+
+    @property
+    def known_device_hours(self) -> float:
+        """Device hours, of a killed run until it last wrote."""
+        if self.device_hours is not None:
+            return self.device_hours
+        return self.known_seconds * self.environment["num_processes"] / 3600
 
     def last(self, stage: str) -> dict[str, float]:
         """Values of the last check of a stage; empty if there is none."""

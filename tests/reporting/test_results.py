@@ -9,7 +9,7 @@ from tabom.errors import TabomError
 from tabom.reporting.results import collect
 from tabom.storage.run_record import find_records
 
-MARGIN = "model.init_args.objective.init_args.margin"
+MARGIN = "model.objective.margin"
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_what_varies_within_a_label_is_a_setting(write, read):
     assert [model.settings for model in results.models] == [{MARGIN: 0.1}, {MARGIN: 0.2}, {}]
     assert results.methods == ["tabom, margin 0.1", "tabom, margin 0.2", "sft_sd"]
     assert [(s.values, s.seed, s.metric) for s in results.settings("tabom", "kl")] == [
-        ({MARGIN: 0.1, "model.init_args.optimizer.init_args.lr": 1e-3}, 1, 0.1),
-        ({MARGIN: 0.2, "model.init_args.optimizer.init_args.lr": 2e-3}, 2, 0.1),
+        ({MARGIN: 0.1, "model.optimizer.lr": 1e-3}, 1, 0.1),
+        ({MARGIN: 0.2, "model.optimizer.lr": 2e-3}, 2, 0.1),
     ]
     assert results.settings("sft_sd", "kl") == []
 
@@ -83,7 +83,7 @@ def test_what_varies_within_a_label_is_a_setting(write, read):
 def test_a_class_and_a_missing_value_as_settings(write, read):
     write("a", objective={"ranking": {"class_path": "tabom.objectives.Hinge"}}, ckpt_path="x")
     write("b", ckpt_path="x")
-    assert read().methods == ["tabom, class_path Hinge", "tabom, class_path None"]
+    assert read().methods == ["tabom, ranking Hinge", "tabom, ranking None"]
 
 
 def test_the_test_is_read_where_there_is_one_and_validation_else(write, read):
@@ -180,7 +180,7 @@ def test_shown_at_the_learning_rate_with_the_highest_mean(write, read):
     write("s", config_files=["sft_sd.yaml"], ckpt_path="x")
     write("2-0.002", seed=2, lr=2e-3, accuracy=0.7, ckpt_path="x")
     assert [model.rate for model in read().models] == [1e-3, 1e-3, 2e-3, 2e-3, 1e-3]
-    groups = [(group.method, len(group.models)) for group in read().shown("accuracy_1_per_step")]
+    groups = [(method, len(models)) for method, models in read().shown("accuracy_1_per_step").items()]
     assert groups == [("tabom (lr 0.002)", 2), ("sft_sd", 1), ("base", 1)]
 
 
