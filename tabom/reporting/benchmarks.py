@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tabom.reporting.comparison import MISSING, Column, grouped, short_names, show_value, table_rows, with_error
+from tabom.reporting.comparison import (
+    MISSING,
+    PERCENT,
+    POINTS,
+    Column,
+    grouped,
+    short_names,
+    show_value,
+    table_rows,
+)
 from tabom.reporting.page import Section, Table
-from tabom.reporting.paired import pair
+from tabom.reporting.paired import mcnemar, pair
 from tabom.reporting.paper import PaperScores, paper_scores
 from tabom.reporting.results import BENCHMARK, Results, differences
 from tabom.storage.run_record import BenchmarkResult, RunRecord
@@ -23,7 +32,6 @@ _KNOWN = {  # title and number of questions, in the paper's order
 }
 _TOKENS_PER_STEP = "sampler.tokens_per_step"
 _SEED = "sampler.seed"
-_PERCENT = Column("", "", scale=100)
 _COSTS = (
     Column("num_steps", "network calls a response"),
     Column("num_tokens", "tokens a response"),
@@ -223,10 +231,9 @@ def _scores(comparison: Comparison) -> Table:
 def _score(answers: Sequence[Answers], whole: int) -> str:
     """Of one model on one benchmark, which has so many questions as far as that is known."""
     if len(answers) == 1:
-        error = answers[0].result.standard_error
-        text = with_error(100 * answers[0].result.score, None if error is None else 100 * error)
+        text = PERCENT.with_error(answers[0].result.score, answers[0].result.standard_error)
     else:
-        text = _PERCENT.show(one.result.score for one in answers)
+        text = PERCENT.show(one.result.score for one in answers)
         text += f" over seeds {', '.join(str(one.training.seed) for one in answers)}" if answers else ""
     fewest = min((len(one.result.scores) for one in answers), default=whole)
     return text if fewest == whole else f"{text} ({fewest:,} of {whole:,})"
@@ -273,9 +280,9 @@ def _pair_row(comparison: Comparison, *couple: Answers) -> dict[str, str]:
     paired = pair(*(one.result.scores for one in couple))
     difference = p = MISSING
     if paired.num_questions:
-        error = None if paired.standard_error is None else 100 * paired.standard_error
-        difference = with_error(100 * paired.difference, error, sign="+")
-        p = "< 0.001" if paired.p_value < 0.001 else f"{paired.p_value:.3f}"
+        difference = POINTS.with_error(paired.difference, paired.standard_error)
+        p_value = mcnemar(paired.only_first, paired.only_second)
+        p = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
     return {
         "benchmark": _title(couple[0].name),
         "A": first,

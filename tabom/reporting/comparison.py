@@ -1,6 +1,5 @@
 """What is measured of models, and how it is shown: groups, means with their errors, tables."""
 
-import math
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,27 +49,29 @@ class Column:
     digits: int = 1
     is_signed: bool = False
 
+    def with_error(self, value: float, error: float | None) -> str:
+        """A value, and its error where there is one.
+
+        >>> Column("gain", "points gained", scale=100, is_signed=True).with_error(0.125, 0.01)
+        '+12.5 ± 1.0'
+        """
+        text = f"{self.scale * value:{'+' if self.is_signed else ''}.{self.digits}f}"
+        return text if error is None else f"{text} ± {self.scale * error:.{self.digits}f}"
+
     def show(self, values: Iterable[float]) -> str:
         """Mean, and standard deviation over seeds where there are several; a dash where there is no value."""
-        scaled = [self.scale * value for value in values]
-        if not scaled:
+        values = list(values)
+        if not values:
             return MISSING
-        deviation = statistics.stdev(scaled) if len(scaled) > 1 else None
-        return with_error(statistics.mean(scaled), deviation, self.digits, "+" if self.is_signed else "")
+        return self.with_error(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def show_of(self, measured: Iterable[Mapping[str, float]]) -> str:
         """The same for the metric of models, as far as they have it."""
         return self.show(metrics[self.metric] for metrics in measured if self.metric in metrics)
 
 
-def with_error(value: float, error: float | None, digits: int = 1, sign: str = "") -> str:
-    """A value and its error.
-
-    >>> with_error(12.5, 0.25, sign="+"), with_error(12.5, None)
-    ('+12.5 ± 0.2', '12.5')
-    """
-    text = f"{value:{sign}.{digits}f}"
-    return text if error is None or math.isnan(error) else f"{text} ± {error:.{digits}f}"
+PERCENT = Column("", "", scale=100)
+POINTS = Column("", "", scale=100, is_signed=True)
 
 
 def show_value(value: Value | None) -> str:

@@ -14,7 +14,7 @@ from decimal import ROUND_DOWN, Context
 from typing import NamedTuple
 
 from tabom.errors import require
-from tabom.reporting.comparison import MISSING, MethodResult, Rows, grouped, table_rows, with_error
+from tabom.reporting.comparison import MISSING, PERCENT, POINTS, MethodResult, Rows, grouped, table_rows
 
 NUM_LEVELS = 4
 
@@ -52,11 +52,10 @@ class Matched:
 
     def __str__(self) -> str:
         """In %, with the difference in points."""
-        text = with_error(100 * self.accuracy, None)
-        if self.difference is None:
-            return text
-        error = None if self.standard_error is None else 100 * self.standard_error
-        return f"{text} ({with_error(100 * self.difference, error, sign='+')})"
+        text = PERCENT.with_error(self.accuracy, None)
+        return (
+            text if self.difference is None else f"{text} ({POINTS.with_error(self.difference, self.standard_error)})"
+        )
 
 
 def seed_curves(results: Sequence[MethodResult], base: MethodResult, metric: str) -> Curves:

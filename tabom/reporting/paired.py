@@ -3,19 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Paired:
-    """How often which of two models was right.
-
-    Attributes:
-        both: Questions that both got right.
-        only_first: That only the first did.
-        only_second: That only the second did.
-        neither: That both got wrong.
-    """
+class Paired(NamedTuple):
+    """How often both of two models were right on a question, only the first, only the second, and neither."""
 
     both: int
     only_first: int
@@ -25,7 +17,7 @@ class Paired:
     @property
     def num_questions(self) -> int:
         """That both answered."""
-        return self.both + self.only_first + self.only_second + self.neither
+        return sum(self)
 
     @property
     def difference(self) -> float:
@@ -40,11 +32,6 @@ class Paired:
             return None
         squares = self.only_first + self.only_second - n * self.difference**2
         return math.sqrt(squares / (n - 1) / n)
-
-    @property
-    def p_value(self) -> float:
-        """Of McNemar's test."""
-        return mcnemar(self.only_first, self.only_second)
 
 
 def pair(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:

@@ -1,14 +1,13 @@
 """The paper's numbers beside those of runs with its configs."""
 
 import functools
-import itertools
 import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from tabom.reporting.comparison import MISSING, Column, Rows, grouped
+from tabom.reporting.comparison import MISSING, Column, Rows, grouped, table_rows
 from tabom.reporting.page import Section, Table
 from tabom.reporting.results import Model, Results
 
@@ -33,17 +32,14 @@ def paper_scores(base_model: str, trained_on: str | None, tokens_per_step: float
         trained_on: ``maths`` or ``code``; None for the base alone.
         tokens_per_step: Of the decoding.
     """
-    for table in _read()["tables"]:
+    for table in _read()["scores"]:
         if (
-            "base" in table
-            and table["base"].lower() in base_model.lower()
+            table["base"].lower() in base_model.lower()
             and trained_on in (table["trained_on"], None)
             and tokens_per_step == table["tokens_per_step"]
         ):
-            rows = table["rows"] if trained_on else table["rows"][:1]
-            benchmarks = table["head"][1:]
-            scores = {method: dict(zip(benchmarks, cells, strict=True)) for method, *cells in rows}
-            return PaperScores(_source(table), scores)
+            scores = list(_scores(table).items())
+            return PaperScores(_source(table), dict(scores if trained_on else scores[:1]))
     return None
 
 
@@ -55,11 +51,11 @@ def paper_section(results: Results, column: Column) -> Section | None:
         column: The metric that is shown beside.
     """
     tables = []
-    for table in _read()["tables"]:
+    for table in [*_read()["scores"], *_read()["sweeps"]]:
         own = [model for model in results.compared if _folders(model) & set(table["folders"])]
         varied = {key.rpartition(".")[2] for model in own for key in model.settings}
-        if own and set(table["keys"]) <= varied:
-            tables.append(Table(_source(table), _rows(table, own, column)))
+        if own and set(table.get("keys", ())) <= varied:
+            tables.append(Table(_source(table), table.get("rows") or _beside(table, own, column)))
     if not tables:
         return None
     text = (
@@ -78,18 +74,21 @@ def _source(table: dict[str, Any]) -> str:
     return f"{_read()['source']}, Table {table['number']}: {table['title']}"
 
 
-def _rows(table: dict, own: Sequence[Model], column: Column) -> Rows:
-    """The paper's rows; where they are methods, with what each reached here at its best learning rate."""
-    if not table["configs"]:
-        return [table["head"], *table["rows"]]
-    models = grouped(own, lambda model: model.label.rpartition("/")[2])
-    cells = {config: _reached(models.get(config, []), column) for config in (*table["configs"], *sorted(models))}
-    dashes = [MISSING] * (len(table["head"]) - 1)
-    rows = itertools.zip_longest(cells, table["rows"])
-    return [
-        [*table["head"], f"here: {column.title}"],
-        *([*(row or (config, *dashes)), cells[config]] for config, row in rows),
-    ]
+def _scores(table: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """By method and benchmark."""
+    rows = zip(_read()["methods"].values(), *table["benchmarks"].values(), strict=True)
+    return {method: dict(zip(table["benchmarks"], cells, strict=True)) for method, *cells in rows}
+
+
+def _beside(table: dict[str, Any], own: Sequence[Model], column: Column) -> Rows:
+    """The paper's rows with what each method reached here, then what it does not have."""
+    groups = grouped(own, lambda model: model.label.rpartition("/")[2])
+    names = {**_read()["methods"], **{config: config for config in sorted(groups) if config not in _read()["methods"]}}
+    scores, dashes = _scores(table), dict.fromkeys(table["benchmarks"], MISSING)
+    return table_rows(
+        {"method": name, **scores.get(name, dashes), f"here: {column.title}": _reached(groups.get(config, ()), column)}
+        for config, name in names.items()
+    )
 
 
 def _reached(models: Sequence[Model], column: Column) -> str:

@@ -43,7 +43,6 @@ class Display:
         self._is_live = self._console.is_interactive
         self._interval = (1 / REFRESHES_PER_SECOND if self._is_live else interval) if is_shown else math.inf
         self._bars = _Bars(renderable, self._console)
-        self._times: dict[TaskID, float] = {}
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
@@ -61,9 +60,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave the bars as they are; where there is no terminal, write the last lines of what was not removed."""
-        if not self._is_live:
-            for task in self._bars.tasks:
-                self._write(task.id, is_ended=True)
+        for task in self._bars.tasks:
+            self._write(task.id, is_ended=True)
         self._exits.close()
 
     def add(self, description: str, total: int | None, unit: str, completed: int = 0) -> TaskID:
@@ -75,15 +73,15 @@ class Display:
             unit: What is counted, in the plural.
             completed: How many were done before; the rate leaves them out.
         """
-        task = self._bars.add_task(description, total=total, completed=completed, unit=unit, numbers={})
-        self._times[task] = self._console.get_time()
+        now = self._console.get_time()
+        task = self._bars.add_task(description, total=total, completed=completed, unit=unit, numbers={}, shown=now)
         # Rich itself would measure the rate from the first update, and a few long runs have only a few.
-        self._find(task)._progress.append(ProgressSample(self._times[task], 0))
+        self._find(task)._progress.append(ProgressSample(now, 0))
         return task
 
     def is_due(self, task: TaskID) -> bool:
         """Whether an update would be shown now: for numbers that take time to make."""
-        return self._console.get_time() - self._times[task] >= self._interval
+        return self._console.get_time() - self._find(task).fields["shown"] >= self._interval
 
     def update(self, task: TaskID, completed: int, numbers: Mapping[str, str] | None = None) -> None:
         """Show how many are done.
@@ -93,11 +91,11 @@ class Display:
             completed: How many are done.
             numbers: Values with their units, by name; those that were given before and are not named here stay.
         """
-        is_due = self.is_due(task)
-        self._bars.update(task, completed=completed, **self._fields(task, numbers))
+        is_due, known = self.is_due(task), self._find(task).fields["numbers"]
+        self._bars.update(task, completed=completed, numbers=known | (numbers or {}))
         if is_due:
-            self._times[task] = self._console.get_time()
-            if not self._is_live and not self._find(task).finished:
+            self._bars.update(task, shown=self._console.get_time())
+            if not self._find(task).finished:
                 self._write(task, is_ended=False)
 
     def show(self, task: TaskID, *, is_visible: bool) -> None:
@@ -106,8 +104,7 @@ class Display:
 
     def remove(self, task: TaskID) -> None:
         """End a task: its bar disappears; where there is no terminal, its last line is written."""
-        if not self._is_live:
-            self._write(task, is_ended=True)
+        self._write(task, is_ended=True)
         self._bars.remove_task(task)
 
     def line(self, text: str) -> None:
@@ -117,11 +114,9 @@ class Display:
     def _find(self, task: TaskID) -> Task:
         return next(found for found in self._bars.tasks if found.id == task)
 
-    def _fields(self, task: TaskID, numbers: Mapping[str, str] | None) -> dict[str, Any]:
-        return {"numbers": {**self._find(task).fields["numbers"], **numbers}} if numbers else {}
-
     def _write(self, task: TaskID, *, is_ended: bool) -> None:
-        self.line(_text(self._find(task), is_ended=is_ended))
+        if not self._is_live:
+            self.line(_text(self._find(task), is_ended=is_ended))
 
 
 class _Bars(Progress):
@@ -151,22 +146,17 @@ class _TextOfTask(ProgressColumn):
 
 
 def _text(task: Task, *, is_ended: bool) -> str:
-    total = "" if task.total is None else f" of {task.total:.0f}"
-    parts = [f"{task.description}: {task.completed:.0f}{total} {task.fields['unit']}"]
-    speed = task.finished_speed or task.speed
+    unit, speed = task.fields["unit"], task.finished_speed or task.speed
+    parts = [f"{task.description}: {task.completed:.0f}{'' if task.total is None else f' of {task.total:.0f}'} {unit}"]
     if is_ended:
         parts[0] += f" in {_clock(task.finished_time or task.elapsed or 0)}"
     if speed:
-        parts.append(_rate(speed, task.fields["unit"]))
+        # a second, minute or hour, whichever first gives 1 or more
+        factor, period = next((f, name) for f, name in _PERIODS if speed * f >= 1 or name == "h")
+        parts.append(f"{speed * factor:.1f} {unit}/{period}")
     if not is_ended and task.time_remaining is not None:
         parts.append(f"{_clock(task.time_remaining)} left")
     return ", ".join([*parts, *(f"{name} {value}" for name, value in task.fields["numbers"].items())])
-
-
-def _rate(speed: float, unit: str) -> str:
-    """Per second, minute or hour, whichever first gives 1 or more."""
-    factor, period = next((f, name) for f, name in _PERIODS if speed * f >= 1 or name == "h")
-    return f"{speed * factor:.1f} {unit}/{period}"
 
 
 def _clock(seconds: float) -> str:
