@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rich.table import Table
+from rich import table
 
 MISSING = "-"
 Rows = list[list[str]]
@@ -134,19 +134,17 @@ def table_rows(rows: Iterable[Mapping[str, str]]) -> Rows:
     return [[*first], *([*row.values()] for row in (first, *others))]
 
 
-def rich_table(rows: Sequence[Sequence[str]], title: str) -> Table:
+def rich_table(rows: Rows, title: str) -> table.Table:
     """A head and rows for a terminal."""
-    table = Table(title=title)
     first, *others = rows[0]
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right")
+    columns = [table.Column(first, no_wrap=True), *(table.Column(name, justify="right") for name in others)]
+    shown = table.Table(*columns, title=title)
     for row in rows[1:]:
-        table.add_row(*row)
-    return table
+        shown.add_row(*row)
+    return shown
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Rows) -> str:
     """A head and rows for a README."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -62,9 +62,13 @@ def sections(
     methods = list(dict.fromkeys([*(point.method for point in points), *models]))
     known = ", ".join(methods) or "no method"
     require(baseline in (None, *methods), f"--baseline: expected one of {known}, got {baseline}")
-    parts = [
-        *(_of_models(results, metric, baseline or BASELINE) if results.compared else []),
-        *benchmark_sections(answers, baseline or BASELINE),
+    baseline, shown = baseline or BASELINE, results.shown(metric)
+    parts: list[Section | str | None] = []
+    if results.compared:
+        parts += [_frontier(results, metric, baseline), _table(results), _along_curves(results.stage, shown, metric)]
+        parts += [_forgetting(shown, metric), _sensitivity(results, metric)]
+    parts += [
+        *benchmark_sections(answers, baseline),
         _cost(records, results),
         _runs(records, results),
         paper_section(results, column_of(metric)),
@@ -90,18 +94,6 @@ def sections(
         missing.insert(0, f"Runs that do not count: {results.num_left_out}. The table of the runs says why of each.")
     about = Section("About this page", [" ".join(counts), *missing], warnings=results.warnings())
     return [about, *(part for part in parts if isinstance(part, Section))]
-
-
-def _of_models(results: Results, metric: str, baseline: str) -> list[Section | str]:
-    """Sections on what trainings and tests measured."""
-    shown = results.shown(metric)
-    return [
-        _frontier(results, metric, baseline),
-        _table(results),
-        _along_curves(results, shown, metric),
-        _forgetting(shown, metric),
-        _sensitivity(results, metric),
-    ]
 
 
 def column_of(metric: str) -> Column:
@@ -134,11 +126,8 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
         return "No frontier: the runs start from different base models. Give the runs of one base model at a time."
     accuracy = statistics.mean(bases)
     base = MethodResult(BASE, 0, {"kl": 0.0, metric: accuracy})
-    rates = {
-        method: {point.learning_rate for point in own}
-        for method, own in grouped(points, lambda point: point.method).items()
-    }
-    single = [method for method, values in rates.items() if len(values) == 1]
+    means = mean_gains(points, accuracy, metric)
+    single = [method for method, own in grouped(means["method"], str).items() if len(own) == 1]
     texts = [
         "A method is compared with the others at equal KL from the base, never at one learning rate: at one learning "
         "rate, methods differ in how far they went as well as in what they learnt.",
@@ -154,7 +143,7 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
             "KL": f"{kl:.4f}",
             "gain, points": f"{gain:+.1f}",
         }
-        for method, rate, num_seeds, kl, gain in mean_gains(points, accuracy, metric).itertuples(index=False)
+        for method, rate, num_seeds, kl, gain in means.itertuples(index=False)
     )
     words = [
         f"{method}: " + ", ".join(f"{row[4]} at KL {row[3]}" for row in own)
@@ -167,17 +156,15 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
         plot_frontiers(points, base, metric),
         rows,
     )
-    tables = [_matched(compared, base, metric, baseline)] if compared else []
+    tables = []
+    if compared:
+        curves = seed_curves(compared, base, metric)
+        caption = f"Accuracy at matched forgetting: {_name(metric)} in %, KL(base || model) in nats a token"
+        if baseline in curves:
+            caption += f"; in brackets the difference to {baseline} with the same seed ± its standard error"
+        rows = frontier_rows(curves, matched_levels(curves), baseline)
+        tables = [Table(f"{caption}; {MISSING}: not every seed goes so far", rows)]
     return Section("Gain against forgetting", texts, [plot], tables)
-
-
-def _matched(compared: Sequence[MethodResult], base: MethodResult, metric: str, baseline: str) -> Table:
-    curves = seed_curves(compared, base, metric)
-    text = f"Accuracy at matched forgetting: {_name(metric)} in %, KL(base || model) in nats a token"
-    if baseline in curves:
-        text += f"; in brackets the difference to {baseline} with the same seed ± its standard error"
-    rows = frontier_rows(curves, matched_levels(curves), baseline)
-    return Table(f"{text}; {MISSING}: not every seed goes so far", rows)
 
 
 def _table(results: Results) -> Section:
@@ -197,20 +184,20 @@ def _table(results: Results) -> Section:
     return Section("Results", [text], tables=tables)
 
 
-def _along_curves(results: Results, shown: Mapping[str, list[Model]], metric: str) -> Section | str:
+def _along_curves(stage: str, shown: Mapping[str, list[Model]], metric: str) -> Section | str:
     """Trajectory discrimination and entropy by step, cross-entropy by mask ratio."""
-    measured = {method: [model.curves for model in models if model.curves] for method, models in shown.items()}
-    plots = []
-    for name in dict.fromkeys(name for all_curves in measured.values() for each in all_curves for name in each.curves):
-        lines = {}
-        for method, all_curves in measured.items():
-            own = [each for each in all_curves if name in each.curves]
-            if own:
-                lines[method] = pd.DataFrame([each.curves[name] for each in own], dtype=float).mean()
-                lines[method].index = pd.Index(curve_positions(name, len(lines[method]), own[0].mask_ratios))
+    plots, lines = [], {}
+    for method, models in shown.items():
+        measured = [model.record.curves[-1] for model in models if model.record.curves]
+        for name in dict.fromkeys(name for one in measured for name in one.curves):
+            own = [one for one in measured if name in one.curves]
+            line = pd.DataFrame([one.curves[name] for one in own], dtype=float).mean()
+            line.index = pd.Index(curve_positions(name, len(line), own[0].mask_ratios))
+            lines.setdefault(name, {})[method] = line
+    for name, by_method in lines.items():
         answers = name.removeprefix("ce_").replace("_", " ")
         other = (f"Cross-entropy of held-out {answers} answers", "mask ratio", "nats a masked token")
-        plots.append(_lines(f"{results.stage}_{name}", lines, *CURVES.get(name, other)))
+        plots.append(_lines(f"{stage}_{name}", by_method, *CURVES.get(name, other)))
     if not plots:
         return "No curves by step or mask ratio: the runs recorded none."
     text = f"Lines are means over the seeds. {_AT_THEIR_BEST.format(metric=_name(metric))}"

@@ -11,7 +11,7 @@ from typing import Any
 from tabom.errors import require
 from tabom.reporting.comparison import MethodResult, Value, grouped, short_names, show_value
 from tabom.reporting.sensitivity import Setting
-from tabom.storage.run_record import Curves, RunRecord
+from tabom.storage.run_record import RunRecord
 from tabom.storage.settings import flat_config
 
 BASE = "base"
@@ -86,11 +86,6 @@ class Model:
         parts = (self.keys.get(_TASK), self.keys.get(f"{_TASK}.test_file"))
         return " ".join(str(part) for part in parts if part is not None)
 
-    @property
-    def curves(self) -> Curves | None:
-        """What was measured along curves, at last."""
-        return self.record.curves[-1] if self.record.curves else None
-
     def result(self, method: str, rate: float | None) -> MethodResult:
         """Row of a table or point of a curve."""
         return MethodResult(method, self.seed, self.values, rate)
@@ -144,11 +139,16 @@ class Results:
 
     def shown(self, metric: str) -> dict[str, list[Model]]:
         """Each method at the learning rate whose mean is the highest, and the base, for what cannot show all."""
+
+        def mean(models: list[Model]) -> float:
+            values = [model.values[metric] for model in models if metric in model.values]
+            return statistics.mean(values) if values else float("-inf")
+
         shown: dict[str, list[Model]] = {}
-        for method, models in grouped(self.trained, lambda model: model.method).items():
-            rates = grouped(models, lambda model: model.rate)
-            best = max(rates, key=lambda rate: _mean(rates[rate], metric))
-            shown[f"{method} (lr {best:g})" if len(rates) > 1 else method] = rates[best]
+        for method, own in grouped(self.trained, lambda model: model.method).items():
+            rates = grouped(own, lambda model: model.rate)
+            best = max(rates.values(), key=mean)
+            shown[f"{method} (lr {show_value(best[0].rate)})" if len(rates) > 1 else method] = best
         return shown | ({BASE: self.base} if self.base else {})
 
     def rows(self) -> list[MethodResult]:
@@ -351,8 +351,3 @@ def _value(value: Any) -> Value:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return str(value).rpartition(".")[2]
-
-
-def _mean(models: Sequence[Model], metric: str) -> float:
-    values = [model.values[metric] for model in models if metric in model.values]
-    return statistics.mean(values) if values else float("-inf")

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
@@ -62,10 +62,6 @@ def _decoding(row: "TrajectoryRow", numbers: dict[int, int], eos: int | None) ->
         "response": row.response,
         "tokens": [numbers[token] for token in row.response_ids],
         "steps": row.unmask_step,
-        "entropies": _rounded(row.unmask_entropy),
+        "entropies": [None if math.isnan(value) else round(value, 4) for value in row.unmask_entropy],
         "numTokens": is_end.index(True) + 1 if True in is_end else len(is_end),
     }
-
-
-def _rounded(entropies: Iterable[float]) -> list[float | None]:
-    return [None if math.isnan(value) else round(value, 4) for value in entropies]
