@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tabom.errors import TabomError, require
-from tabom.storage.settings import flat
+from tabom.storage.log import append_line, read_lines
+from tabom.storage.settings import check_same
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Likelihood:
     is_greedy: bool
 
 
+_ANSWER = "an answer of this evaluation (remove the line, and it is decoded again)"
 _KINDS = {"response": Response, "likelihood": Likelihood}
 
 
@@ -71,11 +72,8 @@ class ResponseStore:
         self._origin = json.loads(json.dumps(origin))
         self.read_all()
         directory.mkdir(parents=True, exist_ok=True)
-        lines = _whole_lines(self._path) if self._path.is_file() else []
-        if lines:
-            os.truncate(self._path, sum(map(len, lines)))
-        else:
-            self._path.write_text(json.dumps({"kind": "origin", **self._origin}) + "\n")
+        if not (self._path.is_file() and read_lines(self._path, _ANSWER)):
+            append_line(self._path, {"kind": "origin", **self._origin})
 
     def read_all(self) -> None:
         """Take note of all answers on the disk."""
@@ -89,44 +87,24 @@ class ResponseStore:
     def add(self, key: str, answer: Response | Likelihood) -> None:
         """Keep an answer, on the disk first."""
         kind = next(kind for kind, type_ in _KINDS.items() if isinstance(answer, type_))
-        with self._path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "key": key, **asdict(answer)}) + "\n")
+        append_line(self._path, {"kind": kind, "key": key, **asdict(answer)})
         self._answers[key] = answer
 
     def _read(self, path: Path) -> None:
-        for number, line in enumerate(_whole_lines(path), 1):
+        for number, content in enumerate(read_lines(path, _ANSWER), 1):
+            kind = content.pop("kind", None)
+            if number == 1:
+                require(kind == "origin", f"{path}, line 1: expected kind origin, got {kind}")
+                advice = "give another run_dir or move them away"
+                check_same(path, content, self._origin, what="the answers that are there", advice=advice)
+                continue
             try:
-                content = json.loads(line)
-                kind = content.pop("kind")
-                if number == 1:
-                    require(kind == "origin", f"{path}, line 1: expected kind origin, got {kind}")
-                    _compare(path, content, self._origin)
-                else:
-                    key = content.pop("key")
-                    self._answers[key] = _KINDS[kind](**content)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if isinstance(error, TabomError):
-                    raise
-                raise TabomError(
-                    f"{path}, line {number}: expected an answer of this evaluation, got {line[:40]!r} ({error!r}); "
-                    "remove the line, and it is decoded again"
-                ) from error
+                key = content.pop("key")
+                self._answers[key] = _KINDS[kind](**content)
+            except (KeyError, TypeError) as error:
+                raise TabomError(f"{path}, line {number}: expected {_ANSWER}, got kind {kind} ({error!r})") from error
 
 
 def request_key(*parts: Any) -> str:
     """Name of a request: a hash of all that it says, the same on every machine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    return [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
-
-
-def _compare(path: Path, there: dict[str, Any], origin: dict[str, Any]) -> None:
-    old, new = dict(flat(there)), dict(flat(origin))
-    for key in {**old, **new}:
-        require(
-            old.get(key) == new.get(key),
-            f"{path}: expected {key} {json.dumps(old.get(key))}, of the answers that are there, got "
-            f"{json.dumps(new.get(key))}; give another run_dir or move them away",
-        )

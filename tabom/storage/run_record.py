@@ -5,7 +5,6 @@ run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``met
 ``end``. Neither W&B nor any other library is needed for it.
 """
 
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tabom.errors import TabomError, require
+from tabom.storage.log import read_lines
 from tabom.storage.settings import flat_config
 
 DIRECTORY = "records"
@@ -193,10 +193,9 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         TabomError: If a line is not what it should be.
     """
-    text = path.read_text()
-    lines = text.split("\n")[:-1]  # what stands after the last line break is not whole
+    lines = read_lines(path, "an object of a run's record")
     require(len(lines) > 0, f"{path}: expected the record of a run, got an empty file")
-    start, *others = (_line(path, number, line) for number, line in enumerate(lines, 1))
+    start, *others = lines
     kind = start.pop("kind", None)
     require(kind == "start", f"{path}, line 1: expected kind start, got {kind}")
     parent: str | None = None
@@ -241,12 +240,3 @@ def find_records(paths: Iterable[Path]) -> list[RunRecord]:
         require(len(files) > 0, f"{path}: expected {DIRECTORY}/*.jsonl of at least one run in it, found none")
         found |= {file.resolve() for file in files}
     return sorted(map(read_record, found), key=lambda record: (record.time, record.run_id))
-
-
-def _line(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        content = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TabomError(f"{path}, line {number}: expected JSON, got {line[:40]!r} ({error})") from error
-    require(isinstance(content, dict), f"{path}, line {number}: expected an object, got {line[:40]!r}")
-    return content

@@ -1,7 +1,6 @@
 """A directory that is being filled with shards, by one process or by many, and goes on after a crash."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,14 +8,13 @@ from pathlib import Path
 from tabom.errors import TabomError, require
 from tabom.storage.files import PARTIAL, file_sha256
 from tabom.storage.sealed import read_sealed, write_sealed
-from tabom.storage.settings import flat
+from tabom.storage.settings import check_same
 from tabom.trajectories.manifest import MANIFEST_NAME, RUN_NAME, Manifest, Origin, ShardInfo
 from tabom.trajectories.writer import check_output_dir, shard_name, write_shard
 from tabom.types import TrajectoryRow
 
 _RECORD = re.compile(r"shard-(\d{5,})\.json")
 _OURS = re.compile(r"(shard-\d{5,}\.(parquet|json)|run\.json|manifest\.json)")
-_HASH = re.compile(r"[0-9a-f]{40,}")
 
 
 class TrajectoryStore:
@@ -63,7 +61,13 @@ class TrajectoryStore:
             self._remove_partial()
             write_sealed(self.directory / RUN_NAME, dataclasses.asdict(origin))
             return
-        self._compare(there, origin)
+        check_same(
+            self.directory,
+            dataclasses.asdict(there),
+            dataclasses.asdict(origin),
+            what="the trajectories that are there",
+            advice="give another output_dir or move them away",
+        )
         self._check_names(origin)
         self._remove_partial()
         for info in self._infos():
@@ -147,20 +151,6 @@ class TrajectoryStore:
             require(info.file == path.name, f"{record}: expected {what}, got that of {info.file}")
             yield info
 
-    def _compare(self, there: Origin, origin: Origin) -> None:
-        old, new = (
-            {key: json.dumps(value, sort_keys=True) for key, value in flat(dataclasses.asdict(one))}
-            for one in (there, origin)
-        )
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if differing:
-            key = differing[0]
-            more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
-            raise TabomError(
-                f"{self.directory}: expected {key} {_short(old.get(key))}, of the trajectories that are there, "
-                f"got {_short(new.get(key))}{more}; give another output_dir or move them away"
-            )
-
     def _check_names(self, origin: Origin) -> None:
         names = {shard_name(index) for index in range(origin.num_shards)}
         foreign = sorted(path for path in self.directory.glob("*.parquet") if path.name not in names)
@@ -185,9 +175,3 @@ class TrajectoryStore:
             write_sealed((self.directory / info.file).with_suffix(".json"), dataclasses.asdict(info))
         write_sealed(self.directory / RUN_NAME, dataclasses.asdict(manifest.origin))
         (self.directory / MANIFEST_NAME).unlink()
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "nothing"
-    return value[1:13] if _HASH.fullmatch(value[1:-1]) else value

@@ -1,7 +1,8 @@
 """How long decoding took, beside the shards and apart from the manifest, which is the same whoever decoded and when."""
 
-import json
 from pathlib import Path
+
+from tabom.storage.log import append_line, read_lines
 
 TIMINGS_NAME = "timings.jsonl"
 
@@ -17,8 +18,7 @@ def add_timing(directory: Path, *, num_tokens: int, seconds: float, num_processe
     """
     if num_tokens:
         timing = {"num_tokens": num_tokens, "seconds": round(seconds, 3), "num_processes": num_processes}
-        with (directory / TIMINGS_NAME).open("a") as file:
-            file.write(json.dumps(timing) + "\n")
+        append_line(directory / TIMINGS_NAME, timing)
 
 
 def tokens_per_second(directory: Path) -> float | None:
@@ -26,5 +26,5 @@ def tokens_per_second(directory: Path) -> float | None:
     path = directory / TIMINGS_NAME
     if not path.is_file():
         return None
-    timings = [json.loads(line) for line in path.read_text().splitlines()]
+    timings = read_lines(path, "what a run decoded")
     return sum(timing["num_tokens"] for timing in timings) / sum(timing["seconds"] for timing in timings)

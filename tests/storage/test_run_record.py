@@ -153,8 +153,8 @@ def test_a_killed_run_is_read_as_far_as_it_came(trained, tmp_path):
     ("content", "message"),
     [
         ("", "expected the record of a run, got an empty file"),
-        ("{}}\n", ", line 1: expected JSON, got '{}}' (Extra data: line 1 column 3 (char 2))"),
-        ("[]\n", ", line 1: expected an object, got '[]'"),
+        ("{}}\n", ", line 1: expected an object of a run's record, got '{}}' (Extra data: line 1 column 3 (char 2))"),
+        ("[]\n", ", line 1: expected an object of a run's record, got '[]'"),
         ('{"kind": "end"}\n', ", line 1: expected kind start, got end"),
         ('{"kind": "start"}\n{"kind": "x"}\n', ", line 2: expected a known kind, got x"),
         ('{"kind": "start"}\n{"kind": "parent"}\n', ", line 2: expected the fields of kind parent, got 'run_id'"),
