@@ -10,15 +10,18 @@ from tabom.errors import TabomError, require
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a line; a process that is killed later leaves it.
+    """Write a line; a process that is killed later leaves it. One that was left unfinished is dropped before."""
+    drop_unfinished_line(path)
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
 
-    The end of a line that a killed process left unfinished is removed before.
-    """
+
+def drop_unfinished_line(path: Path) -> None:
+    """Remove what stands after the last line break."""
     with path.open("ab+") as file:
         if file.tell() and file.seek(-1, os.SEEK_END) and file.read() != b"\n":
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(json.dumps(content).encode() + b"\n")
 
 
 def read_lines(path: Path, what: str) -> list[dict[str, Any]]:

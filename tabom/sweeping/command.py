@@ -47,15 +47,9 @@ def run(words: Sequence[str]) -> None:
         if error.name != "optuna":
             raise
         raise TabomError("tabom sweep: expected the package optuna, found none; pip install 'tabom[sweep]'") from error
-    sweep = read_sweep(
-        arguments.file,
-        config=arguments.config,
-        seeds=arguments.seeds,
-        run_cap=arguments.num_runs,
-        further=further,
-    )
-    unused = ("jobs", "output_dir") if arguments.is_on_server else ("entity", "project", "count")
-    for name in unused:
+    changes = {"config": arguments.config, "seeds": arguments.seeds, "run_cap": arguments.num_runs, "further": further}
+    sweep = read_sweep(arguments.file, **changes)
+    for name in ("jobs", "output_dir") if arguments.is_on_server else ("entity", "project", "count"):
         kind = "no --wandb" if arguments.is_on_server else "--wandb"
         require(getattr(arguments, name) is None, f"{name}: expected {kind} beside it")
     if arguments.is_on_server:
@@ -65,5 +59,9 @@ def run(words: Sequence[str]) -> None:
         create_and_run(sweep.content, entity=arguments.entity, project=project, count=arguments.count)
         return
     output_dir = arguments.output_dir or Path("runs/sweeps") / arguments.file.stem
-    with claimed(output_dir):
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = claimed(output_dir / "lock")
+    if lock is None:
+        raise TabomError(f"{output_dir}: expected no other tabom sweep here, but one is running")
+    with lock:
         Runner(sweep, output_dir, 1 if arguments.jobs is None else arguments.jobs).run()

@@ -1,20 +1,16 @@
 """One run of a sweep: a process, its directory, and what became of it."""
 
-import dataclasses
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
-from tabom.errors import TabomError
 from tabom.storage.run_record import DIRECTORY, RunRecord, read_record
 
 PROGRAM = (sys.executable, "-m", "tabom")
@@ -32,7 +28,7 @@ class Run:
         values: Of the setting.
         seed: None leaves it to the configuration.
         state: ``stopped`` goes on, or is started again, when the sweep does.
-        pid: Of its process, which leads a group.
+        pid: Of its process, which leads a group; 0 before it is there.
         metric: At its end.
         seconds: That it took.
         reason: Why it failed.
@@ -43,36 +39,11 @@ class Run:
     setting: int
     values: dict[str, Any]
     seed: int | None
-    state: State
-    pid: int
+    state: State = "running"
+    pid: int = 0
     metric: float | None = None
     seconds: float | None = None
     reason: str = ""
-
-
-class RunLog:
-    """The runs of a sweep on disk, a line for each change.
-
-    Args:
-        path: JSON Lines.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-        self.runs: dict[str, Run] = {}
-        for number, line in enumerate(lines, 1):
-            try:
-                run = Run(**json.loads(line))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise TabomError(f"{path}, line {number}: expected a run, got {line[:40]!r} ({error})") from error
-            self.runs[run.run_id] = run
-
-    def note(self, run: Run) -> None:
-        """Keep the newest state of a run."""
-        self.runs[run.run_id] = run
-        with self._path.open("a") as file:
-            file.write(json.dumps(dataclasses.asdict(run)) + "\n")
 
 
 class RunningProcess:
@@ -91,6 +62,7 @@ class RunningProcess:
         self.start = time.monotonic()
         self.is_ended_early = False
         self.num_reported = 0
+        self._lock_file = directory / "lock"
         self._is_asked = False
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -104,7 +76,7 @@ class RunningProcess:
         environment = {"OMP_NUM_THREADS": str(num_threads)} | os.environ
         environment.pop("WANDB_SWEEP_ID", None)
         environment |= {"WANDB_MODE": "offline", "WANDB_RUN_ID": self.run.wandb_id}
-        with (self.directory / "output.log").open("ab") as output, self._lock_file.open("w") as lock:
+        with (self.directory / "output.log").open("ab") as output, self._lock_file.open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._process = subprocess.Popen(
                 [*PROGRAM, *words],
@@ -115,13 +87,11 @@ class RunningProcess:
                 pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
-        self.run = dataclasses.replace(self.run, pid=self._process.pid)
+        self.run = replace(self.run, pid=self._process.pid)
 
     def is_running(self) -> bool:
         """Whether the process lives."""
-        if self._process is not None:
-            return self._process.poll() is None
-        return is_locked(self._lock_file)
+        return is_locked(self._lock_file) if self._process is None else self._process.poll() is None
 
     def stop(self) -> None:
         """Ask it to end, with all its helpers; asking again changes nothing."""
@@ -142,56 +112,41 @@ class RunningProcess:
     def outcome(self, metric: str) -> Run:
         """What became of it, once it has ended."""
         record = self.record()
-        seconds = round(time.monotonic() - self.start, 1)
+        run = replace(self.run, seconds=round(time.monotonic() - self.start, 1))
         if record is not None and record.state == "finished":
-            values = self.values(metric)
-            if values:
-                return dataclasses.replace(self.run, state="finished", metric=values[-1], seconds=record.seconds)
-            reason = f"expected the metric {metric} in {record.path}, found none"
-            return dataclasses.replace(self.run, state="failed", seconds=seconds, reason=reason)
+            if values := self.values(metric):
+                return replace(run, state="finished", metric=values[-1], seconds=record.seconds)
+            return replace(run, state="failed", reason=f"expected the metric {metric} in {record.path}, found none")
         if self.is_ended_early:
-            return dataclasses.replace(self.run, state="pruned", seconds=seconds)
-        was_stopped = self._is_asked or (self._process is None if record is None else record.state != "failed")
-        if was_stopped:
-            return dataclasses.replace(self.run, state="stopped", seconds=seconds)
-        reason = self._last_line() if record is None else record.reason
-        return dataclasses.replace(self.run, state="failed", seconds=seconds, reason=reason)
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.directory / "lock"
+            return replace(run, state="pruned")
+        if self._is_asked or (self._process is None if record is None else record.state != "failed"):
+            return replace(run, state="stopped")
+        return replace(run, state="failed", reason=self._last_line() if record is None else record.reason)
 
     def _records(self) -> list[RunRecord]:
         """By time; one whose first line is not whole yet is left out."""
         paths = sorted((self.directory / DIRECTORY).glob("*.jsonl"))
-        return [read_record(path) for path in paths if "\n" in path.read_text()]
+        return [read_record(path) for path in paths if b"\n" in path.read_bytes()]
 
     def _last_line(self) -> str:
         lines = (self.directory / "output.log").read_text(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
+def claimed(path: Path) -> BinaryIO | None:
+    """A file with a lock that is held until it is closed; None if another process holds it."""
+    lock = path.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock."""
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-@contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Make a directory and hold it, so that no two commands run one sweep.
-
-    Raises:
-        TabomError: If another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TabomError(f"{directory}: expected no other tabom sweep here, but one is running") from error
-        yield
+    lock = claimed(path)
+    if lock is not None:
+        lock.close()
+    return lock is None

@@ -6,14 +6,13 @@ import signal
 import statistics
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import yaml
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 
@@ -22,9 +21,11 @@ from tabom.reporting.comparison import markdown_table, rich_table
 from tabom.reporting.progress import Display
 from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows, short_names, show_value
 from tabom.signals import EXIT_CODE, handled_by
+from tabom.storage.files import whole_file
+from tabom.storage.settings import check_same
 from tabom.sweeping.file import Sweep, identity
-from tabom.sweeping.run import Run, RunLog, RunningProcess
-from tabom.sweeping.search import Search, Suggestion
+from tabom.sweeping.run import Run, RunningProcess
+from tabom.sweeping.search import Search
 
 _POLL_SECONDS = 0.2
 _MAX_ROWS = 30
@@ -35,7 +36,7 @@ class Runner:
 
     Args:
         sweep: What is run.
-        output_dir: Holds ``sweep.yaml``, the search's journal, ``runs.jsonl``, a directory a run, and the summary.
+        output_dir: Held by this process; gets ``sweep.yaml``, the search's journal, a directory a run, and the summary.
         num_jobs: Runs at once.
 
     Raises:
@@ -48,13 +49,15 @@ class Runner:
         self._sweep = sweep
         self._directory = output_dir
         self._num_jobs = num_jobs
-        self._log = RunLog(output_dir / "runs.jsonl")
         self._search = Search(sweep, output_dir / "search.journal")
         self._seeds: tuple[int | None, ...] = sweep.seeds or (None,)
+        num_settings = len(sweep.grid()) if sweep.method == "grid" else -(-sweep.content["run_cap"] // len(self._seeds))
+        self._num_settings, self._num_runs = num_settings, num_settings * len(self._seeds)
         self._names = short_names(list(sweep.axes))
+        self._choose = max if sweep.goal == "maximize" else min
         self._active: list[RunningProcess] = []
-        self._waiting: deque[tuple[Suggestion, int | None]] = deque()
-        self._failed_now: set[str] = set()
+        self._tried: set[tuple[int, int | None]] = set()
+        self._failed: set[str] = set()
         self._is_stopping = False
 
     def run(self) -> None:
@@ -65,8 +68,7 @@ class Runner:
         """
         self._take_up()
         with handled_by(self._note_signal), Display(self._table) as self._display:
-            done = [run for run in self._log.runs.values() if run.state in ("finished", "pruned")]
-            task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=len(done))
+            task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=self._num_done)
             while True:
                 self._collect()
                 if self._is_stopping:
@@ -74,79 +76,69 @@ class Runner:
                         process.stop()
                 else:
                     self._stop_hopeless()
-                    while len(self._active) < self._num_jobs and (following := self._following()):
+                    while len(self._active) < self._num_jobs and (following := next(self._following(), None)):
                         self._start(*following)
                 self._display.update(task, self._num_done, self._numbers())
                 if not self._active:
                     break
                 time.sleep(_POLL_SECONDS)
-        finished = [run for run in self._log.runs.values() if run.state == "finished"]
-        if finished:
-            self._summarise(finished)
+        if any(self._runs("finished")):
+            self._summarise()
         if self._is_stopping:
             print("tabom sweep: stopped; the same command goes on", file=sys.stderr)
             sys.exit(EXIT_CODE)
-        if self._failed_now:
-            names = ", ".join(sorted(self._failed_now))
-            raise TabomError(f"{len(self._failed_now)} runs failed ({names}); the same command tries them again")
-
-    @property
-    def _num_settings(self) -> int:
-        if self._sweep.method == "grid":
-            return len(self._sweep.grid())
-        return -(-self._sweep.content["run_cap"] // len(self._seeds))
-
-    @property
-    def _num_runs(self) -> int:
-        return self._num_settings * len(self._seeds)
+        if self._failed:
+            names = ", ".join(sorted(self._failed))
+            raise TabomError(f"{len(self._failed)} runs failed ({names}); the same command tries them again")
 
     @property
     def _num_done(self) -> int:
-        return sum(run.state in ("finished", "pruned") for run in self._log.runs.values())
+        return len(self._runs("finished", "pruned"))
+
+    def _runs(self, *states: str, setting: int | None = None) -> list[Run]:
+        runs = self._search.runs.values()
+        return [run for run in runs if run.state in states and setting in (None, run.setting)]
 
     def _take_up(self) -> None:
-        """Find what an earlier command left: its settings without an end, and processes that outlived it."""
-        for run in [run for run in self._log.runs.values() if run.state == "running"]:
+        """Find what an earlier command left: processes that outlived it, and settings of which it told nothing."""
+        for run in self._runs("running"):
             process = RunningProcess(run, self._directory / run.run_id)
             if process.is_running():
                 self._active.append(process)
+                self._tried.add((run.setting, run.seed))
             else:
-                self._log.note(process.outcome(self._sweep.metric))
-        for suggestion in self._search.open():
-            self._enqueue(suggestion)
+                self._search.note(process.outcome(self._sweep.metric))
+        for trial in self._search.open():
+            self._tell(trial.number)
 
-    def _enqueue(self, suggestion: Suggestion) -> None:
-        """Let the seeds of a setting run that neither are finished nor running."""
-        runs = [run for run in self._log.runs.values() if run.setting == suggestion.number]
-        taken = {run.seed for run in runs if run.state in ("finished", "running")}
-        is_pruned = any(run.state == "pruned" for run in runs)
-        missing = [seed for seed in self._seeds if seed not in taken and not is_pruned]
-        self._waiting.extend((suggestion, seed) for seed in missing)
-        if not missing:
-            self._tell(suggestion.number)
+    def _following(self) -> Iterator[tuple[FrozenTrial, int | None]]:
+        """What is to be run: the seeds of each setting that have no end and were not tried by this command."""
+        while True:
+            for trial in self._search.open():
+                is_pruned = any(self._runs("pruned", setting=trial.number))
+                done = {run.seed for run in self._runs("finished", setting=trial.number)}
+                for seed in () if is_pruned else self._seeds:
+                    if seed not in done and (trial.number, seed) not in self._tried:
+                        yield trial, seed
+            if self._search.num_suggested() >= self._num_settings:
+                return
+            self._search.suggest()
 
-    def _following(self) -> tuple[Suggestion, int | None] | None:
-        """What is to be run next; None if nothing is left."""
-        while not self._waiting and self._search.num_suggested() < self._num_settings:
-            self._enqueue(self._search.suggest())
-        return self._waiting.popleft() if self._waiting else None
-
-    def _start(self, suggestion: Suggestion, seed: int | None) -> None:
+    def _start(self, trial: FrozenTrial, seed: int | None) -> None:
         """Go on with a run that was stopped and has a checkpoint, or begin a new one."""
+        self._tried.add((trial.number, seed))
         stopped = [
-            run
-            for run in self._log.runs.values()
-            if (run.setting, run.seed, run.state) == (suggestion.number, seed, "stopped")
-            and (self._directory / run.run_id / "checkpoints/last.ckpt").exists()
+            run.run_id
+            for run in self._runs("stopped", setting=trial.number)
+            if run.seed == seed and (self._directory / run.run_id / "checkpoints/last.ckpt").exists()
         ]
         wandb_id = secrets.token_hex(4)
-        run_id = stopped[-1].run_id if stopped else wandb_id
-        run = Run(run_id, wandb_id, suggestion.number, suggestion.values, seed, "running", 0)
-        process = RunningProcess(run, self._directory / run_id)
+        run = Run(stopped[-1] if stopped else wandb_id, wandb_id, trial.number, dict(trial.params), seed)
+        process = RunningProcess(run, self._directory / run.run_id)
         process.directory.mkdir(exist_ok=True)
-        self._log.note(run)  # before the process is there: it must not be lost if this one is killed meanwhile
+        self._search.note(run)  # before the process is there: it must not be lost if this one is killed meanwhile
         process.begin(self._words(run, is_resumed=bool(stopped)), max(1, (os.cpu_count() or 1) // self._num_jobs))
-        self._log.note(process.run)
+        self._search.note(process.run)
         self._active.append(process)
 
     def _words(self, run: Run, *, is_resumed: bool) -> list[str]:
@@ -170,30 +162,31 @@ class Runner:
             run = process.outcome(self._sweep.metric)
             if run.state == "stopped" and not self._is_stopping:
                 run = replace(run, reason="its process was killed")
-                self._failed_now.add(run.run_id)
-            if run.state == "failed":
-                self._failed_now.add(run.run_id)
-            self._log.note(run)
-            if run.run_id in self._failed_now:
+            self._search.note(run)
+            if run.reason:
+                self._failed.add(run.run_id)
                 self._display.line(f"{run.run_id} ({self._name(run)}): {run.reason}; {process.directory}/output.log")
             self._tell(run.setting)
 
     def _tell(self, setting: int) -> None:
         """Say to the search what a setting reached, once all its seeds have ended."""
-        runs = [run for run in self._log.runs.values() if run.setting == setting]
-        if any(run.state == "pruned" for run in runs):
+        if any(self._runs("pruned", setting=setting)):
             if not any(process.run.setting == setting for process in self._active):
                 self._search.tell(setting, None)
             return
-        metrics = {run.seed: run.metric for run in runs if run.state == "finished" and run.metric is not None}
+        metrics = {run.seed: run.metric for run in self._runs("finished", setting=setting) if run.metric is not None}
         if metrics.keys() == set(self._seeds):
             self._search.tell(setting, statistics.mean(metrics.values()))
 
     def _stop_hopeless(self) -> None:
         """Early stopping, by the checks of a setting's first seed; the other seeds end with it."""
-        for process in list(self._active):
+        for process in self._active:
             if self._is_hopeless(process):
-                self._end_early(process.run.setting)
+                self._tried |= {(process.run.setting, seed) for seed in self._seeds}
+                for other in self._active:
+                    if other.run.setting == process.run.setting:
+                        other.is_ended_early = True
+                        other.stop()
 
     def _is_hopeless(self, process: RunningProcess) -> bool:
         """Report the checks that are new, of a run that has ended as well: others are compared with it."""
@@ -204,28 +197,17 @@ class Runner:
         process.num_reported = len(values)
         return any([self._search.is_hopeless(process.run.setting, check + 1, values[check]) for check in new])  # noqa: C419
 
-    def _end_early(self, setting: int) -> None:
-        self._waiting = deque(item for item in self._waiting if item[0].number != setting)
-        for process in self._active:
-            if process.run.setting == setting:
-                process.is_ended_early = True
-                process.stop()
-
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if not self._is_stopping:
             self._is_stopping = True
-            print(
-                f"tabom sweep: {signal.Signals(number).name}, the runs in progress are being stopped", file=sys.stderr
-            )
-            for process in self._active:
-                process.stop()
+            name = signal.Signals(number).name
+            print(f"tabom sweep: {name}, the runs in progress are being stopped", file=sys.stderr)
 
-    def _numbers(self) -> Mapping[str, str]:
-        metrics = [run.metric for run in self._log.runs.values() if run.metric is not None]
-        best = max if self._sweep.goal == "maximize" else min
-        numbers = {"failed": str(len(self._failed_now))} if self._failed_now else {}
-        return {**numbers, **({f"best {self._sweep.metric}": f"{best(metrics):.4g}"} if metrics else {})}
+    def _numbers(self) -> dict[str, str]:
+        metrics = [run.metric for run in self._runs("finished") if run.metric is not None]
+        numbers = {"failed": str(len(self._failed))} if self._failed else {}
+        return numbers | ({f"best {self._sweep.metric}": f"{self._choose(metrics):.4g}"} if metrics else {})
 
     def _table(self) -> Table:
         """The newest runs, those in progress with their last step."""
@@ -233,10 +215,9 @@ class Runner:
         for title in ("run", "state", *self._names.values(), "seed", "step", self._sweep.metric, "seconds"):
             table.add_column(title, justify="left" if title in ("run", "state") else "right")
         processes = {process.run.run_id: process for process in list(self._active)}
-        for run in list(self._log.runs.values())[-_MAX_ROWS:]:
+        for run in list(self._search.runs.values())[-_MAX_ROWS:]:
             metric, seconds, step = run.metric, run.seconds, ""
-            if run.run_id in processes:
-                process = processes[run.run_id]
+            if (process := processes.get(run.run_id)) is not None:
                 seconds = round(time.monotonic() - process.start, 1)
                 record = process.record()
                 if record is not None and record.checks:
@@ -247,18 +228,18 @@ class Runner:
             table.add_row(run.run_id, run.state, *values, "" if run.seed is None else str(run.seed), step, *shown)
         return table
 
-    def _summarise(self, finished: list[Run]) -> None:
+    def _summarise(self) -> None:
         """Best setting, table, and figure, as far as the sweep has come."""
         settings = [
-            Setting(
-                {key: "null" if value is None else value for key, value in run.values.items()}, run.seed or 0, metric
-            )
-            for run in finished
-            if (metric := run.metric) is not None
+            Setting({k: "null" if v is None else v for k, v in run.values.items()}, run.seed or 0, run.metric)
+            for run in self._runs("finished")
+            if run.metric is not None
         ]
         rows = sensitivity_rows(settings, self._sweep.metric, digits=4, goal=self._sweep.goal)
-        best = self._best(finished)
-        command = " ".join(["tabom", *self._sweep.words(best, None)])
+        best = self._choose(
+            settings, key=lambda one: statistics.mean(other.metric for other in settings if other.values == one.values)
+        )
+        command = " ".join(["tabom", *self._sweep.words(best.values, None)])
         sync = f"wandb sync {self._directory}/*/wandb/offline-run-*"
         if self._sweep.axes:
             figure = plot_sensitivity(settings, self._sweep.name, self._sweep.metric, digits=3)
@@ -266,30 +247,16 @@ class Runner:
                 figure.savefig(self._directory / f"sensitivity.{ending}", dpi=150)
         text = f"# {self._sweep.name}\n\n{markdown_table(rows)}\nBest: `{command}`\n\nTo W&B: `{sync}`\n"
         (self._directory / "summary.md").write_text(text)
-        Console().print(rich_table(rows, f"{self._sweep.name}, {len(finished)} of {self._num_runs} runs"))
+        Console().print(rich_table(rows, f"{self._sweep.name}, {len(settings)} of {self._num_runs} runs"))
         print(f"best: {command}\nto W&B: {sync}\ntable and figure: {self._directory}/summary.md, sensitivity.png")
-
-    def _best(self, finished: list[Run]) -> dict[str, Any]:
-        """Values of the setting whose mean over the seeds is the best."""
-        metrics: dict[int, list[float]] = {}
-        for run in finished:
-            if run.metric is not None:
-                metrics.setdefault(run.setting, []).append(run.metric)
-        best = max if self._sweep.goal == "maximize" else min
-        number = best(metrics, key=lambda setting: statistics.mean(metrics[setting]))
-        return next(run.values for run in finished if run.setting == number)
 
 
 def _keep_identity(sweep: Sweep, path: Path) -> None:
     """Store what is run, or see that it is what was run here before."""
     now = identity(sweep)
-    if not path.is_file():
-        path.write_text(yaml.safe_dump(now, sort_keys=False))
+    if path.is_file():
+        before, what = yaml.safe_load(path.read_text()), "the sweep that was begun here"
+        check_same(path, before, now, what, advice="give another --output_dir")
         return
-    before = yaml.safe_load(path.read_text())
-    for key in {**before, **now}:
-        if before.get(key) != now.get(key):
-            raise TabomError(
-                f"{path}: expected the sweep that was begun here, {key} {before.get(key)}, got {now.get(key)}; "
-                "give another --output_dir"
-            )
+    with whole_file(path) as file:
+        file.write(yaml.safe_dump(now, sort_keys=False).encode())

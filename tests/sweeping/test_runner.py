@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from journal import journaled_runs
 
 from tabom.errors import TabomError
 from tabom.sweeping import command, run, runner, search
-from tabom.sweeping.run import claimed
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_tabom.py")))
 OUT = Path("out")
@@ -47,8 +47,7 @@ def sweep(*options, **content):
 
 
 def runs(state=None):
-    log = run.RunLog(OUT / "runs.jsonl").runs.values()
-    return [entry for entry in log if state in (None, entry.state)]
+    return [entry for entry in journaled_runs(OUT) if state in (None, entry.state)]
 
 
 def tried(state="finished"):
@@ -208,11 +207,13 @@ def test_killed_and_resumed():
 
 def test_runs_that_died_with_the_command_begin_anew():
     sweep(x=[0.1], seeds=[1])
-    lines = (OUT / "runs.jsonl").read_text().splitlines(keepends=True)
-    (OUT / "runs.jsonl").write_text("".join(lines[:2]))  # it was running when the command was killed
+    journal = OUT / "search.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    _, is_running, *_ = (number for number, line in enumerate(lines, 1) if '"state":"running"' in line)
+    journal.write_text("".join(lines[:is_running]) + lines[is_running][:20])  # the command was killed then
+    journal.with_suffix(".journal.lock").touch()
     record = next(OUT.glob("*/records/*.jsonl"))
     record.write_text("".join(record.read_text().splitlines(keepends=True)[:-1]))  # and was killed as well
-    (OUT / "search.journal").unlink()
     sweep(x=[0.1], seeds=[1])
     assert [entry.state for entry in runs()] == ["stopped", "finished"]
 
@@ -231,10 +232,9 @@ def test_a_run_that_is_killed_has_failed():
 
 
 def test_no_two_commands_at_once():
-    with (
-        claimed(OUT),
-        pytest.raises(TabomError, match=r"^out: expected no other tabom sweep here, but one is running$"),
-    ):
+    OUT.mkdir()
+    message = r"^out: expected no other tabom sweep here, but one is running$"
+    with run.claimed(OUT / "lock"), pytest.raises(TabomError, match=message):
         sweep()
 
 
@@ -242,8 +242,10 @@ def test_another_sweep_in_the_directory():
     sweep(seeds=(1,))
     with pytest.raises(TabomError) as caught:
         sweep(seeds=(1, 3))
-    assert str(caught.value).startswith("out/sweep.yaml: expected the sweep that was begun here, parameters ")
-    assert str(caught.value).endswith("; give another --output_dir")
+    assert str(caught.value) == (
+        "out/sweep.yaml: expected parameters.seed_everything.values [1], of the sweep that was begun here, got [1, 3] "
+        "(1 more differ); give another --output_dir"
+    )
 
 
 def test_bayes_is_told_what_came_out():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from helpers import SMALL
+from journal import journaled_runs
 from wandb_records import inspect
 
 from tabom.storage.run_record import find_records
-from tabom.sweeping.run import RunLog
 
 ROOT = Path(__file__).parents[2]
 WEIGHT, MARGIN = (f"model.objective.{name}" for name in ("rank_weight", "margin"))
@@ -31,7 +31,7 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     first = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stop = time.monotonic() + 300
-    while sum(run.state == "finished" for run in RunLog(OUT / "runs.jsonl").runs.values()) < 3:
+    while sum(run.state == "finished" for run in journaled_runs(OUT)) < 3:
         assert first.poll() is None, first.stderr.read()
         assert time.monotonic() < stop
         time.sleep(0.2)
@@ -40,7 +40,7 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
-    log = RunLog(OUT / "runs.jsonl").runs.values()
+    log = journaled_runs(OUT)
     runs = [run for run in log if run.state == "finished"]
     assert all(run.state == "stopped" and run.pid == 0 for run in log if run not in runs)  # noted, and killed then
     tried = sorted((run.values[WEIGHT], run.values[MARGIN], run.seed) for run in runs)
