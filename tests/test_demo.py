@@ -10,8 +10,8 @@ from helpers import slow
 
 from tabom.cli.main import main
 from tabom.demo import command, full, stages
-from tabom.demo.full import FULL_METHODS, FULL_OUTPUT_DIR, INTERPOLATIONS, FullDemo, Training
-from tabom.demo.stages import METHODS, OUTPUT_DIR, Demo, keep_earlier_results
+from tabom.demo.full import FULL_METHODS, FULL_OUTPUT_DIR, INTERPOLATIONS, FullDemo
+from tabom.demo.stages import METHODS, OUTPUT_DIR, Demo, Training, keep_earlier_results
 from tabom.errors import TabomError
 from tabom.reporting.comparison import MethodResult
 from tabom.tasks import Sudoku4x4
@@ -51,7 +51,7 @@ def small_demo(elsewhere, tmp_path, repository):
 @pytest.fixture
 def small_full_demo(elsewhere, monkeypatch, repository):
     """Two methods of the full demo, one of them off the frontier; made anew, as by another process."""
-    monkeypatch.setattr(full, "FULL_METHODS", {"SFT-GT": "sft_gt", "SFT-SD": "sft_sd"})
+    monkeypatch.setattr(FullDemo, "methods", {"SFT-GT": "sft_gt", "SFT-SD": "sft_sd"})
 
     def make(**changes):
         options = {"seeds": [3], "overrides": OVERRIDES, "learning_rates": [1e-2, 1e-3], **changes}
@@ -160,13 +160,16 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
     (result,) = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
     assert result == MethodResult("SFT-SD", 3, {"kl": 0.5, "public_kl": 0.5}, 1e-3)
     name = "sft_sd-lr0.001-seed3"
-    common = (f"--run_dir=runs/demo-full/{name}", "--trainer.logger.group=demo-full")
-    rate, checkpoint = "--model.optimizer.lr=0.001", ("--ckpt_path", "best.ckpt")
+
+    def place(name):
+        return (f"--run_dir=runs/demo-full/{name}", f"--trainer.logger.name={name}", "--trainer.logger.group=demo-full")
+
+    rate, checkpoint = "--model.optimizer.lr=0.001", "--ckpt_path=best.ckpt"
     assert commands == [
-        ("fit", "sft_sd", f"--trainer.logger.name={name}", "--seed_everything=3", rate, *common),
-        ("test", "sft_sd", f"--trainer.logger.name={name}-test", *checkpoint, *common),
+        ("fit", "sft_sd", "--seed_everything=3", rate, *place(name)),
+        ("test", "sft_sd", checkpoint, *place(f"{name}-test")),
         (
-            *("test", "sft_sd", *checkpoint, *common),
+            *("test", "sft_sd", checkpoint, *place(f"{name}-test")),
             "--data.validation.num_test_prompts=500",
             f"--data.task.test_file={public}",
             "--trainer.logger=false",
@@ -177,18 +180,17 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
 def test_a_full_demo_is_not_mixed_with_another(small_full_demo, tmp_path, monkeypatch):
     """What the results depend on is looked at before anything runs."""
     configs = tmp_path / "configs"
-    monkeypatch.setattr(FullDemo, "_make_what_is_missing", lambda self: pytest.fail("expected an error before"))
+    monkeypatch.setattr(FullDemo, "_command", lambda *words: pytest.fail("expected an error before"))
     first = small_full_demo()
     settings = first._settings()
-    FULL_OUTPUT_DIR.mkdir(parents=True)
-    first._save({"settings": settings, "results": []})
+    first._save(settings, [])
     path = "runs/demo-full/results.json"
     advice = "give what was given before, or move runs/demo-full away to start afresh"
 
     with pytest.raises(TabomError) as error:
         small_full_demo(seeds=[3, 4]).run()
-    assert str(error.value) == f"{path}: seeds was [3] when these results were made, got [3, 4]; {advice}"
-    with pytest.raises(TabomError, match=r"learning_rates was \[0.001, 0.01\] when these results .* got \[0.01\]; "):
+    assert str(error.value) == f"{path}: expected seeds [3], of the results that are there, got [3, 4]; {advice}"
+    with pytest.raises(TabomError, match=r"expected learning_rates \[0.001, 0.01\], of the results .* got \[0.01\]; "):
         small_full_demo(learning_rates=[1e-2]).run()
 
     shutil.copytree(first.configs, configs)
@@ -196,7 +198,7 @@ def test_a_full_demo_is_not_mixed_with_another(small_full_demo, tmp_path, monkey
     edited.write_text(edited.read_text().replace("max_steps: 150", "max_steps: 151"))
     demo_of_edited = small_full_demo()
     demo_of_edited.configs = configs
-    with pytest.raises(TabomError, match=r"sft_sd.yaml was .* when these results were made, got "):
+    with pytest.raises(TabomError, match=r"expected sft_sd.yaml \w{12}, of the results that are there, got \w{12}; "):
         demo_of_edited.run()
     edited.unlink()
     with pytest.raises(TabomError, match=r"configs/sft_sd.yaml: expected a file, found none"):
@@ -210,9 +212,10 @@ def test_other_trajectories_are_other_results(small_full_demo, monkeypatch):
     (OUTPUT_DIR / "base").mkdir()
     (OUTPUT_DIR / "base" / "model.safetensors").write_text("")
     settings = small_full_demo()._settings()
-    FULL_OUTPUT_DIR.mkdir(parents=True)
-    small_full_demo()._save({"settings": settings | {"trajectories": "of another"}, "results": []})
-    with pytest.raises(TabomError, match="trajectories was of another when these results were made, got 7692c3ad"):
+    small_full_demo()._save(settings | {"trajectories": "of another"}, [])
+    with pytest.raises(
+        TabomError, match='expected trajectories "of another", of the results that are there, got 7692c3ad'
+    ):
         small_full_demo().run()
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
 
 from tabom.callbacks.interruption import LastCheckpoint
+from tabom.callbacks.tracking import wandb_runs
 from tabom.callbacks.trajectory_writer import TrajectoryWriter
 from tabom.data import PromptDataModule, TrajectoryDataModule
 from tabom.errors import require
@@ -65,9 +65,7 @@ class Artifacts(Callback):
         if stage == "fit" and self.checkpoints != "none":
             expected = f"expected {_KEEPERS[self.checkpoints]} in trainer.callbacks, got none"
             require(len(self._keepers(trainer)) > 0, f"Artifacts, checkpoints {self.checkpoints}: {expected}")
-        if not trainer.is_global_zero:
-            return
-        self._runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        self._runs = wandb_runs(trainer)
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if self.trajectories and self._runs:
             if isinstance(data, TrajectoryDataModule):
@@ -139,19 +137,13 @@ def _trajectories(directory: Path, *, upload: bool) -> "wandb.Artifact":
 
     manifest = Manifest.load(directory)
     origin = manifest.origin
+    names = ("model_fingerprint", "query_fingerprint", "tokenizer_fingerprint", "response_length", "settings")
     artifact = wandb.Artifact(
         f"trajectories-{origin.model_fingerprint[:8]}-{origin.query_fingerprint[:8]}",
         "trajectories",
         metadata={
-            "num_queries": manifest.num_queries,
-            "num_rows": manifest.num_rows,
-            "num_verified": manifest.num_verified,
-            "num_tokens": manifest.num_tokens,
-            "model_fingerprint": origin.model_fingerprint,
-            "query_fingerprint": origin.query_fingerprint,
-            "tokenizer_fingerprint": origin.tokenizer_fingerprint,
-            "response_length": origin.response_length,
-            "settings": origin.settings,
+            **{name: getattr(manifest, name) for name in ("num_queries", "num_rows", "num_verified", "num_tokens")},
+            **{name: getattr(origin, name) for name in names},
         },
     )
     for name in (MANIFEST_NAME, *(shard.file for shard in manifest.shards)):

@@ -92,7 +92,7 @@ class LastCheckpoint(Checkpoint):
             f"trainer.callbacks: expected LastCheckpoint after all other checkpoint callbacks, got {later} after it",
         )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """See to it that no other training is written over; take over the signals.
 
         Lightning's own handlers stop within an accumulation window and end with code 0.
@@ -100,7 +100,6 @@ class LastCheckpoint(Checkpoint):
         Raises:
             TabomError: If there is a checkpoint, and this training does not start from one.
         """
-        del pl_module
         path = self.find(trainer)
         require(
             path is None or trainer.ckpt_path is not None,
@@ -109,23 +108,19 @@ class LastCheckpoint(Checkpoint):
         for number in SIGNALS:
             signal.signal(number, self._note)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stop here, rather than at the end of the batch before: a validation may have been due in between.
 
         The first epoch after one at whose end a training was resumed is not counted as begun by Lightning, which would
         have a training that is resumed twice go through the data of an epoch again.
         """
-        del pl_module, batch, batch_idx
         self._stop_if_told(trainer)
         self._num_steps = trainer.global_step
         for epochs in (trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current):
             epochs.ready = epochs.started = epochs.processed + 1  # pyright: ignore[reportAttributeAccessIssue]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Save after an optimizer step, if it is time for that or the end is near."""
-        del pl_module, outputs, batch, batch_idx
         if trainer.should_stop and _timers(trainer):
             trainer.should_stop = False  # Lightning would stop at once, and validate before
             self._received = self._received or "the time limit"
@@ -136,18 +131,16 @@ class LastCheckpoint(Checkpoint):
         if self._reason or is_last or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Save with the validation still to be done."""
-        del pl_module
         if self._is_between_steps(trainer):
             self._is_validation_ahead = True
             self._save(trainer)
             self._is_validation_ahead = False
             self._stop_if_told(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Save with the validation done."""
-        del pl_module
         if self._is_between_steps(trainer):
             self._agree(trainer)
             self._save(trainer)

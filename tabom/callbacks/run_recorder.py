@@ -1,8 +1,6 @@
 """Records what a run was started with, what it measured and how it ended."""
 
 import datetime
-import hashlib
-import json
 import math
 import secrets
 import time
@@ -14,12 +12,14 @@ from typing import Any, cast
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
+from tabom.callbacks.tracking import wandb_runs
 from tabom.data import TrajectoryDataModule
+from tabom.storage.files import file_sha256
+from tabom.storage.log import append_line
 from tabom.storage.run_record import DIRECTORY, BenchmarkResult
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
@@ -72,7 +72,7 @@ class RunRecorder(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write once, on the first process."""
         del pl_module, stage
-        self._wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        self._wandb_runs = wandb_runs(trainer)
         self._run_id = self._wandb_runs[0].id if self._wandb_runs else secrets.token_hex(4)
         text = self.parser.dump(self.config, skip_unset=False)
         config = yaml.safe_load(text)
@@ -81,8 +81,11 @@ class RunRecorder(SaveConfigCallback):
             "seed": config["seed_everything"],
             "inputs": _inputs(trainer),
         }
-        for run in self._wandb_runs:
+        wandb: dict[str, Any] | None = None
+        for run in reversed(self._wandb_runs):
             run.config.update({"cli": config, "run": content}, allow_val_change=True)
+            directory = str(Path(run.dir).parent)  # which wandb sync takes
+            wandb = {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": directory}
         for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / CONFIG_NAME).write_text(text)
@@ -99,7 +102,7 @@ class RunRecorder(SaveConfigCallback):
             config_files=[str(file) for file in self.config.get("config") or ()],
             config=config,
             **content,
-            wandb=_wandb(self._wandb_runs[0]) if self._wandb_runs else None,
+            wandb=wandb,
         )
 
     def on_train_batch_end(
@@ -111,7 +114,7 @@ class RunRecorder(SaveConfigCallback):
         is_logged = trainer.global_step % trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
         if is_logged and trainer.global_step != self._num_steps:
             self._num_steps = trainer.global_step
-            self._note_logged(trainer, "train")
+            self.note("train", trainer.global_step, logged(trainer, "train"))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was measured."""
@@ -147,34 +150,29 @@ class RunRecorder(SaveConfigCallback):
         return round(time.monotonic() - self._start, 3)
 
     def _note_validation(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._note_logged(trainer, stage)
+        self.note(stage, trainer.global_step, logged(trainer, stage))
         validation = getattr(pl_module, "validation", None)
         if isinstance(validation, Validation) and validation.curves:
             curves = {name: points(curve) for name, curve in validation.curves.items()}
             ratios = list(validation.mask_ratios)
             self._write("curves", stage=stage, step=trainer.global_step, mask_ratios=ratios, curves=curves)
 
-    def _note_logged(self, trainer: Trainer, stage: str) -> None:
-        values = {
-            name.partition("/")[2]: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(f"{stage}/")
-        }
-        self.note(stage, trainer.global_step, values)
-
     def _end(self, trainer: Trainer, state: str, reason: str) -> None:
         if not self._is_ended:
             self._is_ended = True
-            seconds = self._seconds
-            hours = seconds * trainer.world_size / 3600
-            num_tokens = self._num_tokens * trainer.world_size
-            self._write("end", state=state, reason=reason, seconds=seconds, num_tokens=num_tokens, device_hours=hours)
+            seconds, num_processes = self._seconds, trainer.world_size
+            amounts = {"num_tokens": self._num_tokens * num_processes, "device_hours": seconds * num_processes / 3600}
+            self._write("end", state=state, reason=reason, seconds=seconds, **amounts)
 
     def _write(self, kind: str, **content: Any) -> None:
-        """Append a line; a killed run leaves all that were written before."""
         if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"kind": kind, **content}) + "\n")
+            append_line(self._path, {"kind": kind, **content})
+
+
+def logged(trainer: Trainer, stage: str) -> dict[str, float]:
+    """Scalars that a stage has logged, by their names without the stage."""
+    values = {name.partition("/"): float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: value for (prefix, _, name), value in values.items() if prefix == stage}
 
 
 def record(trainer: Trainer, stage: str, values: Mapping[str, float]) -> None:
@@ -198,13 +196,8 @@ def _inputs(trainer: Trainer) -> dict[str, Any]:
     return {
         "trajectories": {
             "path": str(data.path),
-            "manifest_sha256": hashlib.sha256((data.path / MANIFEST_NAME).read_bytes()).hexdigest(),
+            "manifest_sha256": file_sha256(data.path / MANIFEST_NAME),
             "model_fingerprint": origin.model_fingerprint,
             "query_fingerprint": origin.query_fingerprint,
         }
     }
-
-
-def _wandb(run: Any) -> dict[str, Any]:
-    """Of a ``wandb.Run``; its directory is what ``wandb sync`` takes."""
-    return {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": str(Path(run.dir).parent)}

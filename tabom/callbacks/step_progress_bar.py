@@ -1,20 +1,17 @@
 """How far a training, an evaluation or a distillation has come."""
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from tabom.callbacks.run_recorder import logged
 from tabom.errors import require
 from tabom.modules import DistillationModule
 from tabom.reporting.progress import Display
 from tabom.validation import Validation
-
-if TYPE_CHECKING:
-    from tabom.modules.distillation import DistilledShard
 
 _FORGETTING = {"kl": "KL", "nelbo": "NELBO"}
 """Metrics by how they are called here; the first that was measured is shown."""
@@ -41,7 +38,7 @@ class StepProgressBar(Callback):
         self._is_shown = False
         self._display: Display | None = None
         self._exits = ExitStack()
-        self._num_batches = self._num_decoded = self._num_seen = self._num_verified = 0
+        self._num_done = self._num_seen = self._num_verified = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Switch Lightning's own bar off, if there is one."""
@@ -51,114 +48,79 @@ class StepProgressBar(Callback):
             bar.disable()
         self._is_shown = bar is not None and trainer.is_global_zero
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the steps from where training starts, which is in the middle when it resumes."""
-        del pl_module
         total = _whole(trainer.estimated_stepping_batches)
         self._training = self._open().add("Training", total, "steps", completed=trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the step; what is logged to the bar is read as seldom as it is shown, since a device is waited for."""
-        del pl_module, outputs, batch, batch_idx
-        display = self._open()
-        numbers = _logged(trainer) if display.is_due(self._training) else {}
-        display.update(self._training, trainer.global_step, numbers)
+        numbers = _logged(trainer) if self._open().is_due(self._training) else {}
+        self._open().update(self._training, trainer.global_step, numbers)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Leave the last values."""
-        del pl_module
         self._open().update(self._training, trainer.global_step, _logged(trainer))
         self._close()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the batches of all loaders."""
-        del pl_module
         if trainer.sanity_checking:
-            self._start_batches("Sanity check", trainer.num_sanity_val_batches)
+            self._begin("Sanity check", sum(trainer.num_sanity_val_batches), "batches")
         elif trainer.state.fn == TrainerFn.FITTING:
             self._open().show(self._training, is_visible=False)  # W&B's log keeps every redraw of more than one line
-            self._start_batches(f"Validation after step {trainer.global_step}", trainer.num_val_batches)
+            self._begin(f"Validation after step {trainer.global_step}", sum(trainer.num_val_batches), "batches")
         else:
-            self._start_batches("Validation", trainer.num_val_batches)
+            self._begin("Validation", sum(trainer.num_val_batches), "batches")
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         """Count."""
-        del trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
-        self._num_batches += 1
-        self._open().update(self._batches, self._num_batches)
-
-    on_test_batch_end = on_validation_batch_end
+        self._count(1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to the training, with what was measured."""
-        numbers = {} if trainer.sanity_checking else _measured(trainer, pl_module, "validate")
-        self._end_batches(numbers)
+        """Go back to the training, with what was measured; make room for the table where there is none."""
+        numbers = {} if trainer.sanity_checking else _measured(trainer, pl_module)
+        self._count(0, numbers)
+        self._open().remove(self._task)
         if trainer.state.fn != TrainerFn.FITTING:
             self._close()
         elif not trainer.sanity_checking:
             self._open().show(self._training, is_visible=True)
             self._open().update(self._training, trainer.global_step, _logged(trainer) | numbers)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the batches of all loaders."""
-        del pl_module
-        self._start_batches("Test", trainer.num_test_batches)
+        self._begin("Test", sum(trainer.num_test_batches), "batches")
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the table."""
-        self._end_batches(_measured(trainer, pl_module, "test"))
-        self._close()
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_validation_end
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the trajectories, or the answers to a benchmark, that are left to this process."""
         del trainer
         module: Any = pl_module
-        module.on_finished = self._count_decoded
+        module.on_finished = self._count
         if isinstance(pl_module, DistillationModule):
             self._num_seen = self._num_verified = 0
-            self._start_decoding(pl_module.data.num_to_decode(), "trajectories")
+            self._begin("Decoding", pl_module.data.num_to_decode(), "trajectories")
         else:  # a benchmark knows how many answers are left when it has loaded its questions
-            module.on_started = self._start_answers
+            module.on_started = lambda num: self._begin("Decoding", num, "answers")
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Show how many verified so far."""
-        del trainer, batch, batch_idx, dataloader_idx
-        if not isinstance(pl_module, DistillationModule):
-            return
-        shard = cast("DistilledShard", outputs)
-        if shard.num_queries:
-            self._num_seen += shard.num_queries
-            self._num_verified += shard.num_verified
-            numbers = {"verified": _percent(self._num_verified / self._num_seen)}
-            self._open().update(self._decoding, self._num_decoded, numbers)
+        del trainer
+        if isinstance(pl_module, DistillationModule) and outputs.num_queries:
+            self._num_seen += outputs.num_queries
+            self._num_verified += outputs.num_verified
+            self._count(0, {"verified": _percent(self._num_verified / self._num_seen)})
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the last values."""
-        del trainer, pl_module
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_predict_end(self, *_: Any, **__: Any) -> None:
         """Leave the last values, and the terminal as it was."""
-        del trainer, pl_module, exception
         self._close()
+
+    on_exception = on_predict_end
 
     def _open(self) -> Display:
         if self._display is None:
@@ -169,24 +131,13 @@ class StepProgressBar(Callback):
         self._exits.close()
         self._display = None
 
-    def _start_batches(self, description: str, nums: Sequence[float]) -> None:
-        self._num_batches = 0
-        self._batches = self._open().add(description, _whole(sum(nums)), "batches")
+    def _begin(self, description: str, total: float, unit: str) -> None:
+        self._num_done = 0
+        self._task = self._open().add(description, _whole(total), unit)
 
-    def _end_batches(self, numbers: dict[str, str]) -> None:
-        self._open().update(self._batches, self._num_batches, numbers)
-        self._open().remove(self._batches)
-
-    def _start_answers(self, num: int) -> None:
-        self._start_decoding(num, "answers")
-
-    def _start_decoding(self, num: int, unit: str) -> None:
-        self._num_decoded = 0
-        self._decoding = self._open().add("Decoding", num, unit)
-
-    def _count_decoded(self, num: int) -> None:
-        self._num_decoded += num
-        self._open().update(self._decoding, self._num_decoded)
+    def _count(self, num: int, numbers: dict[str, str] | None = None) -> None:
+        self._num_done += num
+        self._open().update(self._task, self._num_done, numbers)
 
 
 def _whole(number: float) -> int | None:
@@ -202,9 +153,9 @@ def _logged(trainer: Trainer) -> dict[str, str]:
     return {name: f"{value:.3f}" for name, value in trainer.progress_bar_metrics.items()}
 
 
-def _measured(trainer: Trainer, module: LightningModule, stage: str) -> dict[str, str]:
+def _measured(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     """First accuracy and forgetting, where they were measured."""
-    values = {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
+    values = logged(trainer, "test" if trainer.testing else "validate")
     numbers = {}
     validation = getattr(module, "validation", None)
     if isinstance(validation, Validation) and validation.accuracies[0] in values:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
@@ -25,6 +26,12 @@ asks who logs in, for 10 seconds more. In between nothing waits: data go to the 
 """
 GRACE = 3.0
 """Seconds until W&B's own process is ended, after the limit and after what the disk has to wait for."""
+
+
+def wandb_runs(trainer: Trainer) -> list[Any]:
+    """W&B runs of a trainer, on the first process alone."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, WandbLogger)]
 
 
 @rank_zero_only

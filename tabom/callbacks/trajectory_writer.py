@@ -1,16 +1,15 @@
 """Writes decoded trajectories to shards while they are made."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.loggers import WandbLogger
 
 from tabom.callbacks.run_recorder import record
+from tabom.callbacks.tracking import wandb_runs
 from tabom.data import PromptDataModule
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
@@ -64,26 +63,14 @@ class TrajectoryWriter(BasePredictionWriter):
         self._start = time.monotonic()
 
     def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *_: Any, **__: Any
     ) -> None:
         """Write the shard."""
-        del trainer, pl_module, batch_indices, batch, batch_idx, dataloader_idx
+        del trainer, pl_module
         shard = cast("DistilledShard", prediction)
         if shard.num_queries:
-            self._store.write(
-                shard.index,
-                shard.rows,
-                num_queries=shard.num_queries,
-                num_tokens=shard.num_tokens,
-                rejected=shard.rejected,
-            )
+            counts = {"num_queries": shard.num_queries, "num_tokens": shard.num_tokens}
+            self._store.write(shard.index, shard.rows, **counts, rejected=shard.rejected)
             self._num_decoded += shard.num_queries
             self._num_tokens += shard.num_tokens
 
@@ -102,16 +89,15 @@ class TrajectoryWriter(BasePredictionWriter):
             "tokens a second": round(num_tokens / seconds, 1),
         }
         record(trainer, "distill", statistics)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                rows = [[name, str(value)] for name, value in statistics.items()]
-                logger.log_table("distill/statistics", columns=["", "value"], data=rows)
-                logger.experiment.summary.update({f"distill/{name}": value for name, value in statistics.items()})
-                if manifest.num_rows:
-                    import wandb
+        for run in wandb_runs(trainer):
+            import wandb
 
-                    page = self._page(manifest.num_rows, cast("DistillationModule", pl_module).data.tokenizer)
-                    logger.experiment.log({"distill/viewer": wandb.Html(page, inject=False)})
+            rows: list[Any] = [[name, str(value)] for name, value in statistics.items()]
+            run.log({"distill/statistics": wandb.Table(columns=["", "value"], data=rows)})
+            run.summary.update({f"distill/{name}": value for name, value in statistics.items()})
+            if manifest.num_rows:
+                page = self._page(manifest.num_rows, cast("DistillationModule", pl_module).data.tokenizer)
+                run.log({"distill/viewer": wandb.Html(page, inject=False)})
         width = max(map(len, statistics))
         lines = [f"  {name:<{width}}  {value:,}" for name, value in statistics.items()]
         print("\n".join([f"{self.output_dir}:", *lines]))

@@ -1,17 +1,16 @@
 """Shows results where people would rather look than read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from tabom.data import PromptDataModule
+from tabom.callbacks.run_recorder import logged
+from tabom.callbacks.tracking import wandb_runs
 from tabom.reporting.curves import training_figures, validation_figures
 from tabom.reporting.viewer import viewer_page
-from tabom.types import TrajectoryRow
 from tabom.validation import Validation
 
 _SAMPLE_COLUMNS = ("prompt", "response", "reference", "is_verified", "unmask_step")
@@ -41,65 +40,54 @@ class ValidationMedia(Callback):
         """Go on with what :meth:`state_dict` gave."""
         self._violations, self._checks = state_dict["violations"], state_dict["checks"]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Note the share of pairs in the wrong order, as often as values are logged."""
-        del pl_module, outputs, batch, batch_idx
-        agreement = trainer.callback_metrics.get("train/order_agreement")
+        agreement = logged(trainer, "train").get("order_agreement")
         if agreement is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            self._violations.append((trainer.global_step, 1 - float(agreement)))
+            self._violations.append((trainer.global_step, 1 - agreement))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw under ``validate``; note accuracy and forgetting."""
         self._show(trainer, pl_module, "validate")
-        values = [trainer.callback_metrics.get(f"validate/{name}") for name in ("kl", "accuracy_1_per_step")]
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and None not in values:
-            kl, accuracy = (float(value) for value in values if value is not None)
-            self._checks.append((kl, accuracy))
+        values = logged(trainer, "validate")
+        is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if is_training and {"kl", "accuracy_1_per_step"} <= values.keys():
+            self._checks.append((values["kl"], values["accuracy_1_per_step"]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw under ``test``."""
         self._show(trainer, pl_module, "test")
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Draw the training."""
-        del pl_module
         self._keep(trainer, "fit", training_figures(self._violations, self._checks))
 
-    def _show(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        validation = getattr(pl_module, "validation", None)
+    def _show(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        validation = getattr(module, "validation", None)
         if trainer.sanity_checking or not isinstance(validation, Validation):
             return
         curves = {name: curve.tolist() for name, curve in validation.curves.items()}
         self._keep(trainer, stage, validation_figures(curves, validation.mask_ratios))
-        rows = [[str(getattr(sample, name)) for name in _SAMPLE_COLUMNS] for sample in validation.samples]
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and rows and trainer.is_global_zero:
-                import wandb
+        samples = validation.samples
+        for run in wandb_runs(trainer) if samples else ():
+            import wandb
 
-                data = cast("PromptDataModule", trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
-                page = _page(stage, validation.samples, data.tokenizer)
-                logger.experiment.log({f"{stage}/viewer": wandb.Html(page, inject=False)}, commit=False)
-                logger.log_table(f"{stage}/samples", columns=list(_SAMPLE_COLUMNS), data=rows)
+            tokenizer = trainer.datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+            note = f"{len(samples)} sample decodings"
+            page = viewer_page([stage], [[row] for row in samples], tokenizer, title=stage, note=note)
+            rows: list[Any] = [[str(getattr(sample, name)) for name in _SAMPLE_COLUMNS] for sample in samples]
+            table = wandb.Table(columns=list(_SAMPLE_COLUMNS), data=rows)
+            run.log({f"{stage}/viewer": wandb.Html(page, inject=False), f"{stage}/samples": table})
 
     def _keep(self, trainer: Trainer, stage: str, figures: Mapping[str, Any]) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        if not (figures and trainer.is_global_zero) or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         directory = Path(trainer.default_root_dir) / "figures"
+        directory.mkdir(parents=True, exist_ok=True)
         paths = {name: directory / f"{stage}_{name}.png" for name in figures}
         for name, figure in figures.items():
-            directory.mkdir(parents=True, exist_ok=True)
             figure.savefig(paths[name], dpi=150)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
+        for run in wandb_runs(trainer):
+            import wandb
 
-                images = {f"{stage}/{name}": wandb.Image(str(path)) for name, path in paths.items()}
-                logger.experiment.log(images, commit=False)
-
-
-def _page(stage: str, samples: Sequence[TrajectoryRow], tokenizer: Any) -> str:
-    return viewer_page(
-        [stage], [[row] for row in samples], tokenizer, title=stage, note=f"{len(samples)} sample decodings"
-    )
+            run.log({f"{stage}/{name}": wandb.Image(str(path)) for name, path in paths.items()}, commit=False)

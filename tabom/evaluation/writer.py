@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from tabom.callbacks.run_recorder import RunRecorder
+from tabom.callbacks.tracking import wandb_runs
 from tabom.evaluation.module import BenchmarkModule
 from tabom.storage.files import whole_file
 
@@ -63,10 +63,12 @@ class BenchmarkWriter(Callback):
             file.write(json.dumps(run.report, ensure_ascii=False, indent=2).encode())
         for recorder in _recorders(trainer):
             recorder.note_benchmark(result)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(_numbers(result))
-                logger.log_table(f"benchmark/{result.benchmark}", columns=list(_COLUMNS), data=_rows(run))
+        for wandb_run in wandb_runs(trainer):
+            import wandb
+
+            wandb_run.summary.update(_numbers(result))
+            table = wandb.Table(columns=list(_COLUMNS), data=_rows(run))
+            wandb_run.log({f"benchmark/{result.benchmark}": table})
         print(_said(result, directory))
 
 
@@ -80,7 +82,7 @@ def _numbers(result: "BenchmarkResult") -> dict[str, float]:
     return {f"benchmark/{result.benchmark}/{name}": value for name, value in numbers.items()}
 
 
-def _rows(run: "BenchmarkRun") -> list[list[Any]]:
+def _rows(run: "BenchmarkRun") -> list[Any]:
     rows = []
     for one in run.answered:
         decoded = asdict(one.response) if one.response is not None else {}

@@ -4,8 +4,11 @@ The same command goes on with a sweep that was stopped or killed. Words after --
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tabom.errors import TabomError, require
 
@@ -53,10 +56,7 @@ def run(words: Sequence[str]) -> None:
         kind = "no --wandb" if arguments.is_on_server else "--wandb"
         require(getattr(arguments, name) is None, f"{name}: expected {kind} beside it")
     if arguments.is_on_server:
-        from tabom.sweeping.server import create_and_run
-
-        project = arguments.project or sweep.content.get("project", "tabom")
-        create_and_run(sweep.content, entity=arguments.entity, project=project, count=arguments.count)
+        _run_on_server(sweep.content, arguments)
         return
     output_dir = arguments.output_dir or Path("runs/sweeps") / arguments.file.stem
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -65,3 +65,20 @@ def run(words: Sequence[str]) -> None:
         raise TabomError(f"{output_dir}: expected no other tabom sweep here, but one is running")
     with lock:
         Runner(sweep, output_dir, 1 if arguments.jobs is None else arguments.jobs).run()
+
+
+def _run_on_server(sweep: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Create the sweep and run its trials here; the first signal to stop goes on to the run, and its end is awaited."""
+    import wandb
+    from wandb.errors import Error
+
+    entity, project = arguments.entity or sweep.get("entity"), arguments.project or sweep.get("project", "tabom")
+    here = str(Path(sys.executable).parent)  # so that the agent finds the program without an active environment
+    os.environ["PATH"] = os.pathsep.join([here, os.environ["PATH"]])
+    try:
+        sweep_id = wandb.sweep(sweep, entity=entity, project=project)
+        name = "/".join([*filter(None, [entity]), project, sweep_id])
+        print(f"another agent, here or on another machine: wandb agent {name}", flush=True)
+        wandb.agent(sweep_id, entity=entity, project=project, count=arguments.count, forward_signals=True)
+    except Error as error:
+        raise TabomError(f"W&B: expected a sweep on the server, got: {error}") from error

@@ -121,13 +121,10 @@ def read_sweep(
             fixed[name] = parameter["value"]
         else:
             axes[name] = axis
-    seed_axis = axes.pop(SEED, None)
-    require(
-        seed_axis is None or isinstance(seed_axis, CategoricalDistribution),
-        f"{path}: parameters.{SEED}: expected values",
-    )
-    own = seed_axis.choices if isinstance(seed_axis, CategoricalDistribution) else ()
-    sweep = Sweep(path, content, fixed, axes, tuple(int(str(seed)) for seed in own))
+    seed_axis = axes.pop(SEED, CategoricalDistribution([None]))
+    if not isinstance(seed_axis, CategoricalDistribution):
+        raise TabomError(f"{path}: parameters.{SEED}: expected values")
+    sweep = Sweep(path, content, fixed, axes, tuple(int(str(seed)) for seed in seed_axis.choices if seed is not None))
     _check_search(sweep)
     return sweep
 
@@ -150,10 +147,8 @@ def _load(path: Path) -> dict[str, Any]:
     _check_choice(path, "method", content["method"], get_args(Method))
     _check_choice(path, "metric.goal", content["metric"].get("goal", "minimize"), get_args(Goal))
     name = content["metric"].get("name")
-    require(
-        isinstance(name, str) and "/" in name,
-        f"{path}: metric.name: expected STAGE/NAME, such as validate/kl, got {name}",
-    )
+    is_name = isinstance(name, str) and "/" in name
+    require(is_name, f"{path}: metric.name: expected STAGE/NAME, such as validate/kl, got {name}")
     return content
 
 
@@ -164,30 +159,23 @@ def _check_choice(path: Path, key: str, value: object, choices: Sequence[str]) -
 def _axis(where: str, given: Any) -> BaseDistribution | None:
     """What a parameter is drawn from; None for a single value."""
     require(isinstance(given, dict), f"{where}: expected value, values, or min and max, got {given}")
-    is_range, keys = {"min", "max"} <= given.keys(), set(given) - {"distribution"}
     default = "constant" if "value" in given else "categorical" if "values" in given else "uniform"
-    if default == "uniform" and is_range and all(isinstance(given[key], int) for key in ("min", "max")):
+    if default == "uniform" and all(isinstance(given.get(key), int) for key in ("min", "max")):
         default = "int_uniform"
     name = given.get("distribution", default)
     require(name in _DISTRIBUTIONS, f"{where}: distribution: expected one of {', '.join(_DISTRIBUTIONS)}, got {name}")
-    expected = _DISTRIBUTIONS[name]
-    require(
-        keys == expected,
-        f"{where}: expected {', '.join(sorted(expected))} with distribution {name}, got {', '.join(sorted(keys))}",
-    )
-    match name:
-        case "constant":
-            return None
-        case "categorical":
-            values = given["values"]
-            is_plain = isinstance(values, list) and all(isinstance(v, str | int | float | None) for v in values)
-            require(is_plain and len(values) > 0, f"{where}: values: expected a list of plain values, got {values}")
-            return CategoricalDistribution(values)
+    expected, got = (", ".join(sorted(keys)) for keys in (_DISTRIBUTIONS[name], given.keys() - {"distribution"}))
+    require(got == expected, f"{where}: expected {expected} with distribution {name}, got {got}")
+    if name == "constant":
+        return None
+    if name == "categorical":
+        values = given["values"]
+        is_plain = isinstance(values, list) and all(isinstance(v, str | int | float | None) for v in values)
+        require(is_plain and len(values) > 0, f"{where}: values: expected a list of plain values, got {values}")
+        return CategoricalDistribution(values)
     low, high = given["min"], given["max"]
-    require(
-        all(isinstance(bound, int | float) for bound in (low, high)) and low < high,
-        f"{where}: expected numbers, min below max, got {low} and {high}",
-    )
+    is_range = all(isinstance(bound, int | float) for bound in (low, high)) and low < high
+    require(is_range, f"{where}: expected numbers, min below max, got {low} and {high}")
     if name == "int_uniform":
         return IntDistribution(low, high)
     is_log = name == "log_uniform_values"
@@ -201,11 +189,9 @@ def _check_search(sweep: Sweep) -> None:
         ranges = [name for name, axis in sweep.axes.items() if not isinstance(axis, CategoricalDistribution)]
         require(not ranges, f"{path}: parameters.{next(iter(ranges), '')}: expected values, since the method is grid")
     else:
-        cap = sweep.content.get("run_cap")
-        require(
-            isinstance(cap, int) and cap > 0,
-            f"{path}: run_cap: expected a number of runs, or --num_runs, for method {sweep.method}, got {cap}",
-        )
+        cap, what = sweep.content.get("run_cap"), "a number of runs, or --num_runs"
+        is_number = isinstance(cap, int) and cap > 0
+        require(is_number, f"{path}: run_cap: expected {what}, for method {sweep.method}, got {cap}")
     if sweep.early_terminate:
         hyperband = dict(sweep.early_terminate)
         kind = hyperband.pop("type", None)

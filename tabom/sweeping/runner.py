@@ -14,7 +14,6 @@ from types import FrameType
 import yaml
 from optuna.trial import FrozenTrial
 from rich.console import Console
-from rich.table import Table
 
 from tabom.errors import TabomError, require
 from tabom.reporting.comparison import markdown_table, rich_table
@@ -28,7 +27,6 @@ from tabom.sweeping.run import Run, RunningProcess
 from tabom.sweeping.search import Search
 
 _POLL_SECONDS = 0.2
-_MAX_ROWS = 30
 
 
 class Runner:
@@ -67,7 +65,7 @@ class Runner:
             TabomError: If runs failed; the same command tries them again.
         """
         self._take_up()
-        with handled_by(self._note_signal), Display(self._table) as self._display:
+        with handled_by(self._note_signal), Display() as self._display:
             task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=self._num_done)
             while True:
                 self._collect()
@@ -208,25 +206,6 @@ class Runner:
         metrics = [run.metric for run in self._runs("finished") if run.metric is not None]
         numbers = {"failed": str(len(self._failed))} if self._failed else {}
         return numbers | ({f"best {self._sweep.metric}": f"{self._choose(metrics):.4g}"} if metrics else {})
-
-    def _table(self) -> Table:
-        """The newest runs, those in progress with their last step."""
-        table = Table(box=None)
-        for title in ("run", "state", *self._names.values(), "seed", "step", self._sweep.metric, "seconds"):
-            table.add_column(title, justify="left" if title in ("run", "state") else "right")
-        processes = {process.run.run_id: process for process in list(self._active)}
-        for run in list(self._search.runs.values())[-_MAX_ROWS:]:
-            metric, seconds, step = run.metric, run.seconds, ""
-            if (process := processes.get(run.run_id)) is not None:
-                seconds = round(time.monotonic() - process.start, 1)
-                record = process.record()
-                if record is not None and record.checks:
-                    step = str(record.checks[-1].step)
-                    metric = next(reversed(process.values(self._sweep.metric)), None)
-            values = [show_value(run.values[key]) for key in self._names]
-            shown = ["" if value is None else f"{value:.4g}" for value in (metric, seconds)]
-            table.add_row(run.run_id, run.state, *values, "" if run.seed is None else str(run.seed), step, *shown)
-        return table
 
     def _summarise(self) -> None:
         """Best setting, table, and figure, as far as the sweep has come."""
