@@ -160,16 +160,12 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
     (result,) = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
     assert result == MethodResult("SFT-SD", 3, {"kl": 0.5, "public_kl": 0.5}, 1e-3)
     name = "sft_sd-lr0.001-seed3"
-
-    def place(name):
-        return (f"--run_dir=runs/demo-full/{name}", f"--trainer.logger.name={name}", "--trainer.logger.group=demo-full")
-
-    rate, checkpoint = "--model.optimizer.lr=0.001", "--ckpt_path=best.ckpt"
+    place, rate, checkpoint = f"--run_dir=runs/demo-full/{name}", "--model.optimizer.lr=0.001", "--ckpt_path=best.ckpt"
     assert commands == [
-        ("fit", "sft_sd", "--seed_everything=3", rate, *place(name)),
-        ("test", "sft_sd", checkpoint, *place(f"{name}-test")),
+        ("fit", "sft_sd", place, "--seed_everything=3", rate),
+        ("test", "sft_sd", f"{place}-test", checkpoint),
         (
-            *("test", "sft_sd", checkpoint, *place(f"{name}-test")),
+            *("test", "sft_sd", f"{place}-test", checkpoint),
             "--data.validation.num_test_prompts=500",
             f"--data.task.test_file={public}",
             "--trainer.logger=false",

@@ -1,8 +1,9 @@
 """What a run made and what it used, as W&B artifacts."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,9 +15,6 @@ from tabom.data import PromptDataModule, TrajectoryDataModule
 from tabom.errors import require
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
-
-if TYPE_CHECKING:  # wandb takes seconds to import and is needed with its logger only
-    import wandb
 
 _KEEPERS = {
     "best": "a ModelCheckpoint with a monitor",
@@ -80,7 +78,7 @@ class Artifacts(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Name the checkpoint that is read."""
         if self._runs and state_dict["model"] is not None:
-            self._use(_model(state_dict["model"], Path(str(self._trainer.ckpt_path)), upload=False))
+            self._use(_artifact(state_dict["model"], "model", [Path(str(self._trainer.ckpt_path))]))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep what was made; a run that fails or is stopped does not come here."""
@@ -95,7 +93,7 @@ class Artifacts(Callback):
             for callback in self._keepers(trainer)[:1]:
                 path = callback.find(trainer) if isinstance(callback, LastCheckpoint) else callback.best_model_path
                 if path:
-                    artifact = _model(self.state_dict()["model"], Path(path), upload=self.upload)
+                    artifact = _artifact(self.state_dict()["model"], "model", [Path(path)], upload=self.upload)
                     self._runs[0].log_artifact(artifact, aliases=[self.checkpoints])
 
     def _keepers(self, trainer: Trainer) -> list[ModelCheckpoint | LastCheckpoint]:
@@ -111,7 +109,7 @@ class Artifacts(Callback):
             )
         ]
 
-    def _use(self, artifact: "wandb.Artifact") -> None:
+    def _use(self, artifact: Any) -> None:
         """Declare an input.
 
         ``use_artifact`` does the same, but not in an offline run, and in others it waits for the server without limit.
@@ -122,48 +120,37 @@ class Artifacts(Callback):
         run.config.update({"used_artifacts": self._used}, allow_val_change=True)
 
 
-def _queries(data: PromptDataModule) -> "wandb.Artifact":
-    import wandb
-
+def _queries(data: PromptDataModule) -> Any:
     fingerprint = data.query_fingerprint()
-    artifact = wandb.Artifact(f"queries-{fingerprint[:8]}", "queries", metadata=data.query_settings())
+    artifact = _artifact(f"queries-{fingerprint[:8]}", "queries", [], metadata=data.query_settings())
     with artifact.new_file("queries.json") as file:
         json.dump({"fingerprint": fingerprint}, file)
     return artifact
 
 
-def _trajectories(directory: Path, *, upload: bool) -> "wandb.Artifact":
-    import wandb
-
+def _trajectories(directory: Path, *, upload: bool) -> Any:
     manifest = Manifest.load(directory)
     origin = manifest.origin
-    names = ("model_fingerprint", "query_fingerprint", "tokenizer_fingerprint", "response_length", "settings")
-    artifact = wandb.Artifact(
-        f"trajectories-{origin.model_fingerprint[:8]}-{origin.query_fingerprint[:8]}",
-        "trajectories",
-        metadata={
-            **{name: getattr(manifest, name) for name in ("num_queries", "num_rows", "num_verified", "num_tokens")},
-            **{name: getattr(origin, name) for name in names},
-        },
-    )
-    for name in (MANIFEST_NAME, *(shard.file for shard in manifest.shards)):
-        _add(artifact, directory / name, upload=upload)
-    return artifact
+    name = f"trajectories-{origin.model_fingerprint[:8]}-{origin.query_fingerprint[:8]}"
+    paths = [directory / file for file in (MANIFEST_NAME, *(shard.file for shard in manifest.shards))]
+    metadata = {key: getattr(manifest, key) for key in ("num_queries", "num_rows", "num_verified", "num_tokens")}
+    keys = ("model_fingerprint", "query_fingerprint", "tokenizer_fingerprint", "response_length", "settings")
+    metadata |= {key: getattr(origin, key) for key in keys}
+    return _artifact(name, "trajectories", paths, upload=upload, metadata=metadata)
 
 
-def _model(name: str, path: Path, *, upload: bool) -> "wandb.Artifact":
+def _artifact(
+    name: str, kind: str, paths: Iterable[Path], *, upload: bool = False, metadata: dict[str, Any] | None = None
+) -> Any:
+    """A ``wandb.Artifact`` of files, or directories of a sharded checkpoint; never by way of a copy on this machine."""
     import wandb
 
-    artifact = wandb.Artifact(name, "model")
-    _add(artifact, path, upload=upload)
+    artifact = wandb.Artifact(name, kind, metadata=metadata)
+    for path in paths:
+        if not upload:
+            artifact.add_reference(f"file://{path.resolve()}", name=path.name)
+        elif path.is_dir():
+            artifact.add_dir(str(path), name=path.name, policy="immutable")
+        else:
+            artifact.add_file(str(path), name=path.name, policy="immutable")
     return artifact
-
-
-def _add(artifact: "wandb.Artifact", path: Path, *, upload: bool) -> None:
-    """Add a file, or the directory of a sharded checkpoint; never by way of a copy on this machine."""
-    if not upload:
-        artifact.add_reference(f"file://{path.resolve()}", name=path.name)
-    elif path.is_dir():
-        artifact.add_dir(str(path), name=path.name, policy="immutable")
-    else:
-        artifact.add_file(str(path), name=path.name, policy="immutable")

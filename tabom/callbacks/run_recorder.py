@@ -5,7 +5,6 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from tabom.callbacks.tracking import wandb_runs
 from tabom.data import TrajectoryDataModule
 from tabom.storage.files import file_sha256
 from tabom.storage.log import append_line
-from tabom.storage.run_record import DIRECTORY, BenchmarkResult
+from tabom.storage.run_record import DIRECTORY
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
 from tabom.types import TrajectoryBatch
@@ -60,7 +59,7 @@ class RunRecorder(SaveConfigCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Note the run that the loaded checkpoint comes from."""
-        self._write("parent", run_id=state_dict["run_id"])
+        self.write("parent", run_id=state_dict["run_id"])
         for run in self._wandb_runs:
             run.config.update({"run": {**run.config["run"], "parent": state_dict["run_id"]}}, allow_val_change=True)
 
@@ -93,7 +92,7 @@ class RunRecorder(SaveConfigCallback):
         directory = Path(trainer.default_root_dir) / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / f"{self._command[0]}-{now:%Y%m%d-%H%M%S}-{self._run_id}.jsonl"
-        self._write(
+        self.write(
             "start",
             verb=self._command[0],
             run_id=self._run_id,
@@ -127,11 +126,7 @@ class RunRecorder(SaveConfigCallback):
 
     def note(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Add scalars to the record."""
-        self._write("metrics", stage=stage, step=step, seconds=self._seconds, values=dict(values))
-
-    def note_benchmark(self, result: BenchmarkResult) -> None:
-        """Add what a model reached on a benchmark."""
-        self._write("benchmark", **asdict(result))
+        self.write("metrics", stage=stage, step=step, seconds=self._seconds, values=dict(values))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note that the run was stopped, or failed."""
@@ -155,16 +150,17 @@ class RunRecorder(SaveConfigCallback):
         if isinstance(validation, Validation) and validation.curves:
             curves = {name: points(curve) for name, curve in validation.curves.items()}
             ratios = list(validation.mask_ratios)
-            self._write("curves", stage=stage, step=trainer.global_step, mask_ratios=ratios, curves=curves)
+            self.write("curves", stage=stage, step=trainer.global_step, mask_ratios=ratios, curves=curves)
 
     def _end(self, trainer: Trainer, state: str, reason: str) -> None:
         if not self._is_ended:
             self._is_ended = True
             seconds, num_processes = self._seconds, trainer.world_size
             amounts = {"num_tokens": self._num_tokens * num_processes, "device_hours": seconds * num_processes / 3600}
-            self._write("end", state=state, reason=reason, seconds=seconds, **amounts)
+            self.write("end", state=state, reason=reason, seconds=seconds, **amounts)
 
-    def _write(self, kind: str, **content: Any) -> None:
+    def write(self, kind: str, **content: Any) -> None:
+        """Append a line to the record."""
         if self._path is not None:
             append_line(self._path, {"kind": kind, **content})
 

@@ -92,21 +92,18 @@ class TrajectoryWriter(BasePredictionWriter):
         for run in wandb_runs(trainer):
             import wandb
 
-            rows: list[Any] = [[name, str(value)] for name, value in statistics.items()]
-            run.log({"distill/statistics": wandb.Table(columns=["", "value"], data=rows)})
+            values: list[Any] = [[name, str(value)] for name, value in statistics.items()]
+            run.log({"distill/statistics": wandb.Table(columns=["", "value"], data=values)})
             run.summary.update({f"distill/{name}": value for name, value in statistics.items()})
             if manifest.num_rows:
-                page = self._page(manifest.num_rows, cast("DistillationModule", pl_module).data.tokenizer)
+                rows = read_rows(self.output_dir, range(min(manifest.num_rows, _NUM_SHOWN))).values()
+                title, note = str(self.output_dir), f"the first {len(rows):,} of {manifest.num_rows:,} trajectories"
+                tokenizer = cast("DistillationModule", pl_module).data.tokenizer
+                page = viewer_page([title], [[row] for row in rows], tokenizer, title=title, note=note)
                 run.log({"distill/viewer": wandb.Html(page, inject=False)})
         width = max(map(len, statistics))
         lines = [f"  {name:<{width}}  {value:,}" for name, value in statistics.items()]
         print("\n".join([f"{self.output_dir}:", *lines]))
-
-    def _page(self, num_rows: int, tokenizer: Any) -> str:
-        rows = read_rows(self.output_dir, range(min(num_rows, _NUM_SHOWN))).values()
-        name = str(self.output_dir)
-        note = f"the first {len(rows):,} of {num_rows:,} trajectories"
-        return viewer_page([name], [[row] for row in rows], tokenizer, title=name, note=note)
 
 
 def _origin(module: DistillationModule) -> Origin:

@@ -189,8 +189,9 @@ class Demo:
     def _run(self, training: Training) -> list[MethodResult]:
         """Train and test one model; of the baseline's largest learning rate also what lies between it and the base."""
         method, config, seed, rate = training
-        options = [f"--seed_everything={seed}", *([] if rate is None else [f"--model.optimizer.lr={rate}"])]
-        checkpoint = self._command(f"{method}, training", "fit", config, *options, *self._place(training.name))
+        options = [f"--run_dir={self.output_dir / training.name}", f"--seed_everything={seed}"]
+        options += [] if rate is None else [f"--model.optimizer.lr={rate}"]
+        checkpoint = self._command(f"{method}, training", "fit", config, *options)
         tests: dict[str, tuple[str, ...]] = {method: (training.name, f"--ckpt_path={checkpoint}")}
         if method == BASELINE and rate == max(self.learning_rates):
             for part, weight in self.interpolations.items():
@@ -199,7 +200,7 @@ class Demo:
         return [MethodResult(row, seed, self._test(row, config, *words), rate) for row, words in tests.items()]
 
     def _test(self, method: str, config: str, name: str, *options: str) -> dict[str, float]:
-        words = [config, *options, *self._place(f"{name}-test")]
+        words = [config, f"--run_dir={self.output_dir / name}-test", *options]
         self._command(f"{method}, test", "test", *words)
         metrics = dict(self._last_metrics)
         if self.public_test is not None:
@@ -208,10 +209,6 @@ class Demo:
             self._command(f"{method}, public test", "test", *words, *public)
             metrics |= {f"public_{name}": value for name, value in self._last_metrics.items()}
         return metrics
-
-    def _place(self, name: str) -> list[str]:
-        logger = {"name": name, "group": self.output_dir.name}
-        return [f"--run_dir={self.output_dir / name}", *(f"--trainer.logger.{k}={v}" for k, v in logger.items())]
 
     def _command(self, stage: str, verb: str, config: str, *options: str) -> str:
         """Run one command as the shell would; returns the best checkpoint's path, if it wrote one."""

@@ -62,7 +62,7 @@ class BenchmarkWriter(Callback):
         with whole_file(directory / "results.json") as file:
             file.write(json.dumps(run.report, ensure_ascii=False, indent=2).encode())
         for recorder in _recorders(trainer):
-            recorder.note_benchmark(result)
+            recorder.write("benchmark", **asdict(result))
         for wandb_run in wandb_runs(trainer):
             import wandb
 

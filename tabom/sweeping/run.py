@@ -99,10 +99,6 @@ class RunningProcess:
             os.killpg(self.run.pid, signal.SIGTERM)
             self._is_asked = True
 
-    def record(self) -> RunRecord | None:
-        """What it says of itself; None before it has begun."""
-        return next((record for record in reversed(self._records()) if record.run_id == self.run.wandb_id), None)
-
     def values(self, metric: str) -> list[float]:
         """The metric at all checks so far, also at those before it was stopped."""
         stage, _, name = metric.partition("/")
@@ -111,7 +107,7 @@ class RunningProcess:
 
     def outcome(self, metric: str) -> Run:
         """What became of it, once it has ended."""
-        record = self.record()
+        record = next((record for record in reversed(self._records()) if record.run_id == self.run.wandb_id), None)
         run = replace(self.run, seconds=round(time.monotonic() - self.start, 1))
         if record is not None and record.state == "finished":
             if values := self.values(metric):
