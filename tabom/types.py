@@ -240,9 +240,7 @@ class DecodedBatch(_Rows):
         response_ids: Decoded tokens.
         unmask_step: The row's denoising step that revealed each position, 0 first; a step may reveal nothing.
         unmask_entropy: Predictive entropy in nats when it was revealed, of the model's distribution at temperature 1.
-            NaN where an early finish filled it in, and so is the score.
-        unmask_score: What it was ranked by when it was revealed, larger is earlier: negative entropy in nats,
-            confidence, margin or the uniform draw; without the noise of a score temperature.
+            NaN where an early finish filled it in.
         step_entropy: Entropy of every masked position before each step; NaN where it was already revealed or the row
             was finished. None unless it was asked for.
     """
@@ -250,5 +248,4 @@ class DecodedBatch(_Rows):
     response_ids: Int[Tensor, "B N"]
     unmask_step: Int[Tensor, "B N"]
     unmask_entropy: Float[Tensor, "B N"]
-    unmask_score: Float[Tensor, "B N"]
     step_entropy: Float[Tensor, "B S N"] | None = None

@@ -242,6 +242,21 @@ class ScriptedDLM:
         return hidden
 
 
+def decode_with_scores(sampler, backbone, batch, **options):
+    """What a sampler decodes, and what each position was ranked by when it was revealed (B, N)."""
+    scores = torch.full((len(batch.examples), int(batch.is_response[0].sum())), torch.nan)
+    select = sampler._select
+
+    def watched(choice, turn, *rest):
+        is_revealed = select(choice, turn, *rest)
+        scores[turn.rows] = turn.spread(choice.score, torch.nan).where(is_revealed, scores[turn.rows])
+        return is_revealed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_select", watched)
+        return sampler.decode(backbone, batch, **options), scores
+
+
 def origin_of(tokenizer, **changes):
     values = {
         "response_length": 19,

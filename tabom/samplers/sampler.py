@@ -199,8 +199,8 @@ class Sampler:
             num_slots: Rows that are in work at a time; one that is finished makes room for the next, longest prompts
                 first. None: all.
             eos_token_id: A row is finished as soon as nothing is masked before its first token of this kind. What is
-                still masked after it becomes this token, in one further step, with entropy and score NaN. None: every
-                position is decoded.
+                still masked after it becomes this token, in one further step, with entropy NaN. None: every position is
+                decoded.
             record_steps: Also record the entropy of every masked position before each step. The head is then applied to
                 all of them, and not only to those of the current blocks.
             on_finished: Told which rows a step finished, if any, and what became of them, in that order.
@@ -235,7 +235,7 @@ class Sampler:
                 trace.look_at(turn.candidates, choice.entropy)
             is_revealed = self._select(choice, turn, num_blocks, row_keys)
             tokens = turn.spread(choice.tokens, -1)
-            trace.reveal(turn, is_revealed, tokens, choice.entropy, choice.score)
+            trace.reveal(turn, is_revealed, tokens, choice.entropy)
             is_end = is_revealed & (tokens == end_token_id)
             finished = state.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
             if finished and on_finished is not None:

@@ -25,7 +25,7 @@ class Trace:
         num_rows, length = response.shape
         self.response = response
         self.unmask_step = torch.zeros_like(response)
-        self.unmask_entropy, self.unmask_score = torch.zeros(2, num_rows, length, device=response.device)
+        self.unmask_entropy = torch.zeros(num_rows, length, device=response.device)
         self.step_entropy = None
         if num_steps:
             self.step_entropy = self.unmask_entropy.new_full((num_rows, num_steps, length), torch.nan)
@@ -35,7 +35,7 @@ class Trace:
         if self.step_entropy is not None:
             self.step_entropy[positions.row, positions.step, positions.column] = entropy
 
-    def reveal(self, turn: Turn, is_revealed: Tensor, tokens: Tensor, entropy: Tensor, score: Tensor) -> None:
+    def reveal(self, turn: Turn, is_revealed: Tensor, tokens: Tensor, entropy: Tensor) -> None:
         """Take over what a step revealed.
 
         Args:
@@ -43,13 +43,11 @@ class Trace:
             is_revealed: Where (S, N).
             tokens: Which tokens (S, N).
             entropy: Of each candidate in nats (K,).
-            score: What each candidate was ranked by (K,).
         """
         changes = (
             (self.response, tokens),
             (self.unmask_step, turn.step[:, None]),
             (self.unmask_entropy, turn.spread(entropy, 0.0)),
-            (self.unmask_score, turn.spread(score, 0.0)),
         )
         for part, values in changes:
             part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
@@ -62,10 +60,7 @@ class Trace:
             token_id: What these become, in one further step.
             rows: Which are wanted, all of them finished.
         """
-        everything = DecodedBatch(
-            self.response, self.unmask_step, self.unmask_entropy, self.unmask_score, self.step_entropy
-        )
-        decoded = everything.select(rows)
+        decoded = DecodedBatch(self.response, self.unmask_step, self.unmask_entropy, self.step_entropy).select(rows)
         if token_id is None:
             return decoded
         is_left = torch.from_numpy(is_masked[list(rows)]).to(self.response.device)
@@ -75,5 +70,4 @@ class Trace:
             response_ids=decoded.response_ids.masked_fill(is_left, token_id),
             unmask_step=torch.where(is_left, last_step + 1, decoded.unmask_step),
             unmask_entropy=decoded.unmask_entropy.masked_fill(is_left, torch.nan),
-            unmask_score=decoded.unmask_score.masked_fill(is_left, torch.nan),
         )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers import decode_with_scores
 from safetensors.torch import load_file
 
 from tabom.backbones.dream import DreamBackbone
@@ -155,7 +156,7 @@ def decode(name, cases, tensors, backbone_of):
         length = tensors[f"{name}/unmask_step"].shape[1]
         sampler.replay(tensors[f"{name}/uniforms"][:, :, -length:])
     batch = batch_of(name, case, tensors)
-    return batch, sampler.decode(backbone_of(case), batch)
+    return batch, *decode_with_scores(sampler, backbone_of(case), batch)
 
 
 def states(batch, decoded, num_steps, mask_token_id):
@@ -191,7 +192,7 @@ def test_every_recorded_case_is_compared_or_a_known_quirk(cases):
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_decoding(name, cases, tensors, backbone_of):
-    batch, decoded = decode(name, cases, tensors, backbone_of)
+    batch, decoded, scores = decode(name, cases, tensors, backbone_of)
     recorded = tensors[f"{name}/x_history"]
     recorded_step = tensors.get(f"{name}/unmask_step", tensors.get(f"{name}/decode_step_map"))
     ours = states(batch, decoded, len(recorded), cases[name]["mask_id"])
@@ -206,7 +207,7 @@ def test_decoding(name, cases, tensors, backbone_of):
     if f"{name}/unmask_confidence" in tensors:
         is_revealed = recorded_step >= 0
         expected = tensors[f"{name}/unmask_confidence"]
-        torch.testing.assert_close(decoded.unmask_score[is_revealed], expected[is_revealed], rtol=0, atol=1e-5)
+        torch.testing.assert_close(scores[is_revealed], expected[is_revealed], rtol=0, atol=1e-5)
 
 
 def test_schedules(golden):
@@ -228,7 +229,7 @@ def test_schedules(golden):
 def test_a_limit_of_tokens_per_step_leaves_no_mask(cases, tensors, backbone_of):
     """The official code stops after its 32 steps with two masks left; ours takes them in further steps."""
     name = "dream_ext_entropy_cap1_s32"
-    _, decoded = decode(name, cases, tensors, backbone_of)
+    _, decoded, _ = decode(name, cases, tensors, backbone_of)
     assert (tensors[f"{name}/final_ids"] == 127).sum(1).tolist() == [1, 1]
     assert [counts(row) for row in decoded.unmask_step] == [[0] + [1] * 32] * 2
     assert (decoded.response_ids != 127).all()
@@ -237,7 +238,7 @@ def test_a_limit_of_tokens_per_step_leaves_no_mask(cases, tensors, backbone_of):
 def test_rows_share_no_budget(cases, tensors, backbone_of):
     """Dream gives all rows one budget: it re-masks known tokens of one row and leaves masks in the other."""
     name = "dream_quirk_ragged_masks_s8"
-    batch, decoded = decode(name, cases, tensors, backbone_of)
+    batch, decoded, _ = decode(name, cases, tensors, backbone_of)
     assert (tensors[f"{name}/final_ids"] == 127).any(1).tolist() == [True, True]
     assert [counts(row) for row in decoded.unmask_step] == [[1, 2, 2, 2, 2, 2, 2, 3]] * 2
     assert (decoded.response_ids != 127).all()
@@ -255,7 +256,7 @@ def test_mask_tokens_of_a_prompt_stay(cases, tensors, backbone_of):
     """LLaDA fills them as well and spends a block's tokens on them, so that masks are left in the response."""
     name = "llada_quirk_maskinprompt_g16_b8_s16"
     before = tensors[f"{name}/prompt_ids"].clone()
-    batch, decoded = decode(name, cases, tensors, backbone_of)
+    batch, decoded, _ = decode(name, cases, tensors, backbone_of)
     assert (tensors[f"{name}/final_ids"] == 127).sum() == 3
     assert torch.equal(batch.noisy_ids[:, :8], before)
     assert (before == 127).sum(1).tolist() == [1, 2]
@@ -268,7 +269,7 @@ def test_mask_tokens_of_a_prompt_stay(cases, tensors, backbone_of):
 def test_the_mask_token_is_never_chosen(cases, tensors, backbone_of):
     """LLaDA chooses it, spends the step, and leaves seven masks; ours takes the next likely token."""
     name = "llada_quirk_selfmask_g16_b8_s16"
-    _, decoded = decode(name, cases, tensors, backbone_of)
+    _, decoded, _ = decode(name, cases, tensors, backbone_of)
     assert (tensors[f"{name}/final_ids"] == 34).sum() == cases[name]["masks_left"] == 7
     assert (decoded.response_ids != 34).all()
     assert [counts(row) for row in decoded.unmask_step] == [[1] * 16] * 2
@@ -277,7 +278,7 @@ def test_the_mask_token_is_never_chosen(cases, tensors, backbone_of):
 def test_nothing_leaks_out_of_a_block(cases, tensors, backbone_of):
     """Where 3 tokens a step do not divide a block of 8, the released code picks at random outside of it."""
     name = "tabom_llada_quirk_fixed3_crossblock_g16_b8_s16"
-    _, decoded = decode(name, cases, tensors, backbone_of)
+    _, decoded, _ = decode(name, cases, tensors, backbone_of)
     for row in decoded.unmask_step:
         assert [counts(block) for block in row.view(2, 8)] == [[3, 3, 2], [0, 0, 0, 3, 3, 2]]
     assert (decoded.response_ids != 127).all()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, ScriptedDLM
+from helpers import TINY, ScriptedDLM, decode_with_scores
 from test_sampler import OPTIONS, SETTINGS, prompts
 
 from tabom.backbones import NewTinyDLM
@@ -71,11 +71,13 @@ CREDIT = {"score": "confidence", "trace_credit": TraceCredit(weight=5.0), "sched
 def test_few_slots_and_many_give_the_same(backbone, tokenizer, settings, num_slots):
     batch = prompts(tokenizer, TEXTS)
     sampler = Sampler(**settings)
-    together, refilled = (sampler.decode(backbone, batch, num_slots=slots) for slots in (None, num_slots))
+    (together, scores), (refilled, scores_refilled) = (
+        decode_with_scores(sampler, backbone, batch, num_slots=slots) for slots in (None, num_slots)
+    )
     assert torch.equal(refilled.response_ids, together.response_ids)
     assert torch.equal(refilled.unmask_step, together.unmask_step)
     torch.testing.assert_close(refilled.unmask_entropy, together.unmask_entropy, rtol=0, atol=1e-5)
-    torch.testing.assert_close(refilled.unmask_score, together.unmask_score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores_refilled, scores, rtol=0, atol=1e-5)
 
 
 def test_draws_made_in_pieces_are_the_same(backbone, tokenizer, monkeypatch):
@@ -112,7 +114,7 @@ def test_a_finished_row_makes_room(tokenizer):
     # longest prompts first: 5 + 1 | 2 + 1, 1 + 1 | 4 + 1 | 0 + 1 steps
     assert [(num_calls, len(rows)) for num_calls, rows, _ in seen] == [(3, 1), (5, 1), (6, 1), (7, 1), (10, 1)]
     for _, rows, told in seen:
-        for name in ("response_ids", "unmask_step", "unmask_entropy", "unmask_score"):
+        for name in ("response_ids", "unmask_step", "unmask_entropy"):
             torch.testing.assert_close(
                 getattr(told, name), getattr(decoded.select(rows), name), rtol=0, atol=0, equal_nan=True
             )
@@ -142,7 +144,6 @@ def test_the_rest_is_recorded_as_one_more_step(tokenizer):
     decoded = Sampler("confidence").decode(Ending(6, 8, 3), ending_prompts(tokenizer, [2], 6), eos_token_id=3)
     assert decoded.unmask_step.tolist() == [[0, 1, 2, 3, 3, 3]]
     assert decoded.unmask_entropy.isnan().tolist() == [[False] * 3 + [True] * 3]
-    assert decoded.unmask_score.isnan().tolist() == [[False] * 3 + [True] * 3]
 
 
 def test_an_end_that_is_revealed_early_waits_for_what_is_before_it(tokenizer):

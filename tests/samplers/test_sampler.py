@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers import TINY, ScriptedDLM
+from helpers import TINY, ScriptedDLM, decode_with_scores
 from jsonargparse import ArgumentParser
 
 from tabom.backbones import NewTinyDLM
@@ -132,7 +132,7 @@ def test_replaying_unmask_step_reproduces_every_state(backbone, tokenizer, setti
 def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, settings):
     batch = prompts(tokenizer, ["abc", "hello"])
     sampler = Sampler(**settings)
-    decoded = sampler.decode(backbone, batch)
+    decoded, scores_then = decode_with_scores(sampler, backbone, batch)
     block = torch.arange(N) // (sampler.block_length or N)
     for step in range(int(decoded.unmask_step.max()) + 1):
         is_masked, logits = state_logits(backbone, sampler, batch, decoded, step)
@@ -144,7 +144,7 @@ def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, setti
             "margin": -probs.topk(2).values.diff()[..., 0],
         }
         score = scores[sampler.score]
-        torch.testing.assert_close(decoded.unmask_score[is_revealed], score[is_revealed], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(scores_then[is_revealed], score[is_revealed], rtol=1e-4, atol=1e-4)
         if sampler.temperature == 0:
             assert (decoded.response_ids[is_revealed] == logits.argmax(-1)[is_revealed]).all()
         elif sampler.score == "confidence":
@@ -166,13 +166,13 @@ def test_recording_steps_changes_nothing(backbone, tokenizer, settings):
 @pytest.mark.parametrize("settings", SETTINGS + OPTIONS)
 def test_batch_of_one_and_batch_of_many_give_the_same_trajectory(backbone, tokenizer, settings):
     texts = ["abc", "a longer prompt with padding on the others", "1", "def f(x):", "zz"]
-    together = Sampler(**settings).decode(backbone, prompts(tokenizer, texts))
+    together, scores = decode_with_scores(Sampler(**settings), backbone, prompts(tokenizer, texts))
     for row, text in enumerate(texts):
-        alone = Sampler(**settings).decode(backbone, prompts(tokenizer, [text]))
+        alone, scores_alone = decode_with_scores(Sampler(**settings), backbone, prompts(tokenizer, [text]))
         assert alone.response_ids[0].tolist() == together.response_ids[row].tolist()
         assert alone.unmask_step[0].tolist() == together.unmask_step[row].tolist()
         torch.testing.assert_close(alone.unmask_entropy[0], together.unmask_entropy[row], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(alone.unmask_score[0], together.unmask_score[row], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(scores_alone[0], scores[row], rtol=1e-4, atol=1e-4)
 
 
 def test_the_prompt_and_the_batch_are_not_touched(backbone, tokenizer):
@@ -206,25 +206,31 @@ def test_entropy_and_confidence_differ_where_they_should(tokenizer):
 
 def scripted(tokenizer, probabilities, **settings):
     """Decode one row by a table of probabilities (N, V); token 0 is the mask."""
+    return scored(tokenizer, probabilities, **settings)[0]
+
+
+def scored(tokenizer, probabilities, **settings):
+    """Likewise, with the scores."""
     table = torch.tensor(probabilities).clamp(min=1e-9).log()
-    return Sampler(**settings).decode(ScriptedDLM(table), prompts(tokenizer, ["a"], response_length=len(table)))
+    batch = prompts(tokenizer, ["a"], response_length=len(table))
+    return decode_with_scores(Sampler(**settings), ScriptedDLM(table), batch)
 
 
 def test_margin_and_confidence_differ_where_they_should(tokenizer):
     """0.5 - 0.4 against 0.45 - 0.1; the mask token, with 0.3 in the second row, is no runner-up."""
     table = [[0.0, 0.5, 0.4, 0.1, 0.0], [0.3, 0.45, 0.1, 0.1, 0.05]]
     assert scripted(tokenizer, table, score="confidence").unmask_step.tolist() == [[0, 1]]
-    decoded = scripted(tokenizer, table, score="margin")
+    decoded, scores = scored(tokenizer, table, score="margin")
     assert decoded.unmask_step.tolist() == [[1, 0]]
-    torch.testing.assert_close(decoded.unmask_score, torch.tensor([[0.1, 0.35]]))
+    torch.testing.assert_close(scores, torch.tensor([[0.1, 0.35]]))
 
 
 def test_confidence_is_that_of_the_drawn_token(tokenizer):
     """Whatever is drawn at temperature 5, its probability at temperature 1 is the score."""
     table = torch.tensor([[1e-9, 0.6, 0.3, 0.1]] * 40)
-    decoded = scripted(tokenizer, table.tolist(), score="confidence", temperature=5.0, tokens_per_step=40)
+    decoded, scores = scored(tokenizer, table.tolist(), score="confidence", temperature=5.0, tokens_per_step=40)
     assert decoded.response_ids.unique().tolist() == [1, 2, 3]
-    torch.testing.assert_close(decoded.unmask_score, table[0, decoded.response_ids])
+    torch.testing.assert_close(scores, table[0, decoded.response_ids])
 
 
 def test_scores_of_the_sampling_distribution(tokenizer):
@@ -232,12 +238,12 @@ def test_scores_of_the_sampling_distribution(tokenizer):
     table = [[0.0, 0.6, 0.3, 0.1]]
     filtered = {"score": "margin", "score_distribution": "sampling", "temperature": 0.5}
     for options in ({"top_k": 2}, {"top_p": 0.9}, {"top_p": 1.0, "top_k": 2}):
-        decoded = scripted(tokenizer, table, **filtered, **options)
-        torch.testing.assert_close(decoded.unmask_score, torch.tensor([[0.6]]))
+        decoded, scores = scored(tokenizer, table, **filtered, **options)
+        torch.testing.assert_close(scores, torch.tensor([[0.6]]))
         entropy = -sum(p * math.log(p) for p in (0.6, 0.3, 0.1))
         torch.testing.assert_close(decoded.unmask_entropy, torch.tensor([[entropy]]))
-    model = scripted(tokenizer, table, **{**filtered, "score_distribution": "model"}, top_k=1)
-    torch.testing.assert_close(model.unmask_score, torch.tensor([[0.3]]))
+    _, scores = scored(tokenizer, table, **{**filtered, "score_distribution": "model"}, top_k=1)
+    torch.testing.assert_close(scores, torch.tensor([[0.3]]))
 
 
 def test_filters_at_temperature_0_change_scores_alone(tokenizer):
@@ -264,21 +270,21 @@ def test_positions_are_drawn_in_proportion_to_exp_of_the_score(tokenizer):
     """Scores 0.8 and 0.5 at score_temperature 0.3: the first is first with probability e / (1 + e)."""
     table = torch.tensor([[1e-9, 0.5, 0.5], [1e-9, 0.2, 0.8]]).log()
     batch = prompts(tokenizer, [str(number) for number in range(2000)], response_length=2)
-    decoded = Sampler("confidence", score_temperature=0.3).decode(ScriptedDLM(table), batch)
+    decoded, scores = decode_with_scores(Sampler("confidence", score_temperature=0.3), ScriptedDLM(table), batch)
     share, expected = (decoded.unmask_step[:, 1] == 0).float().mean(), math.e / (1 + math.e)
     assert abs(share - expected) < 4 * (expected * (1 - expected) / 2000) ** 0.5
-    torch.testing.assert_close(decoded.unmask_score[0], torch.tensor([0.5, 0.8]))
+    torch.testing.assert_close(scores[0], torch.tensor([0.5, 0.8]))
 
 
-def test_random_order_is_uniform_and_recorded(tokenizer):
+def test_random_order_is_uniform_and_by_the_draws(tokenizer):
     batch = prompts(tokenizer, [str(number) for number in range(1000)], response_length=3)
-    decoded = Sampler("random").decode(ScriptedDLM(torch.eye(4)[1:]), batch)
+    decoded, scores = decode_with_scores(Sampler("random"), ScriptedDLM(torch.eye(4)[1:]), batch)
     first = (decoded.unmask_step == 0).float().mean(0)
     assert (first - 1 / 3).abs().max() < 4 * (2 / 9 / 1000) ** 0.5
-    assert (decoded.unmask_score >= 0).all()
-    assert (decoded.unmask_score < 1).all()
-    together = Sampler("random", 3).decode(ScriptedDLM(torch.eye(4)[1:]), batch)
-    assert (together.unmask_score.argmax(1) == decoded.unmask_step.argmin(1)).all()
+    assert (scores >= 0).all()
+    assert (scores < 1).all()
+    _, scores = decode_with_scores(Sampler("random", 3), ScriptedDLM(torch.eye(4)[1:]), batch)
+    assert (scores.argmax(1) == decoded.unmask_step.argmin(1)).all()
 
 
 def test_confidence_threshold_takes_all_that_reach_it_and_at_least_one(tokenizer):
@@ -392,10 +398,10 @@ def test_guidance_moves_away_from_what_is_said_without_the_prompt(tokenizer):
     batch = prompts(tokenizer, ["a"], response_length=1)
     assert Sampler().decode(model, batch).response_ids.tolist() == [[1]]
     assert model.num_calls == 1
-    decoded = Sampler("confidence", cfg_scale=1.0).decode(model, batch)
+    decoded, scores = decode_with_scores(Sampler("confidence", cfg_scale=1.0), model, batch)
     assert decoded.response_ids.tolist() == [[2]]
     assert model.num_calls == 3
-    assert decoded.unmask_score.item() == pytest.approx(1 / (2 + math.exp(-1)), abs=1e-6)
+    assert scores.item() == pytest.approx(1 / (2 + math.exp(-1)), abs=1e-6)
 
 
 def test_ties_go_to_the_lowest_position_even_with_noise_in_the_last_bits(tokenizer):
