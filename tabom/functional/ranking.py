@@ -43,9 +43,9 @@ def pair_violation(
     r"""By how much each pair (r, s) falls short of the margin: :math:`E_r - E_s + \gamma`; negative where it does not.
 
     Args:
-        energy: E, low where a token is easy, in nats.
-        margin: Gamma, in the unit of the energy.
-        stop_gradient: The side of a pair that gets no gradient.
+        energy: E, low where a token is easy, in nats; float32 or wider. The paper's is the predictive entropy.
+        margin: Gamma, in the unit of the energy, >= 0; one for all pairs or one for each.
+        stop_gradient: The side of a pair that gets no gradient; both do by default.
     """
     earlier, later = energy[:, :, None], energy[:, None, :]
     if stop_gradient == "earlier":
@@ -55,24 +55,16 @@ def pair_violation(
     return earlier - later + margin
 
 
-def pairwise_ranking_loss(
-    energy: Float[Tensor, "B W"],
-    is_pair: Bool[Tensor, "B W W"],
-    *,
-    margin: float | Float[Tensor, "B W W"],
-    stop_gradient: StopGradient = "none",
-) -> Float[Tensor, " B"]:
+def pairwise_ranking_loss(violation: Float[Tensor, "B W W"], is_pair: Bool[Tensor, "B W W"]) -> Float[Tensor, " B"]:
     r"""Penalise pairs whose energies contradict the order in which the trajectory decoded them.
 
     .. math:: L = \frac{1}{|P|} \sum_{(r,s) \in P} \max(0, E_r - E_s + \gamma)
 
-    The mean is per trajectory; reducing over B is the caller's. The paper's energy is the predictive entropy.
+    The mean is per trajectory; reducing over B is the caller's.
 
     Args:
-        energy: E in nats, float32 or wider; anything, also NaN, outside the pairs.
+        violation: From :func:`pair_violation`, in nats; anything, also NaN, outside the pairs.
         is_pair: P, from :func:`ordered_pairs`.
-        margin: Gamma, in nats, >= 0; one for all pairs or one for each.
-        stop_gradient: The side of a pair that gets no gradient; both do by default.
 
     Returns:
         Loss per trajectory in nats; 0, with zero gradient, where a trajectory has no pair.
@@ -80,23 +72,17 @@ def pairwise_ranking_loss(
     Example:
         >>> import torch
         >>> is_pair = ordered_pairs(torch.tensor([[0, 1]]), where=torch.tensor([[True, True]]))
-        >>> pairwise_ranking_loss(torch.tensor([[2.0, 1.0]]), is_pair, margin=0.5)
+        >>> pairwise_ranking_loss(pair_violation(torch.tensor([[2.0, 1.0]]), margin=0.5), is_pair)
         tensor([1.5000])
 
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 8.
     """
-    violation = pair_violation(energy, margin=margin, stop_gradient=stop_gradient).where(is_pair, 0.0)
-    return _mean_over_pairs(violation.clamp(min=0), is_pair)
+    return _mean_over_pairs(violation.where(is_pair, 0.0).clamp(min=0), is_pair)
 
 
 def logistic_ranking_loss(
-    energy: Float[Tensor, "B W"],
-    is_pair: Bool[Tensor, "B W W"],
-    *,
-    margin: float | Float[Tensor, "B W W"],
-    inverse_temperature: float,
-    stop_gradient: StopGradient = "none",
+    violation: Float[Tensor, "B W W"], is_pair: Bool[Tensor, "B W W"], *, inverse_temperature: float
 ) -> Float[Tensor, " B"]:
     r"""Smooth form of :func:`pairwise_ranking_loss`, which it approaches from above as :math:`\beta` grows.
 
@@ -106,25 +92,19 @@ def logistic_ranking_loss(
     log-likelihood of the pair's order under :math:`\exp(-\beta E)`, as in :func:`plackett_luce_loss`.
 
     Args:
-        energy: As there.
+        violation: As there.
         is_pair: As there.
-        margin: As there.
         inverse_temperature: Beta in 1/nats, > 0.
-        stop_gradient: As there.
 
     Returns:
         Loss per trajectory in nats; 0, with zero gradient, where a trajectory has no pair.
     """
-    violation = pair_violation(energy, margin=margin, stop_gradient=stop_gradient).where(is_pair, 0.0)
+    violation = violation.where(is_pair, 0.0)
     return _mean_over_pairs(-logsigmoid(-inverse_temperature * violation) / inverse_temperature, is_pair)
 
 
 def plackett_luce_loss(
-    energy: Float[Tensor, "B W"],
-    order: Int[Tensor, "B W"],
-    *,
-    where: Bool[Tensor, "B W"],
-    inverse_temperature: float,
+    energy: Float[Tensor, "B W"], is_pair: Bool[Tensor, "B W W"], *, inverse_temperature: float
 ) -> Float[Tensor, " B"]:
     r"""Negative log-likelihood of the whole order when each next token is drawn with probability ~ exp(-beta E).
 
@@ -140,9 +120,8 @@ def plackett_luce_loss(
     would pull their energies together.)
 
     Args:
-        energy: E in nats, float32 or wider; anything, also NaN, outside ``where``.
-        order: Decoding order; smaller is earlier, equal means that neither came first.
-        where: Positions that take part.
+        energy: E in nats, float32 or wider; anything, also NaN, outside the pairs.
+        is_pair: From :func:`ordered_pairs`; the order is read off them.
         inverse_temperature: Beta in 1/nats, > 0.
 
     Returns:
@@ -150,18 +129,18 @@ def plackett_luce_loss(
 
     Example:
         >>> import torch
-        >>> everywhere = torch.ones(1, 3).bool()
-        >>> plackett_luce_loss(torch.zeros(1, 3), torch.tensor([[0, 1, 2]]), where=everywhere, inverse_temperature=1.0)
+        >>> is_pair = ordered_pairs(torch.tensor([[0, 1, 2]]), where=torch.ones(1, 3).bool())
+        >>> plackett_luce_loss(torch.zeros(1, 3), is_pair, inverse_temperature=1.0)
         tensor([0.8959])
 
     References:
         Plackett 1975, The Analysis of Permutations; the sequential form of Chen et al. 2026, arXiv:2605.11854, Eq. 3.
     """
-    is_later = ordered_pairs(order, where=where)
-    score = -inverse_temperature * energy.where(where, 0.0)
-    competes = is_later | torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
+    comes_first, comes_later = is_pair.any(2), is_pair.any(1)
+    score = -inverse_temperature * energy.where(comes_first | comes_later, 0.0)
+    competes = is_pair | torch.eye(is_pair.shape[1], dtype=torch.bool, device=is_pair.device)
     log_total = score[:, None, :].masked_fill(~competes, -torch.inf).logsumexp(2)
-    return masked_mean(log_total - score, is_later.any(2))
+    return masked_mean(log_total - score, comes_first)
 
 
 def boltzmann_kl_loss(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tabom.errors import require
@@ -13,6 +14,7 @@ from tabom.functional.ranking import (
     boltzmann_kl_loss,
     logistic_ranking_loss,
     ordered_pairs,
+    pair_violation,
     pairwise_ranking_loss,
     plackett_luce_loss,
 )
@@ -41,26 +43,38 @@ class Segment(NamedTuple):
     Attributes:
         where: (B, W); False where a row has fewer targets. There the others may hold anything.
         is_pair: (B, W, W); pairs (r, s) of which r was decoded strictly before s.
-        order: (B, W); as in the corrupted batch.
         entropy: (B, W); in nats.
         energy: (B, W); what is ranked.
         recorded_entropy: (B, W); in nats, NaN where none was recorded.
         base_energy: (B, W); the reference model's, if there is one.
+        is_inverted: (B, W, W); pairs that the reference contradicts or ties in the same context, E_r >= E_s; None
+            without one.
     """
 
-    where: Tensor
-    is_pair: Tensor
-    order: Tensor
-    entropy: Tensor
-    energy: Tensor
-    recorded_entropy: Tensor
-    base_energy: Tensor | None
+    where: Bool[Tensor, "B W"]
+    is_pair: Bool[Tensor, "B W W"]
+    entropy: Float[Tensor, "B W"]
+    energy: Float[Tensor, "B W"]
+    recorded_entropy: Float[Tensor, "B W"]
+    base_energy: Float[Tensor, "B W"] | None
+    is_inverted: Bool[Tensor, "B W W"] | None
 
-    def is_inverted(self) -> Tensor | None:
-        """(B, W, W); pairs that the reference contradicts or ties in the same context, E_r >= E_s; None without one."""
-        if self.base_energy is None:
-            return None
-        return self.is_pair & (self.base_energy[:, :, None] >= self.base_energy[:, None, :])
+
+class RankingLoss(NamedTuple):
+    """What a surrogate says about a segment.
+
+    Attributes:
+        values: (B,); the loss of each row, 0 where a row says nothing.
+        has_value: (B,); rows that say something. Those have a pair that is ranked; two positions with a target energy
+            (Boltzmann KL); a target (entropy bonus).
+        is_pair: (B, W, W); the pairs that are ranked; None unless the surrogate is pairwise, as the next.
+        violation: (B, W, W); by how much each pair falls short of its margin.
+    """
+
+    values: Float[Tensor, " B"]
+    has_value: Bool[Tensor, " B"]
+    is_pair: Bool[Tensor, "B W W"] | None = None
+    violation: Float[Tensor, "B W W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,53 +158,50 @@ class Ranking:
     ) -> Segment:
         """Gather the targets of each row."""
         positions = _targets_first(corrupted)[:, : int(corrupted.is_target.sum(1).amax())]
-        where, order = corrupted.is_target.gather(1, positions), corrupted.order.gather(1, positions)
+        where = corrupted.is_target.gather(1, positions)
+        is_pair = ordered_pairs(corrupted.order.gather(1, positions), where=where)
+        base = None if reference is None else self._energy(reference).gather(1, positions)
         return Segment(
             where=where,
-            is_pair=ordered_pairs(order, where=where),
-            order=order,
+            is_pair=is_pair,
             entropy=statistics.entropy.gather(1, positions),
             energy=self._energy(statistics).gather(1, positions),
             recorded_entropy=corrupted.recorded_entropy.gather(1, positions),
-            base_energy=None if reference is None else self._energy(reference).gather(1, positions),
+            base_energy=base,
+            is_inverted=None if base is None else is_pair & (base[:, :, None] >= base[:, None, :]),
         )
 
-    def pairs(self, segment: Segment) -> Tensor:
-        """The pairs (B, W, W) that are ranked."""
-        is_pair = segment.is_pair
-        if self.min_recorded_gap > 0:
-            is_pair = is_pair & (_recorded_gap(segment) >= self.min_recorded_gap)
-        is_inverted = segment.is_inverted() if self.skip_inverted else None
-        return is_pair if is_inverted is None else is_pair & ~is_inverted
-
-    def margin(self, segment: Segment, margin: float) -> float | Tensor:
-        """The margin of all pairs, or of each (B, W, W)."""
-        return margin * _recorded_gap(segment) if self.scale_margin_by_gap else margin
-
-    def losses(self, segment: Segment, *, margin: float) -> tuple[Tensor, Tensor]:
-        """Loss per row (B,), 0 where a row says nothing, and the rows that say something.
-
-        Those have a pair that is ranked; two positions with a target energy (Boltzmann KL); a target (entropy bonus).
-        """
+    def losses(self, segment: Segment, *, margin: float) -> RankingLoss:
+        """Loss of each row, with a margin in the unit of the energy."""
         energy, where, beta = segment.energy, segment.where, self.inverse_temperature
         if self.surrogate == "boltzmann_kl":
             target = segment.recorded_entropy if self.target == "recorded" else segment.base_energy
             assert target is not None
             target = target.to(energy.dtype)
             values = boltzmann_kl_loss(energy, target, where=where, inverse_temperature=beta)
-            return values, (where & ~target.isnan()).sum(1) >= 2
+            return RankingLoss(values, (where & ~target.isnan()).sum(1) >= 2)
         if self.surrogate == "entropy_bonus":
-            return -masked_mean(energy, where), where.any(1)
-        is_pair, margins = self.pairs(segment), self.margin(segment, margin)
+            return RankingLoss(-masked_mean(energy, where), where.any(1))
+        is_pair = self._pairs(segment)
+        has_pair = is_pair.any(2).any(1)
         if self.surrogate == "plackett_luce":
-            values = plackett_luce_loss(energy, segment.order, where=where, inverse_temperature=beta)
-        elif self.surrogate == "logistic":
-            values = logistic_ranking_loss(
-                energy, is_pair, margin=margins, inverse_temperature=beta, stop_gradient=self.stop_gradient
-            )
+            return RankingLoss(plackett_luce_loss(energy, is_pair, inverse_temperature=beta), has_pair)
+        margins = margin * _recorded_gap(segment) if self.scale_margin_by_gap else margin
+        violation = pair_violation(energy, margin=margins, stop_gradient=self.stop_gradient)
+        if self.surrogate == "logistic":
+            values = logistic_ranking_loss(violation, is_pair, inverse_temperature=beta)
         else:
-            values = pairwise_ranking_loss(energy, is_pair, margin=margins, stop_gradient=self.stop_gradient)
-        return values, is_pair.any(2).any(1)
+            values = pairwise_ranking_loss(violation, is_pair)
+        return RankingLoss(values, has_pair, is_pair, violation)
+
+    def _pairs(self, segment: Segment) -> Tensor:
+        """The pairs (B, W, W) that are ranked."""
+        is_pair = segment.is_pair
+        if self.min_recorded_gap > 0:
+            is_pair = is_pair & (_recorded_gap(segment) >= self.min_recorded_gap)
+        if self.skip_inverted and segment.is_inverted is not None:
+            is_pair = is_pair & ~segment.is_inverted
+        return is_pair
 
     def _energy(self, statistics: TokenStatistics) -> Tensor:
         return statistics.entropy if self.energy == "entropy" else -statistics.confidence

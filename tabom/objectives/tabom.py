@@ -7,10 +7,9 @@ from torch import Tensor
 from tabom.corruption import TrajectorySegments
 from tabom.corruption.trajectory_segments import Starts, Ties, WindowUnit
 from tabom.errors import require
-from tabom.functional.ranking import pair_violation
 from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
-from tabom.objectives.ranking import Ranking, Segment
+from tabom.objectives.ranking import Ranking, RankingLoss
 from tabom.objectives.schedules import Warmup
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
@@ -149,13 +148,13 @@ class TabomObjective(Objective):
             "order_agreement": self._share(is_agreeing, segment.is_pair),
         }
         if reference is not None or not self.ranking.needs_reference:
-            ranking = self.mean_where(*self.ranking.losses(segment, margin=self._margin_now))
+            losses = self.ranking.losses(segment, margin=self._margin_now)
+            ranking = self.mean_where(losses.values, losses.has_value)
             if self._is_ranked:
                 result["loss"] = reconstruction + self._rank_weight_now * ranking
-            result |= self._logged(segment, ranking.detach())
-        is_inverted = segment.is_inverted()
-        if is_inverted is not None:
-            result["inverted_under_base"] = self._share(is_inverted, segment.is_pair)
+            result |= self._logged(losses, ranking.detach())
+        if segment.is_inverted is not None:
+            result["inverted_under_base"] = self._share(segment.is_inverted, segment.is_pair)
         if self._rank_weight_warmup:
             result["rank_weight"] = reconstruction.new_tensor(self._rank_weight_now)
         return result
@@ -165,13 +164,11 @@ class TabomObjective(Objective):
             return self.mean_where(nll, is_target)
         return self.mean_where(masked_mean(nll, is_target), is_target.any(1))
 
-    def _logged(self, segment: Segment, ranking: Tensor) -> dict[str, Tensor]:
+    def _logged(self, losses: RankingLoss, ranking: Tensor) -> dict[str, Tensor]:
         """What is logged about the ranking."""
         result = {"ranking": ranking}
-        if self.ranking.is_pairwise:
-            margin = self.ranking.margin(segment, self._margin_now)
-            is_active = pair_violation(segment.energy, margin=margin) > 0
-            result["active_pairs"] = self._share(is_active, self.ranking.pairs(segment))
+        if losses.is_pair is not None and losses.violation is not None:
+            result["active_pairs"] = self._share(losses.violation > 0, losses.is_pair)
         if self.ranking.surrogate == "hinge" and not self.ranking.scale_margin_by_gap and self._margin_now > 0:
             result["ranking_over_margin"] = ranking / self._margin_now
         return result
@@ -179,13 +176,3 @@ class TabomObjective(Objective):
     def _share(self, is_counted: Tensor, is_pair: Tensor) -> Tensor:
         """This process's part of the share; the mean over the processes is that of all pairs."""
         return self.mean_where(is_counted.float(), is_pair)
-
-
-def segment_pairs(statistics: TokenStatistics, corrupted: CorruptedBatch) -> tuple[Tensor, Tensor]:
-    """Gather the targets of each row side by side.
-
-    Returns:
-        Entropies (B, W) and ordered pairs (B, W, W), W being the largest number of targets in a row.
-    """
-    segment = Ranking().segment(statistics, corrupted)
-    return segment.entropy, segment.is_pair

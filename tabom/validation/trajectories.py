@@ -11,8 +11,7 @@ from tabom.backbones.target_pass import TargetPass
 from tabom.corruption import TrajectorySegments
 from tabom.functional.masking import fixed_ratio_mask
 from tabom.metrics import CalibrationError, MaskRatioCurve, OrderAgreement, OrderCorrelation
-from tabom.objectives import TabomObjective
-from tabom.objectives.tabom import segment_pairs
+from tabom.objectives import Ranking, TabomObjective
 from tabom.seeding import RowDraws
 from tabom.types import GROUND_TRUTH, SELF_DISTILLED, CorruptedBatch, TrajectoryBatch
 
@@ -80,15 +79,16 @@ class TrajectoryMeasures(nn.Module):
         corrupted = probe.corrupt(batch, backbone.mask_token_id, draws)
         corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
         statistics = TargetPass(backbone, corrupted).statistics()
-        entropy, is_pair = segment_pairs(statistics, corrupted)
+        base_statistics = None if base is None else TargetPass(base, corrupted).statistics()
+        segment = Ranking().segment(statistics, corrupted, base_statistics)
         terms = probe.terms(statistics, corrupted)
-        num_rows = {"reconstruction": corrupted.is_target.any(1).sum(), "ranking": is_pair.any(2).any(1).sum()}
+        num_rows = {"reconstruction": corrupted.is_target.any(1).sum(), "ranking": segment.is_pair.any(2).any(1).sum()}
         for name, metric in self.terms.items():
             metric.update(terms[name], weight=num_rows[name])  # pyright: ignore[reportCallIssue]
-        self.agreement.update(entropy, is_pair)
+        self.agreement.update(segment.entropy, segment.is_pair)
         self.calibration.update(statistics.confidence[corrupted.is_target], statistics.is_correct[corrupted.is_target])
-        if base is not None:
-            self.base_agreement.update(*segment_pairs(TargetPass(base, corrupted).statistics(), corrupted))
+        if segment.base_energy is not None:
+            self.base_agreement.update(segment.base_energy, segment.is_pair)
 
     def _add_whole_response(self, backbone: Backbone, batch: TrajectoryBatch) -> None:
         """Nothing is decoded yet: do the entropies there foretell the whole order?"""

@@ -51,7 +51,15 @@ def loss_of(entropy, order, where, margin):
 
 
 def loss(entropy, order, where, margin):
-    return pairwise_ranking_loss(entropy, ordered_pairs(order, where=where), margin=margin)
+    return hinge(entropy, ordered_pairs(order, where=where), margin=margin)
+
+
+def hinge(energy, is_pair, **violation):
+    return pairwise_ranking_loss(pair_violation(energy, **violation), is_pair)
+
+
+def logistic(energy, is_pair, *, inverse_temperature, **violation):
+    return logistic_ranking_loss(pair_violation(energy, **violation), is_pair, inverse_temperature=inverse_temperature)
 
 
 def everywhere(order):
@@ -162,7 +170,7 @@ def test_an_empty_segment_gives_zero():
 def test_nan_outside_the_pairs_is_not_seen_and_gets_no_gradient():
     entropy = torch.tensor([[2.0, NAN, 1.0]], requires_grad=True)
     is_pair = ordered_pairs(torch.tensor([[0, 1, 2]]), where=torch.tensor([[True, False, True]]))
-    value = pairwise_ranking_loss(entropy, is_pair, margin=0.5)
+    value = hinge(entropy, is_pair, margin=0.5)
     value.sum().backward()
     assert value.tolist() == [2.0 - 1.0 + 0.5]
     assert entropy.grad.tolist() == [[1.0, 0.0, -1.0]]
@@ -186,7 +194,7 @@ def test_gradient(margin):
     """No difference of two entropies is within 0.05 of the kink."""
     entropy = torch.tensor([[0.9, 0.1, 2.3, 1.5], [3.0, 2.2, 1.4, 0.6]], dtype=torch.float64, requires_grad=True)
     is_pair = ordered_pairs(torch.tensor([[0, 1, 1, 2], [0, 1, 2, 3]]), where=torch.ones(2, 4, dtype=torch.bool))
-    assert torch.autograd.gradcheck(lambda entropy: pairwise_ranking_loss(entropy, is_pair, margin=margin), entropy)
+    assert torch.autograd.gradcheck(lambda entropy: hinge(entropy, is_pair, margin=margin), entropy)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -199,7 +207,7 @@ def test_arguments_are_not_changed():
     entropy, order, where = torch.tensor([[2.0, 1.0]]), torch.tensor([[0, 1]]), torch.tensor([[True, True]])
     is_pair = ordered_pairs(order, where=where)
     before = [field.clone() for field in (entropy, order, where, is_pair)]
-    pairwise_ranking_loss(entropy, is_pair, margin=0.5)
+    hinge(entropy, is_pair, margin=0.5)
     order_agreement_counts(entropy, is_pair)
     torch.testing.assert_close([entropy, order, where, is_pair], before, rtol=0, atol=0)
 
@@ -230,9 +238,9 @@ def kl(energy, order, where):
 
 
 SURROGATES = {
-    "hinge": on_pairs(partial(pairwise_ranking_loss, margin=0.3)),
-    "logistic": on_pairs(partial(logistic_ranking_loss, margin=0.3, inverse_temperature=2.0)),
-    "plackett_luce": lambda *segment: plackett_luce_loss(*segment[:2], where=segment[2], inverse_temperature=2.0),
+    "hinge": on_pairs(partial(hinge, margin=0.3)),
+    "logistic": on_pairs(partial(logistic, margin=0.3, inverse_temperature=2.0)),
+    "plackett_luce": on_pairs(partial(plackett_luce_loss, inverse_temperature=2.0)),
     "boltzmann_kl": kl,
 }
 every_surrogate = pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)
@@ -297,14 +305,12 @@ def test_every_surrogate_has_the_gradient_it_says(surrogate):
 def test_a_margin_for_each_pair():
     energy, order = torch.tensor([[2.0, 1.0, 4.0]]), torch.tensor([[0, 1, 2]])
     margin = torch.tensor([[[NAN, 0.5, 3.0], [NAN, NAN, 3.5], [NAN, NAN, NAN]]])
-    value = pairwise_ranking_loss(energy, ordered_pairs(order, where=everywhere(order)), margin=margin)
+    value = hinge(energy, ordered_pairs(order, where=everywhere(order)), margin=margin)
     assert value.tolist() == [((2.0 - 1.0 + 0.5) + (2.0 - 4.0 + 3.0) + (1.0 - 4.0 + 3.5)) / 3]
     assert pair_violation(energy, margin=margin)[0, 0, 1] == 2.0 - 1.0 + 0.5
 
 
-@pytest.mark.parametrize(
-    "loss", [pairwise_ranking_loss, partial(logistic_ranking_loss, inverse_temperature=2.0)], ids=["hinge", "logistic"]
-)
+@pytest.mark.parametrize("loss", [hinge, partial(logistic, inverse_temperature=2.0)], ids=["hinge", "logistic"])
 def test_one_side_can_be_without_a_gradient(loss):
     """Position 0 is the earlier of both pairs, position 2 the later of both."""
     order = torch.tensor([[0, 1, 2]])
@@ -324,18 +330,16 @@ def test_one_side_can_be_without_a_gradient(loss):
 def test_the_logistic_form_is_above_the_hinge_and_comes_close(segment, margin, beta):
     energy, order, where = segment
     is_pair = ordered_pairs(order, where=where)
-    excess = logistic_ranking_loss(energy, is_pair, margin=margin, inverse_temperature=beta) - loss(*segment, margin)
+    excess = logistic(energy, is_pair, margin=margin, inverse_temperature=beta) - loss(*segment, margin)
     assert (excess >= 0).all()
     assert (excess <= math.log(2) / beta + 1e-12).all()
 
 
 def test_the_logistic_form_of_one_pair_is_plackett_luce():
     energy, order = torch.tensor([[1.0, 0.3]]).double(), torch.tensor([[0, 1]])
-    logistic = logistic_ranking_loss(
-        energy, ordered_pairs(order, where=everywhere(order)), margin=0.0, inverse_temperature=3.0
-    )
-    luce = plackett_luce_loss(energy, order, where=everywhere(order), inverse_temperature=3.0)
-    torch.testing.assert_close(3.0 * logistic, luce)
+    is_pair = ordered_pairs(order, where=everywhere(order))
+    luce = plackett_luce_loss(energy, is_pair, inverse_temperature=3.0)
+    torch.testing.assert_close(3.0 * logistic(energy, is_pair, margin=0.0, inverse_temperature=3.0), luce)
 
 
 def chance(energies, beta):
@@ -348,9 +352,8 @@ def chance(energies, beta):
 def test_plackett_luce_is_the_chance_of_the_order_and_these_sum_to_one(width):
     energy, beta = torch.rand(width, generator=torch.Generator().manual_seed(width)).double() * 3, 1.7
     orders = torch.tensor(list(itertools.permutations(range(width))))
-    loss = plackett_luce_loss(
-        energy.expand(len(orders), width), orders, where=everywhere(orders), inverse_temperature=beta
-    )
+    is_pair = ordered_pairs(orders, where=everywhere(orders))
+    loss = plackett_luce_loss(energy.expand(len(orders), width), is_pair, inverse_temperature=beta)
     found = (-loss * (width - 1)).exp()
     expected = [chance(energy[order.argsort()].tolist(), beta) for order in orders]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
@@ -370,18 +373,14 @@ def test_an_equal_of_plackett_luce_comes_before_all_later_ones_wherever_its_equa
                 if all(drawn.index(r) < drawn.index(s) for s in later)
             )
         )
-    value = plackett_luce_loss(
-        torch.tensor([energy]).double(),
-        torch.tensor([order]),
-        where=torch.ones(1, 5, dtype=torch.bool),
-        inverse_temperature=beta,
-    )
+    is_pair = ordered_pairs(torch.tensor([order]), where=torch.ones(1, 5, dtype=torch.bool))
+    value = plackett_luce_loss(torch.tensor([energy]).double(), is_pair, inverse_temperature=beta)
     assert value.item() == pytest.approx(-sum(math.log(p) for p in draws) / 3)
 
 
 def test_plackett_luce_of_equals_alone_is_zero_with_zero_gradient():
     energy, order = torch.tensor([[3.0, 1.0, 2.0]], requires_grad=True), torch.tensor([[4, 4, 4]])
-    value = plackett_luce_loss(energy, order, where=everywhere(order), inverse_temperature=2.0)
+    value = plackett_luce_loss(energy, ordered_pairs(order, where=everywhere(order)), inverse_temperature=2.0)
     value.sum().backward()
     assert (value.tolist(), energy.grad.tolist()) == ([0.0], [[0.0, 0.0, 0.0]])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from tabom.corruption import TrajectorySegments
 from tabom.errors import TabomError
+from tabom.functional import ranking as functional_ranking
 from tabom.objectives import TabomObjective
+from tabom.objectives import ranking as objectives_ranking
 from tabom.objectives.ranking import Ranking
 from tabom.objectives.schedules import Warmup
-from tabom.objectives.tabom import segment_pairs
 from tabom.types import NEVER
 
 MASK = 99
@@ -101,11 +103,27 @@ def test_no_target_at_all_gives_a_zero_that_is_still_attached(rank_weight):
 
 
 def test_targets_are_gathered_side_by_side():
-    entropy, is_pair = segment_pairs(token_statistics_of(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
-    assert entropy.shape == (2, 3)
-    assert entropy[0].tolist() == [1.5, 2.0, 1.0]
-    assert entropy[1, :2].tolist() == [3.0, 2.0]
-    assert is_pair.nonzero().tolist() == [[0, 1, 0], [0, 1, 2], [0, 2, 0], [1, 1, 0]]
+    segment = Ranking().segment(token_statistics_of(NLL, ENTROPY), corrupted_batch(TARGETS, ORDER))
+    assert segment.entropy.shape == (2, 3)
+    assert segment.entropy[0].tolist() == [1.5, 2.0, 1.0]
+    assert segment.entropy[1, :2].tolist() == [3.0, 2.0]
+    assert segment.is_pair.nonzero().tolist() == [[0, 1, 0], [0, 1, 2], [0, 2, 0], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("ranking", [Ranking(), Ranking("logistic", skip_inverted=True), Ranking("plackett_luce")])
+def test_pairs_and_their_violations_are_computed_once(ranking, monkeypatch):
+    calls = Counter()
+
+    def counted(name, function):
+        return lambda *args, **options: calls.update([name]) or function(*args, **options)
+
+    for name in ("ordered_pairs", "pair_violation"):
+        function = counted(name, getattr(functional_ranking, name))
+        for module in (functional_ranking, objectives_ranking):
+            monkeypatch.setattr(module, name, function)
+    measured = token_statistics_of(NLL, ENTROPY)
+    TabomObjective(ranking=ranking).terms(measured, corrupted_batch(TARGETS, ORDER), measured)
+    assert calls == Counter(["ordered_pairs"] + ["pair_violation"] * ranking.is_pairwise)
 
 
 def test_all_targets_of_the_batch_weigh_alike_by_token():
