@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from tabom.backbones.dream import DreamBackbone
 from tabom.errors import TabomError
+from tabom.functional.discrimination import decoded_share_bin, entropy_variance
 from tabom.metrics import TrajectoryDiscriminationScore
-from tabom.metrics.trajectory_discrimination import decoded_share_bin, entropy_variance
 from tabom.samplers import LinearTimesteps, Sampler
 from tabom.types import Example, PromptBatch
 
