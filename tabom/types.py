@@ -51,10 +51,19 @@ class SpecialIds(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decoded response as text, up to its first end-of-sequence token, and whether it is correct."""
+    """What a decoded response amounts to.
+
+    Attributes:
+        text: Up to the first end-of-sequence token.
+        is_correct: Whether the text is a correct answer.
+        num_tokens: Up to and with the first end-of-sequence token.
+        has_ended: Whether there is an end-of-sequence token.
+    """
 
     text: str
     is_correct: bool
+    num_tokens: int
+    has_ended: bool
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tabom.errors import TabomError, require
+from tabom.functional.end_of_sequence import until_eos
 from tabom.types import NEVER, Example, PromptBatch, SpecialIds, TrajectoryBatch
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
@@ -189,12 +190,6 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
     return turn
 
 
-def until_eos(ids: Tensor, eos_token_id: int) -> Tensor:
-    """Positions up to and with the first end-of-sequence token of each row (..., N)."""
-    is_eos = ids == eos_token_id
-    return is_eos.cumsum(-1) - is_eos.long() == 0
-
-
 def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -> TrajectoryBatch:
     """Pad prompts on the left and responses on the right, so that all responses start in one column."""
     first = max(len(row.prompt_ids) for row in rows)
@@ -227,7 +222,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
 
 
 def collate_prompts(
-    items: Sequence[tuple[Example, list[int]]],
+    items: Sequence[tuple[Example, Tokens]],
     *,
     pad_token_id: int,
     mask_token_id: int,
@@ -251,7 +246,10 @@ def collate_prompts(
     )
 
 
-def _pad_left(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+def _pad_left(sequences: Sequence[Tokens], value: int) -> Tensor:
     """Stack sequences of token ids, filled on the left."""
     width = max(map(len, sequences))
-    return torch.tensor([[value] * (width - len(ids)) + list(ids) for ids in sequences], dtype=torch.long)
+    stacked = np.full((len(sequences), width), value)
+    for row, ids in zip(stacked, sequences, strict=True):
+        row[width - len(ids) :] = ids
+    return torch.from_numpy(stacked)

@@ -5,10 +5,11 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,15 +19,16 @@ from tabom.corruption import UniformMasking
 from tabom.data.encoding import (
     NumberedRows,
     Row,
+    Tokens,
     collate_prompts,
     collate_rows,
     encode_examples,
     encode_prompts,
-    until_eos,
 )
 from tabom.data.loading import ResumableLoader, held_out_loader
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import require
+from tabom.functional.end_of_sequence import until_eos
 from tabom.seeding import RowDraws, run_seed
 from tabom.tasks import ExampleSource, Split, Task
 from tabom.types import Example, PromptBatch, PromptShard, SpecialIds, TrajectoryBatch, Verdict
@@ -143,16 +145,15 @@ class PromptDataModule(LightningDataModule):
     def judge(self, examples: Sequence[Example], response_ids: Tensor, domain: str = "") -> list[Verdict]:
         """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``domain``."""
         task = self.base_tasks[domain] if domain else self.task
-        is_kept = until_eos(response_ids, self.special_ids.eos) & (response_ids != self.special_ids.eos)
+        response_ids, eos = response_ids.cpu(), self.special_ids.eos
+        kept = [ids[counted].tolist() for ids, counted in zip(response_ids, until_eos(response_ids, eos), strict=True)]
+        has_ended = [ids[-1] == eos for ids in kept]
         texts = [
-            str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=self.chat_template))
-            for ids, kept in zip(response_ids.cpu(), is_kept.cpu(), strict=True)
+            str(self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=self.chat_template))
+            for ids, ended in zip(kept, has_ended, strict=True)
         ]
-        return [Verdict(*pair) for pair in zip(texts, task.are_correct(examples, texts), strict=True)]
-
-    def is_before_end(self, response_ids: Tensor) -> Tensor:
-        """Positions up to and with the first end-of-sequence token (B, N)."""
-        return until_eos(response_ids, self.special_ids.eos)
+        correct = task.are_correct(examples, texts)
+        return [Verdict(*parts) for parts in zip(texts, correct, map(len, kept), has_ended, strict=True)]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the validation split."""
@@ -168,11 +169,12 @@ class PromptDataModule(LightningDataModule):
         Raises:
             TabomError: If a prompt cannot be encoded.
         """
-        for index in range(self.num_shards):
-            self._encode(self._shard_queries(index))
-        shards = sorted(range(self.num_shards), key=lambda index: index in self.finished_shards)
+        left = [index for index in range(self.num_shards) if index not in self.finished_shards]
+        encoded = {index: self._encode(self._shard_queries(index)) for index in left}
+        shards = [*left, *sorted(self.finished_shards & set(range(self.num_shards)))]
         num_idle = max(0, self._ranks["world_size"] - len(shards))  # every rank has to come by
-        return held_out_loader([*shards, *[-1] * num_idle], batch_size=1, collate_fn=self._collate_shard, **self._ranks)
+        collate = functools.partial(self._collate_shard, encoded)
+        return held_out_loader([*shards, *[-1] * num_idle], batch_size=1, collate_fn=collate, **self._ranks)
 
     @property
     def num_shards(self) -> int:
@@ -254,7 +256,7 @@ class PromptDataModule(LightningDataModule):
         return self._loader(rows, functools.partial(self._collate_prompts, domain=domain))
 
     def _collate_prompts(
-        self, rows: Sequence[tuple[Example, list[int]]], domain: str = "", samples: tuple[int, ...] | None = None
+        self, rows: Sequence[tuple[Example, Tokens]], domain: str = "", samples: tuple[int, ...] | None = None
     ) -> PromptBatch:
         return collate_prompts(
             rows,
@@ -265,10 +267,11 @@ class PromptDataModule(LightningDataModule):
             samples=samples,
         )
 
-    def _encode(self, examples: Sequence[Example]) -> list[tuple[Example, list[int]]]:
+    def _encode(self, examples: Sequence[Example]) -> list[tuple[Example, Tokens]]:
+        """Prompts in tokens, as arrays: those of all shards are held at once."""
         texts, query_ids = [example.prompt for example in examples], [example.query_id for example in examples]
         prompt_ids = encode_prompts(self.tokenizer, texts, query_ids, chat=self.chat_template)
-        return list(zip(examples, prompt_ids, strict=True))
+        return [(example, np.array(ids, np.int32)) for example, ids in zip(examples, prompt_ids, strict=True)]
 
     @functools.cached_property
     def _queries(self) -> list[Example]:
@@ -277,12 +280,14 @@ class PromptDataModule(LightningDataModule):
     def _shard_queries(self, index: int) -> list[Example]:
         return self._queries[index * self.queries_per_shard : (index + 1) * self.queries_per_shard]
 
-    def _collate_shard(self, indices: Sequence[int]) -> PromptShard:
+    def _collate_shard(
+        self, encoded: Mapping[int, Sequence[tuple[Example, Tokens]]], indices: Sequence[int]
+    ) -> PromptShard:
         index = indices[0]
-        if index < 0 or index in self.finished_shards:
+        if index not in encoded:
             return PromptShard(index, None)
-        rows = [row for row in self._encode(self._shard_queries(index)) for _ in range(self.num_samples)]
-        samples = tuple(range(self.num_samples)) * (len(rows) // self.num_samples)
+        rows = [row for row in encoded[index] for _ in range(self.num_samples)]
+        samples = tuple(range(self.num_samples)) * len(encoded[index])
         return PromptShard(index, self._collate_prompts(rows, samples=samples))
 
     def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:

@@ -126,7 +126,7 @@ class TrajectoryDataModule(PromptDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Trajectories that are not held out."""
         indices = self._indices(is_held_out=False)
-        if self.answers == "self_distilled":
+        if self.answers == SELF_DISTILLED:
             rows = TrajectoryRows(self.table, indices)
         else:
             rows = self._ground_truth_rows(indices, truncate=self.truncate_answers)

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones import Backbone
-from tabom.data.encoding import collate_prompts, encode_prompts, encode_text, until_eos
+from tabom.data.encoding import collate_prompts, encode_prompts, encode_text
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
 from tabom.evaluation.likelihood import MonteCarlo
 from tabom.evaluation.responses import Likelihood, Response, ResponseStore, request_key
+from tabom.functional.end_of_sequence import until_eos
 from tabom.samplers import Sampler
 from tabom.types import DecodedBatch, Example, SpecialIds
 

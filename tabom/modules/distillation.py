@@ -132,8 +132,6 @@ class DistillationModule(LightningModule):
         )
         verdicts = self.data.judge(prompts.examples, decoded.response_ids)
         unmask_step = dense_steps(decoded.unmask_step, where=torch.ones_like(decoded.unmask_step, dtype=torch.bool))
-        is_counted = self.data.is_before_end(decoded.response_ids)
-        has_ended = (decoded.response_ids == self.data.special_ids.eos).any(1).tolist()
         rows = [
             TrajectoryRow(
                 query_id=query_id,
@@ -159,11 +157,9 @@ class DistillationModule(LightningModule):
             )
             if verdict.is_correct or self.keep == "all"
         ]
-        pairs = zip(verdicts, has_ended, strict=True)
-        reasons = Counter(_reason(verdict, ended) for verdict, ended in pairs if not verdict.is_correct)
-        return DistilledShard(
-            batch.index, rows, len(verdicts), int(is_counted.sum()), rejected=dict(sorted(reasons.items()))
-        )
+        reasons = Counter(_reason(verdict) for verdict in verdicts if not verdict.is_correct)
+        num_tokens = sum(verdict.num_tokens for verdict in verdicts)
+        return DistilledShard(batch.index, rows, len(verdicts), num_tokens, rejected=dict(sorted(reasons.items())))
 
 
 def _prompt_ids(prompts: PromptBatch) -> list[list[int]]:
@@ -171,8 +167,8 @@ def _prompt_ids(prompts: PromptBatch) -> list[list[int]]:
     return [ids[kept].tolist() for ids, kept in zip(prompts.noisy_ids.cpu(), is_prompt.cpu(), strict=True)]
 
 
-def _reason(verdict: Verdict, has_ended: bool) -> str:
+def _reason(verdict: Verdict) -> str:
     """Why an answer does not count."""
-    if not has_ended:
+    if not verdict.has_ended:
         return "no end of sequence"
     return "wrong answer" if verdict.text.strip() else "no answer"

@@ -73,7 +73,7 @@ class DecodingMeasures(nn.Module):
             verdicts = judge.judge(batch.examples, decoded.response_ids)
             self.accuracy[name].update(is_correct(verdicts).double())  # pyright: ignore[reportCallIssue]
             if index == 0:
-                self._look_at(decoded, judge.is_before_end(decoded.response_ids))
+                self._look_at(decoded, verdicts)
                 self._keep_samples(batch, verdicts, decoded)
         if self._pass_at is not None and self.pass_at_k is not None:
             samplers = [
@@ -100,8 +100,11 @@ class DecodingMeasures(nn.Module):
             "unmask_entropy": self.unmask_entropy.compute(),
         }
 
-    def _look_at(self, decoded: DecodedBatch, is_counted: Tensor) -> None:
+    def _look_at(self, decoded: DecodedBatch, verdicts: Sequence[Verdict]) -> None:
         assert decoded.step_entropy is not None
+        num_tokens = torch.tensor([verdict.num_tokens for verdict in verdicts])
+        is_counted = torch.arange(decoded.response_ids.shape[1]) < num_tokens[:, None]
+        is_counted = is_counted.to(decoded.response_ids.device)
         self.discrimination.update(decoded.step_entropy, is_counted)
         self.unmask_entropy.update(decoded.unmask_entropy[is_counted], decoded.unmask_step[is_counted])
 

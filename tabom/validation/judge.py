@@ -21,11 +21,7 @@ class Judge(Protocol):
         ...
 
     def judge(self, examples: Sequence[Example], response_ids: Tensor, domain: str = "") -> list[Verdict]:
-        """Text and verdict of each row (B, N), by the task or the base domain ``domain``."""
-        ...
-
-    def is_before_end(self, response_ids: Tensor) -> Tensor:
-        """Positions up to and with the first end-of-sequence token (B, N)."""
+        """Verdict on each row (B, N), by the task or the base domain ``domain``."""
         ...
 
 

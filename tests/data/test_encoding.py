@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tabom.data.encoding import NumberedRows, Row, collate_prompts, collate_rows, encode_examples, until_eos
+from tabom.data.encoding import NumberedRows, Row, collate_prompts, collate_rows, encode_examples
 from tabom.errors import TabomError
 from tabom.types import NEVER, Example
 
@@ -38,11 +38,6 @@ def test_references_that_do_not_fit(tokenizer, example, length, message):
 def test_unknown_character_is_named(tokenizer):
     with pytest.raises(TabomError, match=r"^q2: expected text that the tokenizer knows, got 'né' \("):
         encode_examples(tokenizer, [Example("q1", "a", "b"), Example("q2", "né", "b")], None, chat=False)
-
-
-def test_until_eos():
-    ids = torch.tensor([[5, EOS, 6, EOS], [5, 6, 7, 8], [EOS, EOS, EOS, EOS]])
-    assert until_eos(ids, EOS).tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
 
 
 def test_rows_are_padded_around_the_column_where_responses_start():

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tabom.data import PretrainingDataModule, PromptDataModule, TrajectoryDataModule, ValidationSizes
+from tabom.data.encoding import encode_prompts
 from tabom.errors import TabomError
 from tabom.tasks import Countdown, PythonSource, Sudoku4x4
-from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch
+from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch, Verdict
 
 SIZES = ValidationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_examples=10, batch_size=4)
 
@@ -119,6 +120,21 @@ class TestPrompts:
         data.trainer = SimpleNamespace(global_rank=3, world_size=4)
         assert [shard.prompts for shard in data.predict_dataloader()] == [None]
 
+    def test_every_prompt_that_is_left_is_encoded_once(self, monkeypatch):
+        encoded = []
+
+        def counted(tokenizer, prompts, query_ids, *, chat):
+            encoded.extend(query_ids)
+            return encode_prompts(tokenizer, prompts, query_ids, chat=chat)
+
+        monkeypatch.setattr("tabom.data.prompts.encode_prompts", counted)
+        data = PromptDataModule(**common(), num_queries=9, num_samples=2, queries_per_shard=4)
+        data.finished_shards = frozenset({1})
+        shards = [shard for shard in data.predict_dataloader() if shard.prompts]
+        queries = [example.query_id for shard in shards for example in shard.prompts.examples[::2]]
+        assert len(queries) == 5
+        assert encoded == queries
+
     def test_a_prompt_that_cannot_be_encoded_is_found_before_anything_is_decoded(self, monkeypatch):
         examples = [*Sudoku4x4().examples("train", 4), Example("q/5", "", "x")]
         monkeypatch.setattr(Sudoku4x4, "examples", lambda self, split, num_examples: examples)
@@ -179,9 +195,11 @@ class TestPrompts:
             return data.judge([example], torch.tensor([ids]))[0]
 
         right = "1234341221434321"
-        assert dataclasses.astuple(verdict(right, [2, 2, 2])) == (right, True)
-        assert dataclasses.astuple(verdict(right, [2, 40, 2])) == (right, True)
-        assert dataclasses.astuple(verdict(right, [40, 2, 2])) == (right + tokenizer.decode([40]), False)
+        assert verdict(right, [2, 2, 2]) == Verdict(right, True, num_tokens=17, has_ended=True)
+        assert verdict(right, [2, 40, 2]) == Verdict(right, True, num_tokens=17, has_ended=True)
+        longer = right + tokenizer.decode([40])
+        assert verdict(right, [40, 2, 2]) == Verdict(longer, False, num_tokens=18, has_ended=True)
+        assert verdict(right, [40]) == Verdict(longer, False, num_tokens=17, has_ended=False)
         assert verdict(right, [1, 1, 2]).is_correct is False
 
 

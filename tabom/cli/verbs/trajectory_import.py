@@ -107,7 +107,7 @@ def import_released(
 
     from tabom.data.encoding import encode_prompts
     from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-    from tabom.storage.files import file_sha256
+    from tabom.storage.files import file_sha256, whole_file
     from tabom.trajectories import Manifest, Origin, check_output_dir, shard_name
     from tabom.trajectories.released import read_released
     from tabom.types import SpecialIds
@@ -132,7 +132,8 @@ def import_released(
             path = output_dir / shard_name(len(shards))
             shards.append(_write_chunk(chunk, path, loaded, report, is_chat=is_chat))
     _require_rows(report)
-    (output_dir / REPORT_NAME).write_text(json.dumps(report.content(), indent=2) + "\n")
+    with whole_file(output_dir / REPORT_NAME) as file:
+        file.write((json.dumps(report.content(), indent=2) + "\n").encode())
     origin = Origin(
         response_length=response_length,
         mask_token_id=SpecialIds.of(loaded).mask,
@@ -168,7 +169,7 @@ def _write_chunk(
     """Steps without gaps, text up to the end-of-sequence token; counts the rows whose positions agree."""
     import torch
 
-    from tabom.data.encoding import until_eos
+    from tabom.functional.end_of_sequence import until_eos
     from tabom.functional.unmasking import dense_steps, non_left_to_right
     from tabom.trajectories import write_shard
     from tabom.types import NEVER, SpecialIds, TrajectoryRow

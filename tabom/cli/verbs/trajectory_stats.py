@@ -101,7 +101,7 @@ def print_stats(directory: Path, *, tokenizer: str | None, is_json: bool) -> Non
 def _positions(table: "TrajectoryTable", eos: int | None) -> "Tensor":
     import torch
 
-    from tabom.data.encoding import until_eos
+    from tabom.functional.end_of_sequence import until_eos
 
     response_ids = torch.tensor(table.response_ids)
     return torch.ones_like(response_ids, dtype=torch.bool) if eos is None else until_eos(response_ids, eos)
