@@ -3,6 +3,8 @@
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from tabom.errors import TabomError, require
 from tabom.functional.masking import segment, segment_start, segment_start_at
@@ -74,8 +76,8 @@ class TrajectorySegments:
             start = segment_start_at(is_next, unit, num_units, noise, window=window, truncated=truncated)
         return self.cut(batch, start, mask_token_id)
 
-    def cut(self, batch: TrajectoryBatch, start: torch.Tensor, mask_token_id: int) -> CorruptedBatch:
-        """Cut the segment that follows the first ``start`` (B,) units of each trajectory.
+    def cut(self, batch: TrajectoryBatch, start: Int[Tensor, " B"], mask_token_id: int) -> CorruptedBatch:
+        """Cut the segment that follows the first ``start`` units of each trajectory.
 
         Positions that decoding never revealed stay masked and are no targets.
         """
@@ -95,19 +97,19 @@ class TrajectorySegments:
             domain=batch.domain,
         )
 
-    def _unit(self, batch: TrajectoryBatch) -> torch.Tensor:
+    def _unit(self, batch: TrajectoryBatch) -> Int[Tensor, "B L"]:
         """What ``window`` counts: the step of each position, or its place in the order."""
         if self.window_unit == "steps":
             return batch.unmask_step
         return unmasking_order(batch.unmask_step, self._tie_breaker(batch), where=is_revealed(batch))
 
-    def _tie_breaker(self, batch: TrajectoryBatch) -> torch.Tensor:
+    def _tie_breaker(self, batch: TrajectoryBatch) -> Float[Tensor, "B L"]:
         """Entropies that order the tokens of a step; NaN where nothing but their position may."""
         return batch.unmask_entropy if self.ties == "entropy" else torch.full_like(batch.unmask_entropy, torch.nan)
 
 
-def is_revealed(batch: TrajectoryBatch) -> torch.Tensor:
-    """Response positions that decoding revealed, (B, L)."""
+def is_revealed(batch: TrajectoryBatch) -> Bool[Tensor, "B L"]:
+    """Response positions that decoding revealed."""
     return batch.is_response & (batch.unmask_step != NEVER)
 
 

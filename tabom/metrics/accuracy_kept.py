@@ -4,6 +4,7 @@ Axes: B prompts.
 """
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -24,12 +25,12 @@ class AccuracyKept(Metric):
         for name in ("num_correct", "num_base_correct", "num_prompts"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, is_correct: Tensor, base_is_correct: Tensor) -> None:
+    def update(self, is_correct: Bool[Tensor, " B"], base_is_correct: Bool[Tensor, " B"]) -> None:
         """Add prompts.
 
         Args:
-            is_correct: (B,) whether the model's answer is correct.
-            base_is_correct: (B,) whether the base's answer to the same prompt is.
+            is_correct: Whether the model's answer is correct.
+            base_is_correct: Whether the base's answer to the same prompt is.
         """
         self.num_correct += is_correct.sum()
         self.num_base_correct += base_is_correct.sum()

@@ -4,6 +4,7 @@ Axes: B trajectories, W positions of a segment.
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -25,12 +26,12 @@ class OrderAgreement(Metric):
         self.add_state("num_agreeing", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("num_pairs", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, entropy: Tensor, is_pair: Tensor) -> None:
+    def update(self, entropy: Float[Tensor, "B W"], is_pair: Bool[Tensor, "B W W"]) -> None:
         """Add segments.
 
         Args:
-            entropy: (B, W) predictive entropy in nats.
-            is_pair: (B, W, W), from :func:`tabom.functional.ranking.ordered_pairs`.
+            entropy: Predictive entropy in nats.
+            is_pair: From :func:`tabom.functional.ranking.ordered_pairs`.
         """
         num_agreeing, num_pairs = order_agreement_counts(entropy, is_pair)
         self.num_agreeing += num_agreeing.sum()

@@ -4,6 +4,7 @@ Axes: B trajectories, L positions.
 """
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -28,7 +29,7 @@ class OrderCorrelation(Metric):
         self.add_state("tau_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_trajectories", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, entropy: Tensor, order: Tensor, where: Tensor) -> None:
+    def update(self, entropy: Float[Tensor, "B L"], order: Int[Tensor, "B L"], where: Bool[Tensor, "B L"]) -> None:
         """Add trajectories; arguments as for :func:`tabom.functional.agreement.kendall_tau`."""
         tau = kendall_tau(entropy, order, where=where)
         self.tau_sum += tau.nansum()

@@ -4,6 +4,7 @@ Axes: B queries.
 """
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -35,12 +36,12 @@ class PassAtK(Metric):
         self.add_state("pass_sum", torch.zeros(len(k), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_queries", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, num_samples: int, num_correct: Tensor) -> None:
+    def update(self, num_samples: int, num_correct: Int[Tensor, " B"]) -> None:
         """Add queries, each with all its answers.
 
         Args:
             num_samples: Answers that were sampled of each.
-            num_correct: (B,) how many of them are correct.
+            num_correct: How many of them are correct.
 
         Raises:
             ValueError: If ``num_samples`` is below the largest ``k``, or a query has more correct answers than answers.

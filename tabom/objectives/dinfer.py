@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption.trajectory_transition import TrajectoryTransition
@@ -36,7 +37,7 @@ class DInferObjective(Objective):
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, ``reconstruction`` (the mean over the targets), and ``num_targets`` of a trajectory on average."""
         del reference
         is_target = corrupted.is_target

@@ -1,5 +1,6 @@
 """Certainty forcing: be right, and sure of it, about a whole block at once."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption.complementary_masking import ComplementaryMasking
@@ -66,7 +67,7 @@ class DParallelObjective(Objective):
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, ``reconstruction``, ``entropy`` (tempered, of correct tokens), ``accuracy`` (share of targets).
 
         Reconstruction and entropy are means over rows, half of what the loss adds up.

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
@@ -80,7 +81,7 @@ class NelboObjective(Objective):
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, and ``reconstruction``: the mean without weights, which is the loss of ``mean``."""
         del reference
         has_target = corrupted.is_target.any(1)

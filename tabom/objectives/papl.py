@@ -1,5 +1,6 @@
 """Planner-aware fine-tuning: tokens that a confident decoder would take first count more."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
@@ -41,7 +42,7 @@ class PaplObjective(Objective):
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, ``reconstruction``, and ``largest_weight`` of a row on average, in (0, 1]: 1 is a single token."""
         del reference
         is_target = corrupted.is_target

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.errors import require
@@ -41,13 +41,13 @@ class Segment(NamedTuple):
     """The targets of each row side by side, W being the largest number of targets in a row.
 
     Attributes:
-        where: (B, W); False where a row has fewer targets. There the others may hold anything.
-        is_pair: (B, W, W); pairs (r, s) of which r was decoded strictly before s.
-        entropy: (B, W); in nats.
-        energy: (B, W); what is ranked.
-        recorded_entropy: (B, W); in nats, NaN where none was recorded.
-        base_energy: (B, W); the reference model's, if there is one.
-        is_inverted: (B, W, W); pairs that the reference contradicts or ties in the same context, E_r >= E_s; None
+        where: False where a row has fewer targets. There the others may hold anything.
+        is_pair: Pairs (r, s) of which r was decoded strictly before s.
+        entropy: In nats.
+        energy: What is ranked.
+        recorded_entropy: In nats, NaN where none was recorded.
+        base_energy: The reference model's, if there is one.
+        is_inverted: Pairs that the reference contradicts or ties in the same context, E_r >= E_s; None
             without one.
     """
 
@@ -64,11 +64,11 @@ class RankingLoss(NamedTuple):
     """What a surrogate says about a segment.
 
     Attributes:
-        values: (B,); the loss of each row, 0 where a row says nothing.
-        has_value: (B,); rows that say something. Those have a pair that is ranked; two positions with a target energy
+        values: The loss of each row, 0 where a row says nothing.
+        has_value: Rows that say something. Those have a pair that is ranked; two positions with a target energy
             (Boltzmann KL); a target (entropy bonus).
-        is_pair: (B, W, W); the pairs that are ranked; None unless the surrogate is pairwise, as the next.
-        violation: (B, W, W); by how much each pair falls short of its margin.
+        is_pair: The pairs that are ranked; None unless the surrogate is pairwise, as the next.
+        violation: By how much each pair falls short of its margin.
     """
 
     values: Float[Tensor, " B"]
@@ -194,8 +194,8 @@ class Ranking:
             values = pairwise_ranking_loss(violation, is_pair)
         return RankingLoss(values, has_pair, is_pair, violation)
 
-    def _pairs(self, segment: Segment) -> Tensor:
-        """The pairs (B, W, W) that are ranked."""
+    def _pairs(self, segment: Segment) -> Bool[Tensor, "B W W"]:
+        """The pairs that are ranked."""
         is_pair = segment.is_pair
         if self.min_recorded_gap > 0:
             is_pair = is_pair & (_recorded_gap(segment) >= self.min_recorded_gap)
@@ -203,16 +203,16 @@ class Ranking:
             is_pair = is_pair & ~segment.is_inverted
         return is_pair
 
-    def _energy(self, statistics: TokenStatistics) -> Tensor:
+    def _energy(self, statistics: TokenStatistics) -> Float[Tensor, "B L"]:
         return statistics.entropy if self.energy == "entropy" else -statistics.confidence
 
 
-def _targets_first(corrupted: CorruptedBatch) -> Tensor:
-    """Positions (B, L) of each row, its targets first, from left to right."""
+def _targets_first(corrupted: CorruptedBatch) -> Int[Tensor, "B L"]:
+    """Positions of each row, its targets first, from left to right."""
     return corrupted.is_target.long().argsort(dim=1, descending=True, stable=True)
 
 
-def _recorded_gap(segment: Segment) -> Tensor:
-    """Absolute difference (B, W, W) of the recorded entropies in nats; 0 where one is missing."""
+def _recorded_gap(segment: Segment) -> Float[Tensor, "B W W"]:
+    """Absolute difference of the recorded entropies in nats; 0 where one is missing."""
     recorded = segment.recorded_entropy.to(segment.energy.dtype)
     return (recorded[:, :, None] - recorded[:, None, :]).abs().nan_to_num(0.0)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption.block_states import BlockStates
@@ -125,7 +126,7 @@ class T3DObjective(Objective):
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """``loss`` and its terms ``real``, ``fake`` and ``path``; ``reconstruction`` (mean over masked targets).
 
         ``log_ratio`` is the mean of l - l_ref: above 0 the model finds the trajectory likelier than the reference does.

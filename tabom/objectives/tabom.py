@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tabom.corruption import TrajectorySegments
@@ -108,7 +109,7 @@ class TabomObjective(Objective):
         if self._margin_warmup:
             self._margin_now = self._margin_warmup.value(step, self.margin)
         if self._window_warmup:
-            self._segments.window = round(self._window_warmup.value(step, self.window))
+            self._segments.window = round(self._window_warmup.value(step, float(self.window)))
 
     def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Cut one segment per row; ``order`` is the order that is ranked."""
@@ -116,7 +117,7 @@ class TabomObjective(Objective):
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Loss and its terms.
 
         Returns:
@@ -159,12 +160,12 @@ class TabomObjective(Objective):
             result["rank_weight"] = reconstruction.new_tensor(self._rank_weight_now)
         return result
 
-    def _reconstruction(self, nll: Tensor, is_target: Tensor) -> Tensor:
+    def _reconstruction(self, nll: Float[Tensor, "B L"], is_target: Bool[Tensor, "B L"]) -> Float[Tensor, ""]:
         if self._reduction == "batch_tokens":
             return self.mean_where(nll, is_target)
         return self.mean_where(masked_mean(nll, is_target), is_target.any(1))
 
-    def _logged(self, losses: RankingLoss, ranking: Tensor) -> dict[str, Tensor]:
+    def _logged(self, losses: RankingLoss, ranking: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """What is logged about the ranking."""
         result = {"ranking": ranking}
         if losses.is_pair is not None and losses.violation is not None:
@@ -173,6 +174,6 @@ class TabomObjective(Objective):
             result["ranking_over_margin"] = ranking / self._margin_now
         return result
 
-    def _share(self, is_counted: Tensor, is_pair: Tensor) -> Tensor:
+    def _share(self, is_counted: Bool[Tensor, "B W W"], is_pair: Bool[Tensor, "B W W"]) -> Float[Tensor, ""]:
         """This process's part of the share; the mean over the processes is that of all pairs."""
         return self.mean_where(is_counted.float(), is_pair)

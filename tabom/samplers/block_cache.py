@@ -1,11 +1,12 @@
 """Keys and values that are kept while a block is decoded.
 
-Axes: S rows in work, L canvas positions, N response positions, P computed positions, D hidden size.
+Axes: S active rows, L canvas positions, N response positions, P computed positions, D hidden size.
 """
 
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.samplers.decoding_state import Turn
@@ -26,12 +27,14 @@ class BlockCache:
         self._width = 0
         self._kept: Any = None
 
-    def hidden(self, backbone: Any, ids: Tensor, is_there: Tensor, turn: Turn) -> Tensor:
-        """Hidden states of the responses (S, N, D), 0 left of the blocks of rows that are computed in part.
+    def hidden(
+        self, backbone: Any, ids: Int[Tensor, "S L"], is_there: Bool[Tensor, "S L"], turn: Turn
+    ) -> Float[Tensor, "S N D"]:
+        """Hidden states of the responses, 0 left of the blocks of rows that are computed in part.
 
         Args:
             backbone: Has ``forward_with_cache`` and ``forward_from_cache``.
-            ids: Canvases of the rows in work (S, L).
+            ids: Canvases of the active rows.
             is_there: False on their padding.
             turn: What the step works on.
 

@@ -1,33 +1,31 @@
-"""Which rows of a batch are in work, and what is masked in them: the account that a decoding loop keeps on the host.
+"""Where each row of a batch is in its decoding: which rows are active, and what is masked in them. Kept on the host.
 
-Axes: B rows of the batch, S rows in work, N response positions, K positions that are looked at.
+Axes: B rows of the batch, S active rows, N response positions, K positions that are looked at.
 """
 
 from collections import deque
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Positions(NamedTuple):
-    """Some response positions of the rows in work, row by row (K,).
+    """Some response positions of the active rows, row by row.
 
     Attributes:
-        row: In the batch.
-        slot: Of the row, among those in work.
-        column: In the response.
-        step: Steps that the row has spent.
+        row: Number of the row in the batch.
+        slot: Number of the row among the active ones.
+        column: Number of the position in the response.
+        step: Steps that the row has taken.
     """
 
-    row: Tensor
-    slot: Tensor
-    column: Tensor
-    step: Tensor
+    row: Int[Tensor, " K"]
+    slot: Int[Tensor, " K"]
+    column: Int[Tensor, " K"]
+    step: Int[Tensor, " K"]
 
     def take(self, which: Tensor | slice) -> "Positions":
         """Some of them."""
@@ -38,20 +36,20 @@ class Turn(NamedTuple):
     """What one step works on.
 
     Attributes:
-        rows: Rows in work (S,).
-        step: Steps that each has spent (S,).
-        block_step: Steps that each has spent in its current block (S,).
-        row_numbers: The rows again, on the host.
-        block_starts: First column of each one's current block, on the host.
-        is_first: Whether it is each one's first step in that block, on the host.
-        candidates: Masked positions of the current blocks (K,).
+        rows: Numbers of the active rows in the batch.
+        step: Steps that each has taken.
+        block_step: Steps that each has taken in its current block.
+        row_numbers: The same as ``rows``, on the host.
+        block_starts: First column of each row's current block, on the host.
+        is_first: Whether it is each row's first step in that block, on the host.
+        candidates: Masked positions of the current blocks.
         num_prompt: Prompt tokens of the row that has most of them.
         response_length: N.
     """
 
-    rows: Tensor
-    step: Tensor
-    block_step: Tensor
+    rows: Int[Tensor, " S"]
+    step: Int[Tensor, " S"]
+    block_step: Int[Tensor, " S"]
     row_numbers: list[int]
     block_starts: list[int]
     is_first: list[bool]
@@ -59,25 +57,30 @@ class Turn(NamedTuple):
     num_prompt: int
     response_length: int
 
-    def spread(self, values: Tensor, fill: float) -> Tensor:
-        """Put one value per candidate (K,) at its position; ``fill`` elsewhere (S, N)."""
+    def spread(self, values: Shaped[Tensor, " K"], fill: bool | int | float) -> Shaped[Tensor, "S N"]:
+        """Put the value of each candidate at its position, and ``fill`` elsewhere."""
         place = self.candidates.slot * self.response_length + self.candidates.column
         everywhere = values.new_full((len(self.rows) * self.response_length,), fill)
         return everywhere.index_copy_(0, place, values).view(len(self.rows), -1)
 
 
 class DecodingState:
-    """Takes rows into work, longest prompts first, as many at a time as there are slots.
+    """Makes rows active, longest prompts first, as many at a time as there are slots; follows each to its end.
 
     Args:
-        prompt_lengths: Tokens of each row's prompt (B,).
+        prompt_lengths: Tokens of each row's prompt.
         response_length: N.
         block_length: Columns that are decoded before any to their right.
-        num_slots: Rows in work at a time.
+        num_slots: Rows that are active at a time.
+
+    Attributes:
+        rows: Numbers of the active rows (S,).
+        step: Steps that each row of the batch has taken (B,).
+        is_masked: Positions of each row of the batch that are not revealed (B, N).
     """
 
     def __init__(
-        self, prompt_lengths: npt.NDArray[np.int64], response_length: int, block_length: int, num_slots: int
+        self, prompt_lengths: Int[np.ndarray, " B"], response_length: int, block_length: int, num_slots: int
     ) -> None:
         num_rows = len(prompt_lengths)
         self.prompt_lengths = prompt_lengths
@@ -93,7 +96,7 @@ class DecodingState:
         self._refill()
 
     def turn(self, device: torch.device) -> Turn:
-        """What is to be done next, on the device."""
+        """What the next step works on, on the device."""
         rows = self.rows
         is_candidate, block = self._current()
         columns = np.stack([rows, self.step[rows], self.block_step[rows]])
@@ -111,12 +114,12 @@ class DecodingState:
         """Masked positions of later blocks, on the device."""
         return self._positions(self.is_masked[self.rows] & ~self._current()[0], device)
 
-    def advance(self, is_revealed: Mask, is_end: Mask) -> list[int]:
-        """Take note of a step.
+    def advance(self, is_revealed: Bool[np.ndarray, "S N"], is_end: Bool[np.ndarray, "S N"]) -> list[int]:
+        """Take note of what a step did.
 
         Args:
-            is_revealed: Columns that it revealed (S, N).
-            is_end: Where it revealed a token after which nothing counts (S, N).
+            is_revealed: Columns that it revealed.
+            is_end: Where it revealed a token after which nothing counts.
 
         Returns:
             Rows that are finished: nothing is masked in them before their end.
@@ -140,13 +143,13 @@ class DecodingState:
         new = np.array([self._queue.popleft() for _ in range(num_free)], dtype=np.int64)
         self.rows = np.concatenate([self.rows, new])
 
-    def _current(self) -> tuple[Mask, npt.NDArray[np.int64]]:
-        """Masked positions of the blocks that are being decoded (S, N), and the blocks' numbers (S,)."""
+    def _current(self) -> tuple[Bool[np.ndarray, "S N"], Int[np.ndarray, " S"]]:
+        """Masked positions of the active rows' current blocks, and the numbers of these blocks."""
         is_masked = self.is_masked[self.rows]
         block = self.block_of[is_masked.argmax(1)]
         return is_masked & (self.block_of == block[:, None]), block
 
-    def _positions(self, where: Mask, device: torch.device) -> Positions:
+    def _positions(self, where: Bool[np.ndarray, "S N"], device: torch.device) -> Positions:
         slot, column = np.nonzero(where)
         row = self.rows[slot]
         return Positions(*torch.from_numpy(np.stack([row, slot, column, self.step[row]])).to(device, non_blocking=True))

@@ -4,14 +4,15 @@ Axes: K positions, V vocabulary.
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def likely_tokens(logits: Tensor, *, top_p: float | None, top_k: int | None) -> Tensor:
-    """Tokens that both filters keep, bool (K, V); the likeliest always is.
+def likely_tokens(logits: Float[Tensor, "K V"], *, top_p: float | None, top_k: int | None) -> Bool[Tensor, "K V"]:
+    """Tokens that both filters keep; the likeliest always is.
 
     Args:
-        logits: Of the distribution that is to be filtered (K, V).
+        logits: Of the distribution that is to be filtered.
         top_p: Keep the likeliest tokens up to and with the first one at which their probabilities exceed ``top_p``.
         top_k: Keep the ``top_k`` likeliest tokens, and those that tie with the last of them.
 

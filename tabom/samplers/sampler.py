@@ -1,13 +1,14 @@
 """Batched decoding of masked diffusion language models.
 
-Axes: B rows of a batch, S of them in work, L canvas positions, N response positions, K candidates (masked positions of
-the rows' current blocks, row by row), V vocabulary, T steps.
+Axes: B rows of a batch, S active rows, L canvas positions, N response positions, K candidates (masked positions of the
+rows' current blocks, row by row), V vocabulary, T steps.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.errors import require
@@ -29,6 +30,7 @@ _TOKEN, _SCORE, _POSITION, _SCHEDULE = range(4)
 """Random streams of a position at a step: what each draw is for."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What a sampler needs of a backbone."""
 
@@ -37,22 +39,22 @@ class Denoiser(Protocol):
         """Id of the mask token."""
         ...
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states (B, L, D); entry ``i`` predicts token ``i``."""
+    def __call__(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Hidden states; entry ``i`` predicts token ``i``."""
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Apply the head."""
         ...
 
 
 class _Choice(NamedTuple):
-    """One step's candidates (K,): the token that each would reveal, and how sure the model is of it."""
+    """One step's candidates: the token that each would reveal, and how sure the model is of it."""
 
-    tokens: Tensor
-    entropy: Tensor
-    confidence: Tensor
-    score: Tensor
+    tokens: Int[Tensor, " K"]
+    entropy: Float[Tensor, " K"]
+    confidence: Float[Tensor, " K"]
+    score: Float[Tensor, " K"]
 
 
 class Sampler:
@@ -196,7 +198,7 @@ class Sampler:
         Args:
             backbone: Gives hidden states (S, L, D) and, for any of them, logits; and says its mask token.
             batch: Prompts with masked responses.
-            num_slots: Rows that are in work at a time; one that is finished makes room for the next, longest prompts
+            num_slots: Rows that are active at a time; one that is finished makes room for the next, longest prompts
                 first. None: all.
             eos_token_id: A row is finished as soon as nothing is masked before its first token of this kind. What is
                 still masked after it becomes this token, in one further step, with entropy NaN. None: every position is
@@ -253,9 +255,14 @@ class Sampler:
         return [min(block_length, response_length - start) for start in range(0, response_length, block_length)]
 
     def _hidden(
-        self, backbone: Denoiser, canvas: Tensor, batch: PromptBatch, turn: Turn, cache: BlockCache | None
-    ) -> list[Tensor]:
-        """Hidden states of the responses in work (S, N, D); with guidance also those without the prompt."""
+        self,
+        backbone: Denoiser,
+        canvas: Int[Tensor, "B L"],
+        batch: PromptBatch,
+        turn: Turn,
+        cache: BlockCache | None,
+    ) -> list[Float[Tensor, "S N D"]]:
+        """Hidden states of the active rows' responses; with guidance also those without the prompt."""
         width = turn.num_prompt + turn.response_length
         ids, is_there = (part[:, -width:][turn.rows] for part in (canvas, batch.attention_mask))
         if cache is not None:
@@ -266,8 +273,10 @@ class Sampler:
             seen.append(ids.masked_fill(is_prompt, backbone.mask_token_id))
         return [backbone(each, is_there)[:, -turn.response_length :] for each in seen]
 
-    def _logits(self, backbone: Denoiser, hidden: list[Tensor], positions: Positions) -> Tensor:
-        """Logits in float32 (K, V), guided and without forbidden tokens."""
+    def _logits(
+        self, backbone: Denoiser, hidden: list[Float[Tensor, "S N D"]], positions: Positions
+    ) -> Float[Tensor, "K V"]:
+        """Logits in float32, guided and without forbidden tokens."""
         each = [backbone.logits(states[positions.slot, positions.column]).float() for states in hidden]
         logits = each[0]
         if self.cfg_scale > 0:
@@ -283,9 +292,14 @@ class Sampler:
         return logits
 
     def _choose(
-        self, logits: Tensor, fused: Tensor, mask_token_id: int, candidates: Positions, row_keys: Tensor
+        self,
+        logits: Float[Tensor, "K V"],
+        fused: Float[Tensor, "K V"],
+        mask_token_id: int,
+        candidates: Positions,
+        row_keys: Int[Tensor, " B"],
     ) -> _Choice:
-        """Token of each candidate, the model's entropy there, and its score (K,), from logits (K, V)."""
+        """Token of each candidate, the model's entropy there, and its score."""
         lowest = torch.finfo(fused.dtype).min
         sampling = fused if self.temperature == 0 else (fused / self.temperature).clamp(min=lowest)
         is_likely = None
@@ -319,8 +333,8 @@ class Sampler:
             score = self._uniform(_SCORE, candidates, row_keys).float()
         return _Choice(tokens, entropy, confidence, score)
 
-    def _select(self, choice: _Choice, turn: Turn, num_blocks: int, row_keys: Tensor) -> Tensor:
-        """Candidates that this step reveals (S, N)."""
+    def _select(self, choice: _Choice, turn: Turn, num_blocks: int, row_keys: Int[Tensor, " B"]) -> Bool[Tensor, "S N"]:
+        """Candidates that this step reveals."""
         candidates = turn.candidates
         is_candidate = turn.spread(torch.ones_like(choice.tokens, dtype=torch.bool), fill=False)
         key = choice.score.round(decimals=_SCORE_DECIMALS)
@@ -349,7 +363,9 @@ class Sampler:
         )
         return schedule.select(state) & is_candidate
 
-    def _uniform(self, stream: int, candidates: Positions, row_keys: Tensor, num_tokens: int | None = None) -> Tensor:
+    def _uniform(
+        self, stream: int, candidates: Positions, row_keys: Int[Tensor, " B"], num_tokens: int | None = None
+    ) -> Float[Tensor, "*K"]:
         """One draw a candidate (K,), or one for each of its tokens (K, V), in float64.
 
         It depends on query, sample, seed, step, position, token and purpose. Every draw is made here, so that a test
@@ -362,8 +378,8 @@ class Sampler:
         return uniform(keys)
 
 
-def _likeliest(logits: Tensor, mask_token_id: int) -> Tensor:
-    """The likeliest token besides the mask (K,)."""
+def _likeliest(logits: Float[Tensor, "K V"], mask_token_id: int) -> Int[Tensor, " K"]:
+    """The likeliest token besides the mask."""
     of_mask = logits[:, mask_token_id].clone()
     logits[:, mask_token_id] = -torch.inf
     tokens = logits.argmax(-1)
@@ -371,7 +387,7 @@ def _likeliest(logits: Tensor, mask_token_id: int) -> Tensor:
     return tokens
 
 
-def _gumbel(uniforms: Tensor) -> Tensor:
+def _gumbel(uniforms: Float[Tensor, "*K"]) -> Float[Tensor, "*K"]:
     return -(-uniforms.log()).log()
 
 

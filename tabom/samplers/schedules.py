@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.errors import require
@@ -16,24 +17,24 @@ class BlockState(NamedTuple):
     """What a schedule may know. Every row is at its own block and its own step; none knows of another.
 
     Attributes:
-        rank: 0 for the position to be revealed first (B, N); those that do not compete come last.
-        confidence: Probability of the chosen token, rounded to 5 decimals (B, N).
-        entropy: Of the model's distribution in nats, rounded to 5 decimals (B, N).
-        is_eligible: Masked positions of the row's current block, without those whose chosen token is deferred (B, N).
-        num_masked: Masked positions of the row's current block (B,).
-        step: Steps that the row has spent in its current block (B,).
+        rank: 0 for the position to be revealed first; those that do not compete come last.
+        confidence: Probability of the chosen token, rounded to 5 decimals.
+        entropy: Of the model's distribution in nats, rounded to 5 decimals.
+        is_eligible: Masked positions of the row's current block, without those whose chosen token is deferred.
+        num_masked: Masked positions of the row's current block.
+        step: Steps that the row has taken in its current block.
         num_blocks: Blocks of the response; a schedule over a number of steps spends an equal share in each.
-        uniform: Uniform draw in [0, 1) for each position of the block (B, N); None unless the schedule is random.
+        uniform: Uniform draw in [0, 1) for each position of the block; None unless the schedule is random.
     """
 
-    rank: Tensor
-    confidence: Tensor
-    entropy: Tensor
-    is_eligible: Tensor
-    num_masked: Tensor
-    step: Tensor
+    rank: Int[Tensor, "B N"]
+    confidence: Float[Tensor, "B N"]
+    entropy: Float[Tensor, "B N"]
+    is_eligible: Bool[Tensor, "B N"]
+    num_masked: Int[Tensor, " B"]
+    step: Int[Tensor, " B"]
     num_blocks: int
-    uniform: Tensor | None
+    uniform: Float[Tensor, "B N"] | None
 
 
 class Schedule(ABC):
@@ -49,8 +50,8 @@ class Schedule(ABC):
     is_random: bool = False
 
     @abstractmethod
-    def select(self, block: BlockState) -> Tensor:
-        """Positions to reveal, bool (B, N); what it says of positions that do not compete is ignored."""
+    def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
+        """Positions to reveal; what it says of positions that do not compete is ignored."""
 
     @abstractmethod
     def max_num_steps(self, length: int, num_blocks: int) -> int:
@@ -65,10 +66,12 @@ class CountSchedule(Schedule):
     """Reveals the first positions by rank; how many depends on the step and on what is left in the block."""
 
     @abstractmethod
-    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
-        """Tokens to reveal (B,), from the row's masked positions in the block and its step there (B,)."""
+    def num_revealed(
+        self, num_masked: Int[Tensor, " B"], step: Int[Tensor, " B"], num_blocks: int
+    ) -> Int[Tensor, " B"]:
+        """Tokens to reveal, from the row's masked positions in the block and its step there."""
 
-    def select(self, block: BlockState) -> Tensor:
+    def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
         """The first by rank."""
         return block.rank < self.num_revealed(block.num_masked, block.step, block.num_blocks)[:, None]
 
@@ -95,7 +98,9 @@ class FixedTokens(CountSchedule):
         require(tokens_per_step >= 1, f"tokens_per_step: expected at least 1, got {tokens_per_step}")
         self.tokens_per_step = tokens_per_step
 
-    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+    def num_revealed(
+        self, num_masked: Int[Tensor, " B"], step: Int[Tensor, " B"], num_blocks: int
+    ) -> Int[Tensor, " B"]:
         """``tokens_per_step``."""
         del step, num_blocks
         return num_masked.clamp(max=self.tokens_per_step)
@@ -121,7 +126,9 @@ class EvenSplit(CountSchedule):
         require(num_steps >= 1, f"num_steps: expected at least 1, got {num_steps}")
         self.num_steps = num_steps
 
-    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+    def num_revealed(
+        self, num_masked: Int[Tensor, " B"], step: Int[Tensor, " B"], num_blocks: int
+    ) -> Int[Tensor, " B"]:
         """What is left, over the steps that are left, rounded up."""
         num_left = _steps_per_block(self.num_steps, num_blocks) - step
         return (num_masked + num_left - 1) // num_left.clamp(min=1)
@@ -155,7 +162,9 @@ class LinearTimesteps(CountSchedule):
         self.eps = eps
         self.max_tokens_per_step = max_tokens_per_step
 
-    def num_revealed(self, num_masked: Tensor, step: Tensor, num_blocks: int) -> Tensor:
+    def num_revealed(
+        self, num_masked: Int[Tensor, " B"], step: Int[Tensor, " B"], num_blocks: int
+    ) -> Int[Tensor, " B"]:
         """Integer part of the step's share of what is left."""
         share = _revealed_share(self.num_steps, self.eps, num_blocks, step)
         count = (num_masked.float() * share).long()
@@ -179,7 +188,7 @@ class ConfidenceThreshold(Schedule):
         require(0 < threshold <= 1, f"threshold: expected above 0 and at most 1, got {threshold}")
         self.threshold = threshold
 
-    def select(self, block: BlockState) -> Tensor:
+    def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
         """Eligible positions that reach the threshold, and the first."""
         is_confident = block.is_eligible & (block.confidence >= self.threshold)
         return is_confident | ((block.rank == 0) & ~is_confident.any(1, keepdim=True))
@@ -210,7 +219,7 @@ class EntropyBound(Schedule):
         require(bound >= 0, f"bound: expected at least 0, got {bound}")
         self.bound = bound
 
-    def select(self, block: BlockState) -> Tensor:
+    def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
         """Eligible positions up to the bound."""
         entropy = block.entropy.masked_fill(~block.is_eligible, torch.inf)
         in_order = torch.empty_like(entropy).scatter_(1, block.rank, entropy).double()
@@ -247,7 +256,7 @@ class AncestralUnmasking(Schedule):
         self.num_steps = num_steps
         self.eps = eps
 
-    def select(self, block: BlockState) -> Tensor:
+    def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
         """Eligible positions whose draw is below the step's probability."""
         assert block.uniform is not None
         share = _revealed_share(self.num_steps, self.eps, block.num_blocks, block.step)[:, None]
@@ -272,8 +281,8 @@ def _steps_per_block(num_steps: int, num_blocks: int) -> int:
     return num_steps // num_blocks
 
 
-def _revealed_share(num_steps: int, eps: float, num_blocks: int, step: Tensor) -> Tensor:
-    """1 - s/t of each row's step in float32 (B,), and 1 from the last step on."""
+def _revealed_share(num_steps: int, eps: float, num_blocks: int, step: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """1 - s/t of each row's step in float32, and 1 from the last step on."""
     timesteps = torch.linspace(1, eps, _steps_per_block(num_steps, num_blocks) + 1)
     share = 1 - timesteps[1:] / timesteps[:-1]
     share[-1] = 1

@@ -1,27 +1,29 @@
-"""What a decoding leaves behind, filled step by step.
+"""The trace of a decoding: what each step revealed, and how sure the model was of it.
 
-Axes: B rows of the batch, S rows in work, N response positions, K candidates.
+Axes: B rows of the batch, S active rows, T steps, N response positions, K candidates.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tabom.samplers.decoding_state import Mask, Positions, Turn
+from tabom.samplers.decoding_state import Positions, Turn
 from tabom.types import DecodedBatch
 
 
 class Trace:
-    """What becomes of a batch (B, N), and how.
+    """Tokens, steps and entropies of a batch (B, N), filled in step by step.
 
     Args:
         response: The canvas' responses, all masked; revealed in place.
         num_steps: Steps of which all entropies are kept; 0 for none.
     """
 
-    def __init__(self, response: Tensor, num_steps: int) -> None:
+    def __init__(self, response: Int[Tensor, "B N"], num_steps: int) -> None:
         num_rows, length = response.shape
         self.response = response
         self.unmask_step = torch.zeros_like(response)
@@ -30,19 +32,25 @@ class Trace:
         if num_steps:
             self.step_entropy = self.unmask_entropy.new_full((num_rows, num_steps, length), torch.nan)
 
-    def look_at(self, positions: Positions, entropy: Tensor) -> None:
-        """Keep the entropies of masked positions (K,) before a step."""
+    def look_at(self, positions: Positions, entropy: Float[Tensor, " K"]) -> None:
+        """Keep the entropies of masked positions before a step, in nats."""
         if self.step_entropy is not None:
             self.step_entropy[positions.row, positions.step, positions.column] = entropy
 
-    def reveal(self, turn: Turn, is_revealed: Tensor, tokens: Tensor, entropy: Tensor) -> None:
+    def reveal(
+        self,
+        turn: Turn,
+        is_revealed: Bool[Tensor, "S N"],
+        tokens: Int[Tensor, "S N"],
+        entropy: Float[Tensor, " K"],
+    ) -> None:
         """Take over what a step revealed.
 
         Args:
-            turn: The step.
-            is_revealed: Where (S, N).
-            tokens: Which tokens (S, N).
-            entropy: Of each candidate in nats (K,).
+            turn: What the step worked on.
+            is_revealed: Positions that it revealed.
+            tokens: What they became; anything elsewhere.
+            entropy: Of each candidate, in nats.
         """
         changes = (
             (self.response, tokens),
@@ -52,13 +60,13 @@ class Trace:
         for part, values in changes:
             part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
 
-    def decoded(self, is_masked: Mask, token_id: int | None, rows: Sequence[int]) -> DecodedBatch:
-        """What became of some rows.
+    def decoded(self, is_masked: Bool[np.ndarray, "B N"], token_id: int | None, rows: Sequence[int]) -> DecodedBatch:
+        """What some rows were decoded to.
 
         Args:
-            is_masked: Positions of all rows that are not revealed (B, N), on the host.
+            is_masked: Positions of all rows that are not revealed, on the host.
             token_id: What these become, in one further step.
-            rows: Which are wanted, all of them finished.
+            rows: Numbers of the wanted rows, all of them finished.
         """
         decoded = DecodedBatch(self.response, self.unmask_step, self.unmask_entropy, self.step_entropy).select(rows)
         if token_id is None:

@@ -6,6 +6,7 @@ Axes: K candidates (masked positions of the rows' current blocks), V vocabulary.
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tabom.errors import require
@@ -15,12 +16,12 @@ class Credit(NamedTuple):
     """What has been added up so far.
 
     Attributes:
-        place: A number for each position that it belongs to, in ascending order (K,).
-        values: Credit of every token there (K, V).
+        place: A number for each position that it belongs to, in ascending order.
+        values: Credit of every token there.
     """
 
-    place: Tensor
-    values: Tensor
+    place: Int[Tensor, " K"]
+    values: Float[Tensor, "K V"]
 
 
 class TraceCredit:
@@ -50,16 +51,18 @@ class TraceCredit:
         self.exponent = exponent
         self.decay = decay
 
-    def __call__(self, logits: Tensor, place: Tensor, earlier: Credit | None) -> tuple[Tensor, Credit]:
+    def __call__(
+        self, logits: Float[Tensor, "K V"], place: Int[Tensor, " K"], earlier: Credit | None
+    ) -> tuple[Float[Tensor, "K V"], Credit]:
         """Add this step's credit.
 
         Args:
-            logits: Of the candidates (K, V).
-            place: A number for each of them that no other position of the batch has (K,).
+            logits: Of the candidates.
+            place: A number for each of them that no other position of the batch has.
             earlier: What the step before returned; None in the first.
 
         Returns:
-            The fused logits (K, V), and the credit for the next step.
+            The fused logits, and the credit for the next step.
         """
         values = torch.zeros_like(logits) if earlier is None else self.decay * _carried(earlier, place)
         confidence, likeliest = logits.softmax(-1).max(-1, keepdim=True)
@@ -68,7 +71,7 @@ class TraceCredit:
         return logits + self.weight * values.log1p(), Credit(place, values[order])
 
 
-def _carried(earlier: Credit, place: Tensor) -> Tensor:
-    """Credit (K, V) of positions that were candidates before; none for those of a new block."""
+def _carried(earlier: Credit, place: Int[Tensor, " K"]) -> Float[Tensor, "K V"]:
+    """Credit of positions that were candidates before; none for those of a new block."""
     index = torch.searchsorted(earlier.place, place).clamp(max=len(earlier.place) - 1)
     return earlier.values[index] * (earlier.place[index] == place)[:, None]
