@@ -123,9 +123,7 @@ class TrainingModule(LightningModule):
         """Evaluate between base and trained model, if that is wanted."""
         self.interpolate()
 
-    def on_test_start(self) -> None:
-        """Evaluate between base and trained model, if that is wanted."""
-        self.interpolate()
+    on_test_start = on_validation_start
 
     def on_fit_start(self) -> None:
         """Say how much is trained; bring what is compared with to the device."""
@@ -212,22 +210,27 @@ class TrainingModule(LightningModule):
         return cast("Tensor", self.trainer.strategy.reduce(values, reduce_op="mean"))
 
     def on_validation_epoch_start(self) -> None:
-        """Start afresh."""
-        self._prepare_validation()
+        """Start afresh, with the base on the device."""
+        if self.validation is not None:
+            self.validation.prepare(
+                self._data.response_length,
+                self.device,
+                base_domains=self._data.base_domains,
+                base_tasks=self._data.base_tasks,
+            )
+            self._base = [base.to(self.device) for base in self._base]
+        for part in (self.backbone, *self._base):
+            gather(part)
 
-    def on_test_epoch_start(self) -> None:
-        """Start afresh."""
-        self._prepare_validation()
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure by the kind of batch."""
         del batch_idx, dataloader_idx
-        self._evaluate(batch)
+        if self.validation is not None:
+            self.validation.measure(self.backbone, next(iter(self._base), None), batch, self._data)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure by the kind of batch."""
-        del batch_idx, dataloader_idx
-        self._evaluate(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
@@ -245,22 +248,6 @@ class TrainingModule(LightningModule):
 
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-
-    def _prepare_validation(self) -> None:
-        if self.validation is not None:
-            self.validation.prepare(
-                self._data.response_length,
-                self.device,
-                base_domains=self._data.base_domains,
-                base_tasks=self._data.base_tasks,
-            )
-            self._base = [base.to(self.device) for base in self._base]
-        for part in (self.backbone, *self._base):
-            gather(part)
-
-    def _evaluate(self, batch: Any) -> None:
-        if self.validation is not None:
-            self.validation.measure(self.backbone, next(iter(self._base), None), batch, self._data)
 
     def _log_validation(self, stage: str) -> None:
         for part in (self.backbone, *self._base):

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,34 @@ class Task(ExampleSource):
     def are_correct(self, examples: Sequence[Example], responses: Sequence[str]) -> list[bool]:
         """The same of many; a task may judge them side by side."""
         return [self.is_correct(example, response) for example, response in zip(examples, responses, strict=True)]
+
+
+class Puzzles(Task):
+    """Generated puzzles; those of the test split may come from a file.
+
+    Args:
+        test_file: Puzzles of the test split; None generates them as well.
+        seed: Of the generated ones.
+    """
+
+    def __init__(self, test_file: str | None, seed: int) -> None:
+        self.test_file = Path(test_file) if test_file is not None else None
+        self.seed = seed
+
+    def examples(self, split: Split, num_examples: int) -> list[Example]:
+        """Generated puzzles, or the rows of ``test_file``."""
+        if split == "test" and self.test_file is not None:
+            return take(self._read(self.test_file), num_examples, self.test_file)
+        rng = random.Random(f"{self.seed}/{split}")
+        return generate_distinct(lambda: self._draw(rng), split, num_examples)
+
+    @abstractmethod
+    def _draw(self, rng: random.Random) -> Example:
+        """A random puzzle."""
+
+    @abstractmethod
+    def _read(self, path: Path) -> list[Example]:
+        """All puzzles of a file."""
 
 
 def split_of(text: str) -> Split:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from tabom.errors import TabomError, require
-from tabom.tasks.base import Split, Task, generate_distinct, read_rows, take
+from tabom.tasks.base import Puzzles, read_rows
 from tabom.types import Example
 
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -22,7 +22,7 @@ _SYMBOLS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operat
 _MAX_RESPONSE_LENGTH = 64
 
 
-class Countdown(Task):
+class Countdown(Puzzles):
     """Write an arithmetic expression that uses each given number once and equals the target.
 
     The prompt is ``countdown 30,100,93>23=``; an answer is an expression of numbers, + - * / and parentheses.
@@ -45,15 +45,7 @@ class Countdown(Task):
         require(max_number >= 2, f"max_number: expected at least 2, got {max_number}")
         self.num_numbers = num_numbers
         self.max_number = max_number
-        self.test_file = Path(test_file) if test_file is not None else None
-        self.seed = seed
-
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
-        """Generated puzzles, or the rows of ``test_file``."""
-        if split == "test" and self.test_file is not None:
-            return take(self._read(self.test_file), num_examples, self.test_file)
-        rng = random.Random(f"{self.seed}/{split}")
-        return generate_distinct(lambda: self._draw(rng), split, num_examples)
+        super().__init__(test_file, seed)
 
     def is_correct(self, example: Example, response: str) -> bool:
         """Accept any expression that uses each number exactly once and equals the target."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tabom.errors import require
-from tabom.tasks.base import Split, Task, generate_distinct, read_rows, take
+from tabom.tasks.base import Puzzles, read_rows
 from tabom.types import Example
 
 _SIZE = 4
@@ -16,7 +16,7 @@ _DIGITS = "1234"
 _BLANK = "0"
 
 
-class Sudoku4x4(Task):
+class Sudoku4x4(Puzzles):
     """Complete a 4x4 grid whose rows, columns and 2x2 boxes hold 1 to 4 once each.
 
     The prompt is ``sudoku `` + 16 digits, row by row, 0 for a blank, + ``=``. Generated puzzles have one solution.
@@ -45,15 +45,7 @@ class Sudoku4x4(Task):
         )
         self.num_blanks = tuple(num_blanks)
         self.answer_layout: Literal["flat", "rows"] = answer_layout
-        self.test_file = Path(test_file) if test_file is not None else None
-        self.seed = seed
-
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
-        """Generated puzzles, or the rows of ``test_file``."""
-        if split == "test" and self.test_file is not None:
-            return take(self._read(self.test_file), num_examples, self.test_file)
-        rng = random.Random(f"{self.seed}/{split}")
-        return generate_distinct(lambda: self._draw(rng), split, num_examples)
+        super().__init__(test_file, seed)
 
     def is_correct(self, example: Example, response: str) -> bool:
         """Accept any valid completion, in any layout of blanks and line breaks."""
