@@ -130,6 +130,19 @@ def test_another_version(make_trajectories, tokenizer, version):
     assert failure(path, tokenizer) == f"{path}/manifest.json: expected schema_version 2, got {version}"
 
 
+def test_a_manifest_of_before_december_2026_is_read(make_trajectories, tokenizer):
+    """It named the type of each column as well, under its seal."""
+    path = make_trajectories()
+    manifest = Manifest.load(path)
+    columns = {"query_id": "string", "sample": "int16", "unmask_step": "list<element: int16>[19]"}
+    change_manifest(path, lambda content: content.update(schema=columns))
+    assert '"schema": {' in (path / "manifest.json").read_text()
+    assert read(path, tokenizer).manifest == manifest
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"int16"', '"int32"'))
+    assert failure(path, tokenizer).endswith("the file is truncated or was altered")
+
+
 def test_the_manifest_sums_up(make_trajectories):
     path = make_trajectories()
     change_shard(path, 0, rejected={"wrong answer": 3, "no answer": 4})
