@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tabom.errors import TabomError, require
+from tabom.storage.files import whole_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -121,7 +122,8 @@ def save_checkpoint(
         for file in (file for pattern in _COMPANIONS for file in companions_from.glob(pattern)):
             if file.name not in (CONFIG_NAME, INDEX_NAME):
                 shutil.copyfile(file, path / file.name)
-    (path / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with whole_file(path / CONFIG_NAME) as file:
+        file.write((json.dumps(config, indent=2) + "\n").encode())
     save_torch_state_dict(dict(state), path)
 
 

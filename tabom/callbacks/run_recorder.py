@@ -17,7 +17,7 @@ from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
 from tabom.callbacks.tracking import wandb_runs
 from tabom.data import TrajectoryDataModule
-from tabom.storage.files import file_sha256
+from tabom.storage.files import file_sha256, whole_file
 from tabom.storage.log import append_line
 from tabom.storage.run_record import DIRECTORY
 from tabom.trajectories import Manifest
@@ -87,7 +87,8 @@ class RunRecorder(SaveConfigCallback):
             wandb = {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": directory}
         for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / CONFIG_NAME).write_text(text)
+            with whole_file(directory / CONFIG_NAME) as file:
+                file.write(text.encode())
         now = datetime.datetime.now(tz=datetime.UTC)
         directory = Path(trainer.default_root_dir) / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)

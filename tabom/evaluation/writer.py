@@ -11,10 +11,10 @@ from tabom.callbacks.run_recorder import RunRecorder
 from tabom.callbacks.tracking import wandb_runs
 from tabom.evaluation.module import BenchmarkModule
 from tabom.storage.files import whole_file
+from tabom.storage.run_record import BenchmarkResult
 
 if TYPE_CHECKING:
     from tabom.evaluation.run import BenchmarkRun
-    from tabom.storage.run_record import BenchmarkResult
 
 _COLUMNS = ("prompt", "response", "answer", "target", "score", "num_steps", "num_tokens", "unmask_step")
 
@@ -76,7 +76,7 @@ def _recorders(trainer: Trainer) -> list[RunRecorder]:
     return [callback for callback in trainer.callbacks if isinstance(callback, RunRecorder)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _numbers(result: "BenchmarkResult") -> dict[str, float]:
+def _numbers(result: BenchmarkResult) -> dict[str, float]:
     """For W&B's summary."""
     numbers = {"score": result.score, **result.values, **result.cost}
     return {f"benchmark/{result.benchmark}/{name}": value for name, value in numbers.items()}
@@ -96,7 +96,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
 
-def _said(result: "BenchmarkResult", directory: Path) -> str:
+def _said(result: BenchmarkResult, directory: Path) -> str:
     error = result.standard_error
     shown = f"{100 * result.score:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
     figures = {"questions": f"{len(result.scores):,}", f"{result.metric}, %": shown}

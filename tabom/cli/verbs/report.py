@@ -41,6 +41,7 @@ def run(words: Sequence[str]) -> None:
     from tabom.reporting.page import html_page, markdown_page, save_figures
     from tabom.reporting.report import sections
     from tabom.reporting.results import collect
+    from tabom.storage.files import whole_file
     from tabom.storage.run_record import find_records
 
     records = find_records(arguments.paths)
@@ -54,5 +55,6 @@ def run(words: Sequence[str]) -> None:
             figures = arguments.figures and Path(os.path.relpath(arguments.figures, output.parent)).as_posix()
             text = markdown_page(arguments.title, content, figures)
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
+        with whole_file(output) as file:
+            file.write(text.encode())
         print(f"{output}: {len(records)} runs")

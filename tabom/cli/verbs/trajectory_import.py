@@ -132,8 +132,8 @@ def import_released(
             path = output_dir / shard_name(len(shards))
             shards.append(_write_chunk(chunk, path, loaded, report, is_chat=is_chat))
     _require_rows(report)
-    with whole_file(output_dir / REPORT_NAME) as file:
-        file.write((json.dumps(report.content(), indent=2) + "\n").encode())
+    with whole_file(output_dir / REPORT_NAME) as written:
+        written.write((json.dumps(report.content(), indent=2) + "\n").encode())
     origin = Origin(
         response_length=response_length,
         mask_token_id=SpecialIds.of(loaded).mask,

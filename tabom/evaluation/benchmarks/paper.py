@@ -1,7 +1,6 @@
 """The benchmarks of the paper."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tabom.evaluation.benchmarks.rows import (
     read_objects,
 )
 from tabom.sandbox import Limits
+from tabom.storage.files import file_sha256
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -166,7 +166,7 @@ class PaperBenchmark(Benchmark):
 
     def _digest(self, data_dir: Path) -> str:
         path = find_file(data_dir, self._stock.files)
-        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        return f"{path.name} sha256:{file_sha256(path)}"
 
     def _splits(self, data_dir: Path) -> dict[str, list[Mapping[str, Any]]]:
         path = find_file(data_dir, self._stock.files)
