@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from lightning import Callback, LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -48,7 +48,7 @@ class TabomCLI(LightningCLI):
     """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone."""
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The verb of the command line alone, since parsers for all take long; and its arguments that are no options."""
+        """The verb of the command line alone, since parsers for all take long; its arguments that are no options."""
         verb = self.save_config_kwargs["command"][0]
         return {verb: LightningCLI.subcommands().get(verb, {"model", "datamodule"})}
 
@@ -69,6 +69,7 @@ class TabomCLI(LightningCLI):
             move(config.trainer, directory)
         for message in misplaced_nulls(config.as_dict(), TabomTrainer):
             raise TabomError(message)
+        cast("type[TabomTrainer]", self.trainer_class).check_inputs(str(self.subcommand), config.as_dict())
 
     def instantiate_classes(self) -> None:
         """Say in one sentence which value a constructor rejected."""

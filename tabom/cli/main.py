@@ -54,7 +54,7 @@ def _run(module: str, words: list[str]) -> None:
 
 
 def _imported(name: str) -> ModuleType:
-    """A module, imported without a search for garbage: an import makes none, and the search takes a tenth of the time."""
+    """A module, imported without a search for garbage: there is none, and the search takes a tenth of the time."""
     gc.disable()
     try:
         return importlib.import_module(name)

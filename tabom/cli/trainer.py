@@ -1,12 +1,13 @@
 """Lightning's trainer with two more verbs."""
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from tabom.backbones.checkpoint import check_no_model
 from tabom.backbones.transformer import TransformersBackbone
+from tabom.cli.checks import check_paths
 from tabom.data.tokenizer import save_tokenizer
 from tabom.errors import require
 from tabom.evaluation.module import BenchmarkModule
@@ -16,6 +17,19 @@ from tabom.modules.training import TrainingModule
 
 class TabomTrainer(Trainer):
     """Trains, evaluates and predicts as Lightning's does; runs benchmarks, and exports what was trained."""
+
+    @staticmethod
+    def check_inputs(verb: str, config: dict[str, Any]) -> None:
+        """Look for the files that a verb will read.
+
+        Args:
+            verb: The one of the command line.
+            config: Its configuration, parsed.
+
+        Raises:
+            TabomError: If something is missing.
+        """
+        check_paths(verb, config)
 
     def evaluate(self, model: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None = None) -> None:
         """Run a benchmark; an evaluation that was stopped goes on where it stopped.
