@@ -45,12 +45,13 @@ coverage: $(STAMP) ## The same with the share of lines that they run, at least 9
 test-slow: $(STAMP) ## Run the slow tests that need no GPU, and the property tests with many more examples
 	$(PYTEST) --hypothesis-profile=slow -m "(slow or hypothesis) and not gpu and not network"
 
-bench: $(STAMP) ## Training step, token statistics, loader, decoding and growth, as ratios, on this CPU (about 40 minutes)
+bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth and start, as ratios, on this CPU (about 45 minutes)
 	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)
 	$(BIN)/python benchmarks/train_step.py $(call results,train_step)
 	$(BIN)/python benchmarks/data.py $(call results,data)
 	$(BIN)/python benchmarks/scaling.py $(call results,scaling)
 	$(BIN)/python benchmarks/distill.py $(call results,distill)
+	$(BIN)/python benchmarks/start.py $(call results,start)
 
 LLADA_8B := --vocabulary 126464 --hidden 4096 --head_size 128 --mlp 12288 --layers 32
 bench-gpu: $(STAMP) ## The same on a GPU: LLaDA's width, and its whole shape for the step and the engine
