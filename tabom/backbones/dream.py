@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config
 
 from tabom.backbones.cache import CanvasCache
 from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
@@ -24,7 +24,7 @@ class DreamBackbone(DecoderBackbone):
     undone here and nowhere else.
     """
 
-    model_class = Qwen2ForCausalLM
+    model_class = "Qwen2ForCausalLM"
 
     @classmethod
     def native_config(cls, config: dict[str, Any]) -> Qwen2Config:

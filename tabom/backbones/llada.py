@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from tabom.backbones.checkpoint import Naming
 from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
@@ -49,7 +49,7 @@ class LladaBackbone(DecoderBackbone):
     transformers in the model's dtype. In float32 both agree to the bit.
     """
 
-    model_class = LlamaForCausalLM
+    model_class = "LlamaForCausalLM"
     naming = Naming(
         {
             "model.transformer.wte": "model.embed_tokens",

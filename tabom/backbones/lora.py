@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tabom.backbones.checkpoint import Naming, check_tensors
 from tabom.errors import TabomError, require
 
 if TYPE_CHECKING:  # peft takes seconds to import and is needed with an adapter only
     from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
@@ -78,7 +78,7 @@ class Adapter:
         TabomError: If a target module does not exist, or is the language model head.
     """
 
-    def __init__(self, model: PreTrainedModel, config: "LoraConfig", naming: Naming, base_name: str) -> None:
+    def __init__(self, model: "PreTrainedModel", config: "LoraConfig", naming: Naming, base_name: str) -> None:
         self._model = model
         self._naming = naming
         self._config = copy.copy(config)

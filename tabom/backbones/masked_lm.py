@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from tabom.backbones.checkpoint import read_json
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
@@ -27,7 +27,7 @@ class MaskedLMBackbone(TransformersBackbone):
         *,
         dtype: DType = "auto",
         attn_implementation: Attention = "sdpa",
-        quantization_config: BitsAndBytesConfig | None = None,
+        quantization_config: "transformers.BitsAndBytesConfig | None" = None,
     ) -> Self:
         """Read a checkpoint; tensors of other heads (next sentence, pooler) are left aside.
 
@@ -36,7 +36,7 @@ class MaskedLMBackbone(TransformersBackbone):
         """
         config = read_json(directory / "config.json", "the configuration of a saved model")
         model = read_weights(
-            AutoModelForMaskedLM,
+            transformers.AutoModelForMaskedLM,
             directory,
             dtype=dtype,
             attn_implementation=attn_implementation,
@@ -44,7 +44,7 @@ class MaskedLMBackbone(TransformersBackbone):
         )
         return cls(model, config, directory)
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_tokenizer(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
         """The tokenizer alone knows the mask token of these models."""
         self.config = {**self.config, "mask_token_id": tokenizer.mask_token_id}
         super().check_tokenizer(tokenizer)

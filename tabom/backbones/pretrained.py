@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+import transformers
+from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones.base import BackboneSource
 from tabom.backbones.checkpoint import checkpoint_dir, read_json
@@ -112,6 +112,8 @@ class PretrainedBackbone(BackboneSource):
         return self._prepared(family.from_config(config, attn_implementation=self.attn_implementation))
 
     def _family(self, directory: Path) -> "type[DecoderBackbone | MaskedLMBackbone]":
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
         file = directory / "config.json"
         model_type: Any = read_json(file, "the configuration of a saved model").get("model_type")
         if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -123,16 +125,18 @@ class PretrainedBackbone(BackboneSource):
         )
         return _FAMILIES[model_type]
 
-    def _bits(self) -> BitsAndBytesConfig:
+    def _bits(self) -> "transformers.BitsAndBytesConfig":
         require(
             find_spec("bitsandbytes") is not None,
             f"quantization: expected the package bitsandbytes for {self.quantization}, found none; "
             "pip install 'tabom[quantization]'",
         )
         if self.quantization == "8bit":
-            return BitsAndBytesConfig(load_in_8bit=True)
+            return transformers.BitsAndBytesConfig(load_in_8bit=True)
         dtype = torch.bfloat16 if self.dtype == "auto" else getattr(torch, self.dtype)
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
 
     def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
         if self.gradient_checkpointing:

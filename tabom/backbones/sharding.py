@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tabom.backbones.base import Denoiser
 from tabom.errors import require
@@ -60,6 +59,8 @@ def release(backbone: nn.Module) -> None:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     return (part for part in list(module.modules()) if isinstance(part, GradientCheckpointingLayer))
 
 

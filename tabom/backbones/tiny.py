@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from tabom.backbones.base import BackboneSource
 from tabom.backbones.transformer import DecoderBackbone
@@ -15,7 +15,7 @@ MODEL_TYPE = "tabom_tiny"
 class TinyDLM(DecoderBackbone):
     """A Llama with full attention that predicts every masked token at once."""
 
-    model_class = LlamaForCausalLM
+    model_class = "LlamaForCausalLM"
 
     @classmethod
     def native_config(cls, config: dict[str, Any]) -> LlamaConfig:

@@ -4,12 +4,12 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import BitsAndBytesConfig, Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
 from tabom.backbones.cache import CanvasCache, PartialPass
@@ -17,6 +17,9 @@ from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_ch
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
 from tabom.functional.head import Head
+
+if TYPE_CHECKING:  # model classes take seconds to import, and are needed with a model only
+    from transformers import BitsAndBytesConfig, Cache, PreTrainedConfig, PreTrainedModel
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -43,7 +46,7 @@ class TransformersBackbone(Backbone):
 
     naming: ClassVar[Naming] = Naming({})
 
-    def __init__(self, transformer: PreTrainedModel, config: dict[str, Any], directory: Path | None = None) -> None:
+    def __init__(self, transformer: "PreTrainedModel", config: dict[str, Any], directory: Path | None = None) -> None:
         super().__init__()
         self.transformer = transformer
         self.config = config
@@ -190,11 +193,12 @@ class AdapterOff(Denoiser):
 class DecoderBackbone(TransformersBackbone):
     """A decoder of transformers with full instead of causal attention; a checkpoint family is a subclass."""
 
-    model_class: ClassVar[type[PreTrainedModel]]
+    model_class: ClassVar[str]
+    """Of transformers, by its name."""
 
     @classmethod
     @abstractmethod
-    def native_config(cls, config: dict[str, Any]) -> PreTrainedConfig:
+    def native_config(cls, config: dict[str, Any]) -> "PreTrainedConfig":
         """The transformers configuration that computes what the original one describes.
 
         Raises:
@@ -206,7 +210,7 @@ class DecoderBackbone(TransformersBackbone):
         """A model with random weights, on torch's default device and in its default dtype."""
         native = cls.native_config(config)
         native._attn_implementation = attn_implementation
-        return cls(cls.model_class(native), config)
+        return cls(getattr(transformers, cls.model_class)(native), config)
 
     @classmethod
     def from_pretrained(
@@ -215,7 +219,7 @@ class DecoderBackbone(TransformersBackbone):
         *,
         dtype: DType = "auto",
         attn_implementation: Attention = "sdpa",
-        quantization_config: BitsAndBytesConfig | None = None,
+        quantization_config: "BitsAndBytesConfig | None" = None,
     ) -> Self:
         """Read a checkpoint in the original layout, one file or several; every tensor has to be there and no other.
 
@@ -228,7 +232,7 @@ class DecoderBackbone(TransformersBackbone):
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.transformer.state_dict().items()}
         check_tensors(weight_files(directory), {cls.naming.original(name): shape for name, shape in shapes.items()})
         model = read_weights(
-            cls.model_class,
+            getattr(transformers, cls.model_class),
             directory,
             dtype=dtype,
             attn_implementation=attn_implementation,
@@ -254,7 +258,7 @@ class DecoderBackbone(TransformersBackbone):
             attention in _PARTIAL_ATTENTION,
             f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
         )
-        kept: Any = DynamicCache()
+        kept: Any = transformers.DynamicCache()
         hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), kept)
         require(len(kept) > 0, "cache: expected a backbone in evaluation mode, got one in training")
         return hidden, CanvasCache([keys for keys, _, _ in kept], [values for _, values, _ in kept])
@@ -266,7 +270,7 @@ class DecoderBackbone(TransformersBackbone):
         position_ids = _position_ids(attention_mask).gather(1, positions)
         return self._run(input_ids.gather(1, positions), attention_mask, position_ids, PartialPass(cache, positions))
 
-    def _run(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache | None) -> Tensor:
+    def _run(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: "Cache | None") -> Tensor:
         """Hidden states (B, P, D) of ids (B, P), which attend where the mask (B, L) is true."""
         output = self.transformer.base_model(
             input_ids=input_ids,
@@ -284,7 +288,7 @@ def _position_ids(attention_mask: Tensor) -> Tensor:
 
 def read_weights(
     model_class: Any, directory: Path, *, dtype: DType, attn_implementation: Attention, **options: Any
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """``from_pretrained`` of a transformers class; a missing or misshapen tensor is an error that names it.
 
     Raises:

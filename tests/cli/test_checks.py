@@ -14,10 +14,11 @@ from tabom.cli.main import main
 from tabom.errors import TabomError
 
 HEAVY = (
-    *("accelerate", "bitsandbytes", "datasets", "evaluate", "jinja2", "lm_eval", "math_verify", "nltk", "optuna"),
-    *("pandas", "peft", "pyarrow", "sklearn", "wandb", "matplotlib.pyplot", "transformers.modeling_utils"),
+    *("bitsandbytes", "datasets", "evaluate", "lm_eval", "math_verify", "nltk", "optuna", "pandas", "peft", "pyarrow"),
+    *("sklearn", "wandb", "transformers.modeling_utils"),
     *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"),
 )
+"""Loaded neither by Lightning itself nor by a verb that has not begun to work."""
 
 
 @pytest.fixture
@@ -146,7 +147,13 @@ def test_a_verb_imports_what_it_uses(repository, tmp_path):
         "        print(json.dumps([words, end.code, heavy]))\n"
     )
     config = str(repository / "configs/demo/tabom.yaml")
-    options = {"fit": [["--help"], ["--config", config, "--trainer.max_stepz=3"], ["--config", config]]}
+    options = {
+        "fit": [
+            ["--help"],
+            ["--config", config, "--trainer.max_stepz=3"],
+            ["--config", config, "--trainer.logger=false"],
+        ]
+    }
     options |= {verb: [["--help"]] for verb in ("validate", "predict", "evaluate", "export")}
     words = [[verb, *rest] for verb, all_rest in options.items() for rest in all_rest]
     command = [sys.executable, "-c", code, json.dumps(words), json.dumps(HEAVY)]
