@@ -42,6 +42,7 @@ WAYS = {
         *DEMO,
         "--model.backbone.path=base",
         "--data.path=trajectories",
+        "--data.tokenizer=base",
         "--data.batch_size=4",
         "--trainer.max_steps=1",
         "--trainer.limit_val_batches=0",
