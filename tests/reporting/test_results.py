@@ -204,3 +204,20 @@ def test_nothing_was_measured(write, read):
     write("b", "fit", accuracy=None)
     with pytest.raises(TabomError, match=r"^test: expected a finished run with results of this stage, found none$"):
         read("test")
+
+
+def test_settings_have_the_names_of_the_command_line_whatever_wrote_the_record(write, read):
+    """With the levels ``class_path`` and ``init_args`` of a resolved configuration, or without."""
+    write("a", objective={"margin": 0.1}, ckpt_path="x")
+    short = {
+        "model": {"backbone": {"path": "runs/demo/base"}, "objective": {"window": 8, "margin": 0.2}, "optimizer": {}},
+        "data": {"task": "Sudoku4x4"},
+    }
+    short["model"] |= {"optimizer": {"lr": 2e-3}, "interpolation": 0.5}
+    write("b", config=short | {"ckpt_path": "y"}, seed=2)
+    results = read()
+    assert [(model.settings[MARGIN], model.rate, model.interpolation) for model in results.models] == [
+        (0.1, 1e-3, 1.0),
+        (0.2, 2e-3, 0.5),
+    ]
+    assert results.base_models == {"runs/demo/base"}
