@@ -148,7 +148,7 @@ TRAINS, VALIDATES = (TrainingModule, "training_step"), (TrainingModule, "on_vali
     [
         (TRAINS, 3, signal.SIGINT, 2, 3),
         pytest.param(TRAINS, 6, signal.SIGUSR1, 3, 3, marks=pytest.mark.slow),
-        (VALIDATES, 2, signal.SIGTERM, 3, 2),
+        pytest.param(VALIDATES, 2, signal.SIGTERM, 3, 2, marks=pytest.mark.slow),
     ],
     ids=["within a window, in an epoch's end", "before a validation", "in a validation"],
 )
@@ -172,6 +172,7 @@ def test_stopped_at_the_end_of_two_epochs(fit, straight, monkeypatch):
     ends_as(straight, fit)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_last_validation_of_all_epochs(fit, straight, monkeypatch):
     epochs = ("--trainer.max_steps=-1", "--trainer.max_epochs=3")
     with monkeypatch.context() as patch:
@@ -223,6 +224,7 @@ def test_further_signals_change_nothing(fit, monkeypatch):
     assert step() == len(saved) == 1
 
 
+@pytest.mark.slow
 def test_a_spent_time_limit_counts_anew(fit, straight, monkeypatch):
     """The limit is noticed within a window; Lightning would stop there, and validate first."""
     limit = "--trainer.max_time=00:01:00:00"

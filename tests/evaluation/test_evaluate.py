@@ -223,6 +223,7 @@ def test_checkpoint_of_a_training(stage, evaluate, tmp_path):
 LORA = '--model.backbone.lora={"r": 2, "target_modules": ["q_proj", "v_proj"]}'
 
 
+@pytest.mark.slow
 def test_checkpoint_of_an_adapter(stage, evaluate, tmp_path):
     trained = stage("fit", "tabom", LORA, "--model.optimizer.lr=0.5")
     trained.trainer.save_checkpoint(tmp_path / "adapter.ckpt")
