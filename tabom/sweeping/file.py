@@ -113,14 +113,9 @@ def read_sweep(
     content |= {"command": command, "parameters": parameters}
     if run_cap is not None:
         content["run_cap"] = run_cap
-    fixed: dict[str, Any] = {}
-    axes: dict[str, BaseDistribution] = {}
-    for name, parameter in parameters.items():
-        axis = _axis(f"{path}: parameters.{name}", parameter)
-        if axis is None:
-            fixed[name] = parameter["value"]
-        else:
-            axes[name] = axis
+    drawn = {name: _axis(f"{path}: parameters.{name}", parameter) for name, parameter in parameters.items()}
+    fixed = {name: parameters[name]["value"] for name, axis in drawn.items() if axis is None}
+    axes = {name: axis for name, axis in drawn.items() if axis is not None}
     seed_axis = axes.pop(SEED, CategoricalDistribution([None]))
     if not isinstance(seed_axis, CategoricalDistribution):
         raise TabomError(f"{path}: parameters.{SEED}: expected values")
