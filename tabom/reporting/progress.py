@@ -3,12 +3,12 @@
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, ProgressSample, Task, TaskID
 from rich.table import Column
 from rich.text import Text
@@ -25,7 +25,6 @@ class Display:
     written from time to time and once when the task ends. Rate and time left are those of the last thousand updates.
 
     Args:
-        renderable: Gives what is shown above the bars, on a terminal only; called from a thread of its own.
         console: Where to; None is standard output.
         interval: Least time between two lines of a task where there is no terminal, in seconds.
         is_shown: False shows nothing at all, as on all processes but the first.
@@ -33,7 +32,6 @@ class Display:
 
     def __init__(
         self,
-        renderable: Callable[[], RenderableType] | None = None,
         console: Console | None = None,
         interval: float = 10.0,
         *,
@@ -42,7 +40,13 @@ class Display:
         self._console = (console or Console()) if is_shown else Console(quiet=True, force_interactive=False)
         self._is_live = self._console.is_interactive
         self._interval = (1 / REFRESHES_PER_SECOND if self._is_live else interval) if is_shown else math.inf
-        self._bars = _Bars(renderable, self._console)
+        self._bars = Progress(
+            BarColumn(None, table_column=Column(max_width=20)),
+            _TextOfTask(Column(no_wrap=True)),
+            console=self._console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            speed_estimate_period=math.inf,
+        )
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
@@ -117,27 +121,6 @@ class Display:
     def _write(self, task: TaskID, *, is_ended: bool) -> None:
         if not self._is_live:
             self.line(_text(self._find(task), is_ended=is_ended))
-
-
-class _Bars(Progress):
-    """Bars below something else."""
-
-    def __init__(self, renderable: Callable[[], RenderableType] | None, console: Console) -> None:
-        self._renderable = None  # rich asks for it once before anything is shown
-        super().__init__(
-            BarColumn(None, table_column=Column(max_width=20)),
-            _TextOfTask(Column(no_wrap=True)),
-            console=console,
-            refresh_per_second=REFRESHES_PER_SECOND,
-            speed_estimate_period=math.inf,
-        )
-        self._renderable = renderable
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """Of the whole display."""
-        if self._renderable is not None:
-            yield self._renderable()
-        yield from super().get_renderables()
 
 
 class _TextOfTask(ProgressColumn):

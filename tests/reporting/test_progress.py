@@ -90,7 +90,7 @@ def test_slow_tasks_and_those_without_a_total(plain, clock):
 
 
 def test_without_a_terminal_a_removed_task_has_one_last_line(plain):
-    with Display(lambda: 1 / 0, plain) as display:
+    with Display(plain) as display:
         display.line("[1] before")
         task = display.add("Validation", 3, "batches")
         display.update(task, 3, {"accuracy": "50.0 %"})
@@ -137,7 +137,7 @@ def test_on_a_terminal_what_others_write_stands_above_the_bars(terminal, clock):
     logger = logging.getLogger("tests.progress")
     logger.addHandler(handler)
     try:
-        with Display(lambda: "the table", terminal) as display:
+        with Display(terminal) as display:
             task = display.add("Training", 4, "steps")
             clock.now += 1
             display.update(task, 1, {"loss": "1.5"})
@@ -154,7 +154,6 @@ def test_on_a_terminal_what_others_write_stands_above_the_bars(terminal, clock):
         "logged",
         "warned",
         "a line [2]",
-        "the table",
         f"{'━' * 10}╺{'━' * 9} Training: 2 of 4 steps, 1.0 steps/s, 0:02 left, loss 1.5",
     ]
     assert (sys.stdout, sys.stderr, handler.stream) == (*streams, streams[1])
