@@ -62,7 +62,7 @@ def small_full_demo(elsewhere, monkeypatch, repository):
 
 @pytest.mark.parametrize("methods", [["TABOM"], *slow([*METHODS])], ids=["one method", "all methods"])
 def test_all_stages_and_what_they_leave(small_demo, methods, monkeypatch, capsys):
-    monkeypatch.setattr(stages, "METHODS", {method: METHODS[method] for method in methods})
+    monkeypatch.setattr(Demo, "methods", {method: METHODS[method] for method in methods})
     results = small_demo.run()
     assert [(result.method, result.seed) for result in results] == [
         ("base", 0),
