@@ -18,7 +18,7 @@ HEAVY = (
     *("sklearn", "transformers.modeling_utils"),
     *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"),
 )
-"""Loaded neither by Lightning itself nor by a verb that has not begun to work; wandb is, if a configuration names it."""
+"""Loaded neither by Lightning itself nor by a verb that has not begun to work; wandb is, where a config names it."""
 
 
 @pytest.fixture
