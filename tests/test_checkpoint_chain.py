@@ -129,7 +129,9 @@ def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
 
     with pytest.raises(TabomError, match=r"^merged: expected no model yet, found model\.safetensors"):
         trajectories("export", "tabom", in_float32, "--output_dir=merged")
-    with pytest.raises(TabomError, match=r"^none\.ckpt: expected a checkpoint, found no such file; tabom fit .*tabom\.yaml.* makes it$"):
+    with pytest.raises(
+        TabomError, match=r"^none\.ckpt: expected a checkpoint, found no such file; tabom fit .*tabom\.yaml.* makes it$"
+    ):
         trajectories("export", "tabom", in_float32, "--output_dir=new", "--ckpt_path=none.ckpt")
 
 

@@ -238,7 +238,9 @@ def test_checkpoint_of_an_adapter(stage, evaluate, tmp_path):
     other = LORA.replace('"r": 2, "target_modules": ["q_proj", ', '"r": 2, "target_modules": ["k_proj", ')
     with pytest.raises(TabomError, match="ckpt_path: expected the weights of the configured adapter, differing"):
         evaluate("--ckpt_path=adapter.ckpt", other, directory="without")
-    with pytest.raises(TabomError, match=r"^nothing\.ckpt: expected a checkpoint, found no such file; tabom fit makes it$"):
+    with pytest.raises(
+        TabomError, match=r"^nothing\.ckpt: expected a checkpoint, found no such file; tabom fit makes it$"
+    ):
         evaluate("--ckpt_path=nothing.ckpt", directory="without")
 
 
