@@ -121,7 +121,7 @@ def trained(repository, tmp_path_factory, checkpoint, tokenizer):
     """One training by ``stage`` that many tests look at, and none changes: six steps, checks after 3 and 6."""
     directory = tmp_path_factory.mktemp("trained")
     with contextlib.chdir(directory):
-        run_dir = f"--trainer.default_root_dir={directory}/out"
+        run_dir = f"--run_dir={directory}/out"
         return _stage_in(directory, repository, checkpoint, tokenizer)(
             "fit", "tabom", run_dir, "--trainer.log_every_n_steps=1"
         )
@@ -135,8 +135,7 @@ def _stage_in(directory, repository, checkpoint, tokenizer):
     def call(verb, config, *options):
         small = [
             "--trainer.logger=false",
-            f"--trainer.default_root_dir=out{next(numbers)}",
-            "--trainer.enable_model_summary=false",
+            f"--run_dir=out{next(numbers)}",
             "--data.validation.batch_size=8",
         ]
         if verb != "predict":

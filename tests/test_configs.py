@@ -1,5 +1,6 @@
 """Every configuration is found by glob, parsed, linked and instantiated for real; only the run itself is left out."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from helpers import parsed
 
 from tabom.callbacks import TrajectoryWriter
+from tabom.cli.run_directory import group_and_name
 from tabom.errors import TabomError
 
 ROOT = Path(__file__).parents[1] / "configs"
@@ -21,8 +23,20 @@ FURTHER = ("tabom_global", "dinfer", "t3d", "logistic", "plackett_luce", "boltzm
 
 
 def verb_of(path):
-    text = path.read_text()
-    return "predict" if "DistillationModule" in text else "evaluate" if "BenchmarkModule" in text else "fit"
+    return "predict" if path.stem == "distill" else "evaluate" if "evaluate" in (path.stem, path.parent.name) else "fit"
+
+
+def read(path):
+    """What a file says, with its parts in their places."""
+    return in_full(yaml.safe_load(path.read_text()), path.parent)
+
+
+def in_full(node, folder):
+    if isinstance(node, str) and node.endswith(".yaml"):
+        return read(folder / node)
+    if isinstance(node, list):
+        return [in_full(item, folder) for item in node]
+    return {key: in_full(item, folder) for key, item in node.items()} if isinstance(node, dict) else node
 
 
 def test_there_are_configs():
@@ -47,6 +61,16 @@ def test_config(path, tmp_path, monkeypatch):
         (tmp_path / "again.yaml").write_text(written)
         assert dump(instantiate(cli.subcommand, tmp_path / "again.yaml")) == written
     assert not (tmp_path / "runs").exists()
+    config = cli.config[cli.subcommand]
+    directory = yaml.safe_load(path.read_text())["run_dir"]
+    name = (
+        path.stem.replace("_", "/", 1)
+        if path.parent.name == "evaluate"
+        else path.stem.replace("evaluate", "evaluate/base")
+    )
+    assert directory == f"runs/{path.parent.name}/{name}"
+    assert config.trainer.default_root_dir == cli.trainer.default_root_dir == directory
+    assert config.data.init_args.tokenizer == config.model.init_args.backbone.init_args.get("path", "characters")
 
 
 def instantiate(verb, *paths_and_options):
@@ -70,12 +94,13 @@ TABLE_8 = {
 def test_evaluation_of_the_paper(family, benchmark):
     """What the files say; each is instantiated above."""
     content = yaml.safe_load((ROOT / "evaluate" / f"{family}_{benchmark}.yaml").read_text())
-    data, sampler = content["data"]["init_args"], content["model"]["init_args"]["sampler"]
+    data, sampler = content["data"], content["model"]["sampler"]
     assert data["benchmark"] == {"class_path": "PaperBenchmark", "init_args": {"name": benchmark}}
     assert data["chat_template"] is True
     expected_length, expected_block = TABLE_8[family].get(benchmark, (512, None))
     assert data["response_length"] == expected_length
-    assert content["trainer"]["default_root_dir"] == f"runs/evaluate/{family}/{benchmark}"
+    assert content["run_dir"] == f"runs/evaluate/{family}/{benchmark}"
+    assert group_and_name(content["run_dir"]) == ("evaluate", f"{family}_{benchmark}")
     if family == "dream":
         assert sampler == "../parts/dream_sampler.yaml"
         return
@@ -105,7 +130,7 @@ def test_overlays_of_an_evaluation(family, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", ["demo", *RECIPES[:4]])
 def test_where_trajectories_go_can_be_changed_on_the_command_line(recipe):
-    path, option = ROOT / recipe / "distill.yaml", "--trainer.callbacks.init_args.output_dir=elsewhere"
+    path, option = ROOT / recipe / "distill.yaml", "--writer.output_dir=elsewhere"
     cli = parsed("predict", "--config", str(path), option)
     (writer,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, TrajectoryWriter))
     assert writer.output_dir == Path("elsewhere")
@@ -132,9 +157,8 @@ def test_overlay(path, tmp_path, monkeypatch):
     cli = instantiate("fit", ROOT / "demo" / "tabom.yaml", path)
     objective = cli.model.objective
     assert (objective.rank_weight, objective.margin, objective.window) == PAPER_ABLATIONS[path.stem]
-    assert str(cli.trainer.default_root_dir).endswith(f"runs/ablation/{path.stem}")
-    logger = yaml.safe_load(path.read_text())["trainer"]["logger"]["init_args"]
-    assert (logger["save_dir"], logger["name"]) == (f"runs/ablation/{path.stem}", path.stem)
+    assert cli.trainer.default_root_dir == f"runs/ablation/{path.stem}"
+    assert group_and_name(cli.trainer.default_root_dir) == ("ablation", path.stem)
     assert "class_path" not in path.read_text()
 
 
@@ -172,10 +196,22 @@ def test_file_says_what_it_is_for_and_knows_no_foreign_path(path):
 
 def test_schedules_end_with_the_training():
     for path in CONFIGS:
-        config = yaml.safe_load(path.read_text())
-        scheduler = config["model"]["init_args"].get("lr_scheduler")
-        if isinstance(scheduler, dict):
-            assert scheduler["init_args"]["num_training_steps"] == config["trainer"]["max_steps"]
+        if verb_of(path) == "fit":
+            assert read(path)["model"]["lr_scheduler"]["init_args"].keys() == {"num_warmup_steps"}
+
+
+def test_files_are_short():
+    num_lines = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.*")}
+    assert sum(num_lines.values()) <= 1100
+    assert all(num_lines[ROOT / f"demo/{name}.yaml"] <= 25 for name in (*METHODS, *FURTHER))
+    assert all(num_lines[path] <= 35 for path in CONFIGS)
+
+
+def test_readme_says_what_is_where():
+    text = (ROOT / "README.md").read_text()
+    rows = set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+    folders = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir()}
+    assert rows == folders | {str(path.relative_to(ROOT)) for path in (ROOT / "demo").glob("*.yaml")}
 
 
 RELEASED = {
@@ -213,11 +249,14 @@ def test_methods_differ_in_objective_and_answers_alone(recipe):
     """What is compared is trained and evaluated alike."""
 
     def common(name):
-        config = yaml.safe_load((ROOT / recipe / f"{name}.yaml").read_text())
-        config["model"]["init_args"].pop("objective")
+        config = read(ROOT / recipe / f"{name}.yaml")
+        config["model"].pop("objective")
+        data = config["data"]
+        config["data"] = data.pop("init_args", data)
+        assert data.pop("class_path", "TrajectoryDataModule") == "TrajectoryDataModule"
         for key in ("answers", "truncate_answers"):
-            config["data"]["init_args"].pop(key, None)
-        config["trainer"]["logger"]["init_args"].pop("name")
-        return yaml.safe_dump(config).replace(f"runs/{recipe}/{name}", f"runs/{recipe}/NAME")
+            config["data"].pop(key, None)
+        assert config.pop("run_dir") == f"runs/{recipe}/{name}"
+        return yaml.safe_dump(config)
 
     assert len({common(name) for name in (*METHODS, *(FURTHER if recipe == "demo" else ()))}) == 1

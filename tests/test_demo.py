@@ -162,7 +162,7 @@ def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_
     name = "sft_sd-lr0.001-seed3"
     place, rate, checkpoint = f"--run_dir=runs/demo-full/{name}", "--model.optimizer.lr=0.001", "--ckpt_path=best.ckpt"
     assert commands == [
-        ("fit", "sft_sd", place, "--seed_everything=3", rate),
+        ("fit", "sft_sd", place, "--seed_everything=3", rate, "--ckpt_path=last"),
         ("test", "sft_sd", f"{place}-test", checkpoint),
         (
             *("test", "sft_sd", f"{place}-test", checkpoint),
@@ -189,15 +189,19 @@ def test_a_full_demo_is_not_mixed_with_another(small_full_demo, tmp_path, monkey
     with pytest.raises(TabomError, match=r"expected learning_rates \[0.001, 0.01\], of the results .* got \[0.01\]; "):
         small_full_demo(learning_rates=[1e-2]).run()
 
-    shutil.copytree(first.configs, configs)
-    edited = configs / "sft_sd.yaml"
-    edited.write_text(edited.read_text().replace("max_steps: 150", "max_steps: 151"))
+    shutil.copytree(first.configs.parent, configs)
     demo_of_edited = small_full_demo()
-    demo_of_edited.configs = configs
-    with pytest.raises(TabomError, match=r"expected sft_sd.yaml \w{12}, of the results that are there, got \w{12}; "):
-        demo_of_edited.run()
-    edited.unlink()
-    with pytest.raises(TabomError, match=r"configs/sft_sd.yaml: expected a file, found none"):
+    demo_of_edited.configs = configs / "demo"
+    part, own = configs / "parts/demo_trainer.yaml", configs / "demo/sft_sd.yaml"
+    for edited, old, new in ((part, "max_steps: 150", "max_steps: 151"), (own, "NelboObjective", "DInferObjective")):
+        text = edited.read_text()
+        assert old in text
+        edited.write_text(text.replace(old, new))
+        with pytest.raises(TabomError, match=rf"expected {edited.name} \w{{12}}, of the results .* got \w{{12}}; "):
+            demo_of_edited.run()
+        edited.write_text(text)
+    own.unlink()
+    with pytest.raises(TabomError, match=r"demo/sft_sd.yaml: expected a file, found none"):
         demo_of_edited.run()
 
 

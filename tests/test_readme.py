@@ -54,7 +54,7 @@ def test_tabom_commands_are_understood(documents, page, repository, monkeypatch,
             assert error.value.code == 0
             assert "margin: 0.1" in capsys.readouterr().out
         else:
-            parsed(*words, *here, f"--trainer.default_root_dir={tmp_path}")
+            parsed(*words, *here, f"--run_dir={tmp_path}")
 
 
 def test_make_targets_exist(readme, repository):
@@ -86,11 +86,12 @@ def test_the_demos_commands_are_the_ones_listed(readme, repository):
     assert all((repository / path).is_file() for path in listed)
 
 
-def test_tables_list_every_config_and_every_room(readme, repository):
+def test_tables_list_every_folder_of_configs_and_every_room(readme, repository):
+    """What is in the folders of configs is listed in their own README."""
     rows = set(re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE))
-    demo = {str(path.relative_to(repository)) for path in (repository / "configs/demo").glob("*.yaml")}
-    others = {f"configs/{path.name}/" for path in (repository / "configs").iterdir() if path.name != "demo"}
-    assert {row for row in rows if row.startswith("configs/")} == demo | others
+    configs = {f"configs/{path.name}/" for path in (repository / "configs").iterdir() if path.is_dir()}
+    assert {row for row in rows if row.startswith("configs/")} == configs
+    assert "(configs/README.md)" in readme
     folders = {f"tabom/{path.name}/" for path in (repository / "tabom").iterdir() if (path / "__init__.py").is_file()}
     assert {row for row in rows if row.startswith("tabom/") and row.endswith("/")} == folders
     assert all((repository / row).exists() for row in rows if row.startswith("tabom/"))

@@ -8,12 +8,15 @@ import pytest
 import yaml
 from helpers import parser_of
 
+from tabom.cli.defaults import fill_in_tokenizer
 from tabom.cli.lightning_cli import run
+from tabom.cli.run_directory import fill_in_directory
 from tabom.storage.run_record import find_records
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = {str(path.relative_to(ROOT / "sweeps").with_suffix("")): path for path in (ROOT / "sweeps").rglob("*.yaml")}
 OBJECTIVE = "model.objective"
+AGENT = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
 MARGIN, WEIGHT, WINDOW = f"{OBJECTIVE}.margin", f"{OBJECTIVE}.rank_weight", f"{OBJECTIVE}.window"
 
 
@@ -35,6 +38,13 @@ def words_of(sweep, values):
     return [word for part in sweep["command"] for word in macros.get(part, [part])]
 
 
+def value_of(config, key):
+    """Under the short form of a key."""
+    for name in key.split("."):
+        config = config.init_args[name] if "init_args" in config else config[name]
+    return config
+
+
 @functools.cache
 def parsed(name):
     """Values, configuration, model and data of each setting."""
@@ -45,8 +55,11 @@ def parsed(name):
         verb, *words = words_of(sweep, ordered)
         parser = parser_of(verb)
         config = parser.parse_args(words)
+        fill_in_directory(config, AGENT)
+        fill_in_tokenizer(config)
         without_trainer = config.clone()
-        without_trainer.pop("trainer")
+        for key in ("trainer", *parser.callback_keys):
+            without_trainer.pop(key)
         objects = parser.instantiate_classes(without_trainer)
         result.append((values, config, objects.model, objects.data))
     return result
@@ -64,11 +77,13 @@ def test_every_value_arrives(name, monkeypatch):
     for values, config, model, data in parsed(name):
         files = [str(path) for path in config["config"]]
         assert files == [values["config"]] if "config" in values else len(files) == 1
-        assert all(config[key] == value for key, value in values.items() if key != "config")
+        assert all(value_of(config, key) == value for key, value in values.items() if key != "config")
         logger = config["trainer.logger"]
         assert logger.class_path == "lightning.pytorch.loggers.WandbLogger"
         assert (logger.init_args.offline, logger.init_args.name) == (False, None)  # W&B gives each run a name
-        assert logger.init_args.save_dir == config["trainer.default_root_dir"]
+        assert logger.init_args.project == "tabom"
+        assert logger.init_args.save_dir == config["trainer.default_root_dir"] == config.run_dir
+        assert Path(config.run_dir).parts[-2:] == ("s1", "r1")
         stage, _, metric = read(name)["metric"]["name"].partition("/")
         if stage == "validate":
             assert metric in {"accuracy_minus_forgetting", *model.validation.accuracies}
@@ -78,16 +93,16 @@ def test_every_value_arrives(name, monkeypatch):
 def test_each_objective_comes_with_its_learning_rates(monkeypatch):
     monkeypatch.chdir(ROOT)
     for values, config, model, _ in parsed("frontier"):
-        written = yaml.safe_load(Path(values["config"]).read_text())["model"]["init_args"]["objective"]
-        assert type(model.objective).__name__ == written["class_path"]
-        assert config["trainer.default_root_dir"] == f"runs/demo/{Path(values['config']).stem}"
+        written = yaml.safe_load(Path(values["config"]).read_text())["model"]["objective"]
+        assert type(model.objective).__name__ == (written if isinstance(written, str) else written["class_path"])
+        assert config.run_dir == f"runs/demo/{Path(values['config']).stem}/s1/r1"
 
 
 def test_each_distillation_writes_and_logs_in_its_own_directory(stage, tmp_path):
     del stage  # a base where the config looks for it
     sweep = read("decoding_temperature")
     (*before, config, root) = sweep["command"][:5]
-    assert root == "--trainer.default_root_dir=runs/sweeps/decoding_temperature"
+    assert root == "--run_dir=runs/sweeps/decoding_temperature"
     sweep["command"][:5] = [*before, str(ROOT / config), root]
     for number, values in enumerate(settings(sweep)[:2]):
         mode = [f"--run_dir=runs/{number}", "--trainer.logger.offline=true", "--data.num_queries=4"]
@@ -149,5 +164,5 @@ def test_table_5(published, monkeypatch):
         assert parameters[WINDOW]["values"] == windows
         assert parameters[WEIGHT]["values"] == [0.0, 1.0]
         for _, config, _, data in parsed(name):
-            assert config[f"{OBJECTIVE}.truncated_windows"]
+            assert value_of(config, f"{OBJECTIVE}.truncated_windows")
             assert data.response_length == windows[1]

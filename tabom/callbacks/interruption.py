@@ -103,7 +103,8 @@ class LastCheckpoint(Checkpoint):
         path = self.find(trainer)
         require(
             path is None or trainer.ckpt_path is not None,
-            f"{path}: expected no checkpoint of an earlier training; --ckpt_path last goes on with it",
+            f"{path}: expected no checkpoint of an earlier training; --ckpt_path last goes on with it, "
+            "another --run_dir starts anew",
         )
         for number in SIGNALS:
             signal.signal(number, self._note)

@@ -31,10 +31,10 @@ CONFIG_NAME = "tabom_config.yaml"
 class RunRecorder(SaveConfigCallback):
     """Keeps the record of :mod:`tabom.storage.run_record`, and the resolved configuration as a replayable file.
 
-    The record lies in ``records/`` of the trainer's ``default_root_dir``. In W&B the configuration stands under ``cli``
-    as searchable keys, and environment, seed, inputs and parent under ``run``; the file is ``tabom_config.yaml`` in the
-    run's own directory, since ``save_dir`` may be shared by several. Without W&B it is in the logger's directory, or in
-    ``default_root_dir``.
+    The record lies in ``records/`` of the trainer's ``default_root_dir``. In W&B the configuration is under ``cli``,
+    as searchable keys in their short form (``cli.model.objective.margin``), and environment, seed, inputs and parent
+    are under ``run``; the file is ``tabom_config.yaml`` in the run's own directory, since ``save_dir`` may be shared by
+    several. Without W&B it is in the logger's directory, or in ``default_root_dir``.
 
     Args:
         parser: Of the verb.
@@ -82,7 +82,7 @@ class RunRecorder(SaveConfigCallback):
         }
         wandb: dict[str, Any] | None = None
         for run in reversed(self._wandb_runs):
-            run.config.update({"cli": config, "run": content}, allow_val_change=True)
+            run.config.update({"cli": _short(config), "run": content}, allow_val_change=True)
             directory = str(Path(run.dir).parent)  # which wandb sync takes
             wandb = {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": directory}
         for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
@@ -182,6 +182,16 @@ def record(trainer: Trainer, stage: str, values: Mapping[str, float]) -> None:
 def points(curve: Tensor) -> list[float | None]:
     """A curve as JSON can hold it: None where there is no point."""
     return [None if math.isnan(value) else value for value in curve.tolist()]
+
+
+def _short(config: Any) -> Any:
+    """A configuration in which the options of a class stand beside its name."""
+    if isinstance(config, list):
+        return [_short(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    options = {"class_path": config["class_path"], **config.get("init_args", {})} if "class_path" in config else config
+    return {name: _short(value) for name, value in options.items()}
 
 
 def _inputs(trainer: Trainer) -> dict[str, Any]:

@@ -30,12 +30,13 @@ class TrajectoryWriter(BasePredictionWriter):
     that is finished has nothing to do. Another model, other queries or settings are refused.
 
     Args:
-        output_dir: Directory, on a file system that all processes share.
+        output_dir: Directory, on a file system that all processes share; None is ``trajectories``, on the command line
+            below ``run_dir``.
     """
 
-    def __init__(self, output_dir: str) -> None:
+    def __init__(self, output_dir: str | None = None) -> None:
         super().__init__(write_interval="batch")
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(output_dir or "trajectories")
         self._store = TrajectoryStore(self.output_dir)
         self._num_decoded = self._num_tokens = 0
         self._start = 0.0

@@ -38,12 +38,12 @@ def explain(message: str, options: Iterable[str], classes: Iterable[str]) -> str
     keys = re.findall(r'Parser key "([^"]+)"', text)
     reasons = [re.sub(r'Parser key "[^"]*":', "", line).strip(" -") for line in lines if not _STRUCTURE.match(line)]
     reason = "; ".join(dict.fromkeys(filter(None, reasons)))
-    key = ".init_args.".join(keys)
+    key = ".".join(keys)
 
     unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", reason)
     if unknown and owners:
         owner = owners[-1].rpartition(".")[2]
-        prefix = f"{key}.init_args." if key else ""
+        prefix = f"{key}." if key else ""
         hint = _did_you_mean(unknown[1], inspect.signature(_class_of(owners[-1])).parameters)
         return f"{prefix}{unknown[1]}: {owner} has no such option{hint}"
     if match := re.search(r"Expected a dot import path string: (\S+)$", reason):
@@ -69,8 +69,9 @@ def _walk(value: Any, key: str) -> Iterator[str]:
             yield from _walk(item, f"{key}[{index}]")
     elif isinstance(value, dict):
         if "class_path" in value:
-            init_args = value.get("init_args") or {}
-            yield from _nulls_in(_class_of(value["class_path"]), init_args, f"{key}.init_args")
+            owner = _class_of(value["class_path"])
+            value = value.get("init_args") or {}
+            yield from _nulls_in(owner, value, key)
         for name, item in value.items():
             yield from _walk(item, f"{key}.{name}")
 

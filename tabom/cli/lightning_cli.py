@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
-from lightning import Callback, LightningDataModule, LightningModule
+from jsonargparse import Namespace
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
@@ -25,14 +27,38 @@ import tabom.validation
 from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
 from tabom.callbacks.tracking import end_runs, start_runs
 from tabom.cli.config_errors import explain, misplaced_nulls
-from tabom.cli.run_directory import move, run_directory
+from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
+from tabom.cli.run_directory import fill_in_directory
 from tabom.cli.trainer import TabomTrainer
 from tabom.errors import TabomError, require
 from tabom.evaluation import BenchmarkWriter
 
+_ROOT = re.compile(r"^--trainer\.default_root_dir(?==|$)")
+
 
 class Parser(LightningArgumentParser):
-    """Ends a faulty command line with one sentence and the nearest valid key, not with the whole usage."""
+    """Ends a faulty command line with one sentence and the nearest valid key, not with the whole usage.
+
+    Args:
+        verb: The verb it is for; empty for the whole command line.
+        options: Those of Lightning's own parser.
+    """
+
+    def __init__(self, *args: Any, verb: str = "", **options: Any) -> None:
+        self.verb = verb
+        super().__init__(*args, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take ``--trainer.default_root_dir`` for ``--run_dir``."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args([_ROOT.sub("--run_dir", word) for word in words], *rest, **options)
+
+    def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
+        """Show the configuration as it will run."""
+        if self.verb:
+            cfg = cfg.clone()
+            fill_in_directory(cfg, os.environ)
+        return super().dump(cfg, *args, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one sentence and exit with code 2; inner parsers report to the outer one."""
@@ -52,21 +78,27 @@ class TabomCLI(LightningCLI):
         verb = self.save_config_kwargs["command"][0]
         return {verb: LightningCLI.subcommands().get(verb, {"model", "datamodule"})}
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make the parser of one verb, or of all."""
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="A configuration file; a later one wins.")
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's, the model's nor the data's."""
         parser.add_argument(
             "--run_dir",
             type=str | None,
             default=None,
-            help="The run's own directory, in the place of trainer.default_root_dir in all paths of the trainer.",
+            help="The run's own directory, from which the names in W&B follow; --trainer.default_root_dir is the same.",
         )
+        add_defaults(parser, cast("Parser", parser).verb)
 
     def before_instantiate_classes(self) -> None:
-        """Check the parsed configuration; give the run its directory."""
+        """Fill in what follows from the rest of the configuration, and check it."""
         config = self.config[str(self.subcommand)]
-        directory = run_directory(config.pop("run_dir"), config.trainer.default_root_dir, os.environ)
-        if directory is not None:
-            move(config.trainer, directory)
+        fill_in_directory(config, os.environ)
+        fill_in_tokenizer(config)
         for message in misplaced_nulls(config.as_dict(), TabomTrainer):
             raise TabomError(message)
         cast("type[TabomTrainer]", self.trainer_class).check_inputs(str(self.subcommand), config.as_dict())
@@ -79,6 +111,17 @@ class TabomCLI(LightningCLI):
             if not _is_bad_input(error):
                 raise
             raise TabomError(explain(str(error), (), ())) from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Add the callbacks that every run has, unless the configuration lists others in their place."""
+        given = config["callbacks"] or []
+        config["callbacks"] = callbacks_of(
+            str(self.subcommand),
+            given if isinstance(given, list) else [given],
+            callbacks,
+            has_checkpoints=config["enable_checkpointing"] is not False,
+        )
+        return super()._instantiate_trainer(config, [])
 
     def before_fit(self) -> None:
         """Find the last checkpoint; without one a training starts from the beginning. Start tracking."""
@@ -156,7 +199,7 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 trainer_class=trainer_class,
                 save_config_callback=RunRecorder,
                 save_config_kwargs={"save_to_log_dir": False, "command": list(words)},
-                parser_class=Parser,
+                parser_kwargs={words[0]: {"verb": words[0]}},
                 args=list(words),
             )
         except MisconfigurationException as error:

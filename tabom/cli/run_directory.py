@@ -1,41 +1,91 @@
-"""Where one run writes: ``--run_dir``, or a directory for each run of a W&B agent."""
+"""The name of a run, its ``run_dir``, and what follows from it: directories, and the names in W&B."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 
-def run_directory(given: str | None, root: str | None, environment: Mapping[str, str]) -> str | None:
-    """The run's own directory, or None if it writes to ``trainer.default_root_dir``.
+def fill_in_directory(config: Namespace, environment: Mapping[str, str]) -> None:
+    """Fill in what follows from ``run_dir``; what the configuration gives wins.
+
+    Paths at or below another ``trainer.default_root_dir``, as in the configuration of an earlier run, move to
+    ``run_dir``. What has been filled in stays as it is.
 
     Args:
-        given: By ``--run_dir``.
-        root: ``trainer.default_root_dir``.
-        environment: Variables of the process; an agent sets the ids of sweep and run.
+        config: Of one verb.
+        environment: Variables of the process; a W&B agent sets the ids of sweep and run.
     """
-    if given is not None or "WANDB_SWEEP_ID" not in environment:
-        return given
-    return str(Path(root or ".", environment["WANDB_SWEEP_ID"], environment["WANDB_RUN_ID"]))
+    name = config.run_dir
+    directory = own_directory(name, environment)
+    if directory is None:
+        return
+    root = Path(config.trainer.default_root_dir or name or ".")
+    parts = [config[key] for key in ("trainer", "checkpoint", "writer") if key in config]
+    if root not in (Path(), Path(directory)):
+        for part in parts:
+            _move(part, root, Path(directory))
+    config.run_dir = config.trainer.default_root_dir = directory
+    for key, option, folder in (("checkpoint", "dirpath", "checkpoints"), ("writer", "output_dir", "trajectories")):
+        if key in config and config[key][option] is None:
+            config[key][option] = str(Path(directory, folder))
+    group, run_name = group_and_name(name or directory)
+    if "WANDB_SWEEP_ID" in environment:  # W&B gives the runs of a sweep their names
+        run_name = None
+    for logger in _loggers(config.trainer.logger):
+        _fill_in(logger, {"save_dir": directory})
+        if logger.get("offline") is not None:
+            _fill_in(logger, {"project": "tabom", "group": group, "name": run_name})
 
 
-def move(trainer: Namespace, directory: str) -> None:
-    """Put a directory in the place of ``default_root_dir`` in every path of the trainer that lies at or below it."""
-    root = Path(trainer.default_root_dir or ".")
-    if root != Path():
-        _replace(trainer, root, Path(directory))
-    trainer.default_root_dir = directory
+def own_directory(run_dir: str | None, environment: Mapping[str, str]) -> str | None:
+    """The run's directory: of an agent's run it lies below ``run_dir``, by the ids of sweep and run.
+
+    Args:
+        run_dir: Of the configuration.
+        environment: Variables of the process.
+    """
+    if "WANDB_SWEEP_ID" not in environment:
+        return run_dir
+    ids = (environment["WANDB_SWEEP_ID"], environment["WANDB_RUN_ID"])
+    path = Path(run_dir or ".")
+    return str(path if path.parts[-2:] == ids else path.joinpath(*ids))
 
 
-def _replace(node: Any, root: Path, directory: Path) -> Any:
+def group_and_name(run_dir: str) -> tuple[str | None, str]:
+    """What W&B calls a run: ``runs/evaluate/llada/gsm8k`` is ``llada_gsm8k`` in the group ``evaluate``.
+
+    Args:
+        run_dir: What lies before its last folder ``runs`` does not count; without such a folder the last two parts do.
+    """
+    parts = Path(run_dir).parts
+    last = max((index for index, part in enumerate(parts[:-1]) if part == "runs"), default=len(parts) - 3)
+    group, *names = parts[max(last + 1, 0) :]
+    return (group, "_".join(names)) if names else (None, group)
+
+
+def _loggers(given: Any) -> Iterator[Namespace]:
+    """Options of all loggers."""
+    for logger in given if isinstance(given, list) else [given]:
+        if isinstance(logger, Namespace) and "init_args" in logger:
+            yield logger.init_args
+
+
+def _fill_in(options: Namespace, values: dict[str, str | None]) -> None:
+    for key, value in values.items():
+        if key in options and options[key] in (None, "."):
+            options[key] = value
+
+
+def _move(node: Any, root: Path, directory: Path) -> Any:
     if isinstance(node, Namespace):
         for name, value in vars(node).items():
-            setattr(node, name, _replace(value, root, directory))
+            setattr(node, name, _move(value, root, directory))
     elif isinstance(node, dict):
-        node.update({name: _replace(value, root, directory) for name, value in node.items()})
+        node.update({name: _move(value, root, directory) for name, value in node.items()})
     elif isinstance(node, list):
-        node[:] = [_replace(value, root, directory) for value in node]
+        node[:] = [_move(value, root, directory) for value in node]
     elif isinstance(node, str) and Path(node).is_relative_to(root):
         return str(directory / Path(node).relative_to(root))
     return node

@@ -18,8 +18,8 @@ class PretrainingDataModule(PromptDataModule):
     Args:
         task: New domain.
         base_domain: Text.
-        tokenizer: ``characters``, a directory or a hub id.
         response_length: N of the new domain; answers are filled with end-of-sequence tokens. Text keeps its length.
+        tokenizer: ``characters``, a directory or a hub id; None is the backbone's, which the command line fills in.
         batch_size: Rows a batch and device; an optimizer step takes ``accumulate_grad_batches`` of them.
         num_base_rows: Pieces of text in an epoch.
         num_task_examples: Distinct problems in the pool.
@@ -35,8 +35,8 @@ class PretrainingDataModule(PromptDataModule):
         self,
         task: Task,
         base_domain: ExampleSource,
-        tokenizer: str,
         response_length: int,
+        tokenizer: str | None = None,
         batch_size: int = 32,
         num_base_rows: int = 20000,
         num_task_examples: int = 120,

@@ -76,8 +76,8 @@ class PromptDataModule(LightningDataModule):
 
     Args:
         task: New domain.
-        tokenizer: ``characters``, a directory or a hub id.
         response_length: N, tokens a response is decoded into.
+        tokenizer: ``characters``, a directory or a hub id; None is the backbone's, which the command line fills in.
         base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
         num_queries: Prompts of the training split for ``predict``.
         num_samples: Decodings of each of them.
@@ -96,8 +96,8 @@ class PromptDataModule(LightningDataModule):
     def __init__(
         self,
         task: Task,
-        tokenizer: str,
         response_length: int,
+        tokenizer: str | None = None,
         base_domains: dict[str, ExampleSource] | None = None,
         num_queries: int = 1000,
         num_samples: int = 1,

@@ -14,7 +14,7 @@ from tabom.types import SpecialIds
 CHARACTERS = "characters"
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
     """Load a tokenizer; code in the checkpoint is never run.
 
     LLaDA's tokenizer does not name its mask token: where one is missing, ``mask_token_id`` in ``config.json`` beside it
@@ -26,6 +26,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         TabomError: If there is none, or it lacks a mask, padding or end-of-sequence token.
     """
+    if name is None:
+        raise TabomError("tokenizer: expected characters, a directory or a hub id, got none")
     if name == CHARACTERS:
         return _character_tokenizer()
     directory = checkpoint_dir(name, with_weights=False)

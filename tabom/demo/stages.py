@@ -139,6 +139,7 @@ class Demo:
         files = [self.configs / f"{name}.yaml" for name in ("pretrain", "distill", *self.methods.values())]
         for path in files:
             require(path.is_file(), f"{path}: expected a file, found none")
+        files += sorted((self.configs.parent / "parts").glob("demo_*.yaml"))
         return {
             "seeds": list(self.seeds),
             "learning_rates": sorted(self.learning_rates),
@@ -191,7 +192,8 @@ class Demo:
         method, config, seed, rate = training
         options = [f"--run_dir={self.output_dir / training.name}", f"--seed_everything={seed}"]
         options += [] if rate is None else [f"--model.optimizer.lr={rate}"]
-        checkpoint = self._command(f"{method}, training", "fit", config, *options)
+        goes_on = "--ckpt_path=last"  # a training that was stopped
+        checkpoint = self._command(f"{method}, training", "fit", config, *options, goes_on)
         tests: dict[str, tuple[str, ...]] = {method: (training.name, f"--ckpt_path={checkpoint}")}
         if method == BASELINE and rate == max(self.learning_rates):
             for part, weight in self.interpolations.items():

@@ -18,8 +18,8 @@ class BenchmarkDataModule(LightningDataModule):
 
     Args:
         benchmark: The questions, and how answers are scored.
-        tokenizer: ``characters``, a directory or a hub id.
         response_length: N, tokens a response is decoded into.
+        tokenizer: ``characters``, a directory or a hub id; None is the backbone's, which the command line fills in.
         chat_template: Whether prompts are a user's turns.
         limit: Questions, the first ones; None is all.
 
@@ -30,8 +30,8 @@ class BenchmarkDataModule(LightningDataModule):
     def __init__(
         self,
         benchmark: Benchmark,
-        tokenizer: str,
         response_length: int,
+        tokenizer: str | None = None,
         chat_template: bool = False,
         limit: int | None = None,
     ) -> None:

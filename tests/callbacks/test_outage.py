@@ -69,7 +69,7 @@ def is_complete(directory):
     assert sum("validate/kl" in line for line in lines) == 2
     summary = json.loads(inspect(run_file, "--summary"))
     assert summary["state"] == "finished"
-    assert summary["config"]["cli"]["model"]["init_args"]["objective"]["init_args"]["margin"] == 0.1
+    assert summary["config"]["cli"]["model"]["objective"]["margin"] == 0.1
     assert summary["config"]["run"]["seed"] == 1
     media = directory / "files/media"
     assert len(list(media.glob("table/validate/samples*.json"))) == 2

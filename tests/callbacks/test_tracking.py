@@ -42,9 +42,9 @@ def test_an_offline_run_holds_losses_metrics_config_curve_and_samples(offline_ru
     validated = ("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_change", "kl", "tds", "ranking")
     assert {f"validate/{name}" for name in validated} <= values.keys()
 
-    objective = summary["config"]["cli"]["model"]["init_args"]["objective"]
+    objective = summary["config"]["cli"]["model"]["objective"]
     assert objective["class_path"] == "tabom.objectives.TabomObjective"
-    assert objective["init_args"]["margin"] == 0.1
+    assert objective["margin"] == 0.1
 
     files = offline_run.parent / "files"
     media = [path.name for path in (files / "media").rglob("*") if path.is_file()]

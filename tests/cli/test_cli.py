@@ -1,3 +1,5 @@
+import re
+import shutil
 import subprocess
 import sys
 
@@ -17,13 +19,15 @@ def fails(capsys, *words):
 
 @pytest.fixture
 def changed(repository, tmp_path):
-    """A copy of a demo config in which one text is replaced by another."""
+    """A copy of the configs in which one text is replaced by another, in a demo config or a part that it names."""
 
     def change(name, old, new):
-        text = (repository / "configs" / "demo" / name).read_text()
-        assert old in text
-        path = tmp_path / name
-        path.write_text(text.replace(old, new, 1))
+        configs = tmp_path / "configs"
+        shutil.copytree(repository / "configs", configs)
+        path = configs / "demo" / name
+        parts = [configs / "parts" / part for part in re.findall(r"parts/(\w+\.yaml)", path.read_text())]
+        (faulty,) = [file for file in (path, *parts) if old in file.read_text()]
+        faulty.write_text(faulty.read_text().replace(old, new, 1))
         return path
 
     return change
@@ -71,31 +75,36 @@ def test_unknown_verb(capsys):
         (
             "margin: 0.1",
             "margn: 0.1",
-            "model.init_args.objective.init_args.margn: TabomObjective has no such option (did you mean margin?)",
+            "model.objective.margn: TabomObjective has no such option (did you mean margin?)",
         ),
         (
             "num_warmup_steps: 15",
             "num_warmup: 15",
-            "model.init_args.lr_scheduler.init_args.num_warmup: CosineWithWarmup has no such option "
-            "(did you mean num_warmup_steps?)",
+            "model.lr_scheduler.num_warmup: CosineWithWarmup has no such option (did you mean num_warmup_steps?)",
         ),
         (
-            "class_path: Sudoku4x4",
-            "class_path: Sodoku4x4",
-            "data.init_args.task: expected the name of a class, got Sodoku4x4 (did you mean Sudoku4x4?)",
+            "task: Sudoku4x4",
+            "task: Sodoku4x4",
+            "data.task: expected the name of a class, got Sodoku4x4 (did you mean Sudoku4x4?)",
         ),
-        ("batch_size: 48", "batch_size: many", "data.init_args.batch_size: Expected a <class 'int'>. Got value: many"),
-        ("batch_size: 48", "batch_size: null", "data.init_args.batch_size: expected int, got null"),
+        ("batch_size: 48", "batch_size: many", "data.batch_size: Expected a <class 'int'>. Got value: many"),
+        ("batch_size: 48", "batch_size: null", "data.batch_size: expected int, got null"),
         (
             "batch_size: 48",
             "validation: {batch_size: null}",
-            "data.init_args.validation.batch_size: expected int, got null",
+            "data.validation.batch_size: expected int, got null",
         ),
-        ("margin: 0.1", "margin: null", "model.init_args.objective.init_args.margin: expected float, got null"),
-        ("margin: 0.1", "margin: -0.1", "margin: expected at least 0 nats, got -0.1"),
+        (
+            "../parts/demo_base.yaml",
+            "NewTinyDLM",
+            "data.tokenizer: expected characters, a directory or a hub id, got none, and model.backbone has no path "
+            "whose tokenizer it could be",
+        ),
+        ("margin: 0.1,", "margin: null,", "model.objective.margin: expected float, got null"),
+        ("margin: 0.1,", "margin: -0.1,", "margin: expected at least 0 nats, got -0.1"),
         ("rank_weight: 1.0", "rank_weight: -1.0", "rank_weight: expected at least 0, got -1.0"),
         ("window: 8", "window: 0", "window: expected at least 1, got 0"),
-        ("log_every_n_steps: 10", "fast_dev_run: null", "trainer.fast_dev_run: expected Union[int, bool], got null"),
+        ("accelerator: cpu", "fast_dev_run: null", "trainer.fast_dev_run: expected Union[int, bool], got null"),
     ],
 )
 def test_a_faulty_config_gives_one_sentence(
@@ -113,7 +122,7 @@ def test_a_window_larger_than_the_response(capsys, changed, make_trajectories, c
         f"--data.path={make_trajectories()}",
         "--data.tokenizer=characters",
         f"--model.backbone.path={checkpoint}",
-        f"--trainer.default_root_dir={tmp_path}",
+        f"--run_dir={tmp_path}",
         "--trainer.logger=false",
     ]
     assert fails(capsys, "fit", "--config", config, *options) == (

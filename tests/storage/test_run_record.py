@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import last_checkpoint
-from jsonargparse import Namespace
 from lightning import Callback
 
 from tabom.callbacks import RunRecorder
 from tabom.callbacks.run_recorder import points
 from tabom.cli.lightning_cli import run
-from tabom.cli.run_directory import move, run_directory
 from tabom.errors import TabomError
 from tabom.storage.run_record import find_records, read_record
 from tabom.trajectories import Manifest
@@ -180,39 +178,16 @@ def test_nothing_is_found(tmp_path):
         find_records([tmp_path / "none"])
 
 
-def test_paths_of_the_trainer_move_together():
-    callback = Namespace(class_path="X", init_args=Namespace(dirpath="runs/a/checkpoints", monitor="validate/kl"))
-    logger = Namespace(init_args={"save_dir": "runs/a", "name": "runs/abc"})
-    trainer = Namespace(default_root_dir="runs/a", callbacks=[callback], logger=logger, max_steps=3)
-    move(trainer, "runs/b/7")
-    assert trainer.default_root_dir == logger.init_args["save_dir"] == "runs/b/7"
-    assert callback.init_args == Namespace(dirpath="runs/b/7/checkpoints", monitor="validate/kl")
-    assert logger.init_args["name"] == "runs/abc"
-
-
-@pytest.mark.parametrize("root", [None, ".", ""])
-def test_without_a_directory_of_its_own_nothing_else_moves(root):
-    trainer = Namespace(default_root_dir=root, precision="32-true")
-    move(trainer, "there")
-    assert trainer == Namespace(default_root_dir="there", precision="32-true")
-
-
-def test_a_run_of_an_agent_has_a_directory_of_its_own():
-    agent = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
-    assert run_directory(None, "runs/demo", agent) == "runs/demo/s1/r1"
-    assert run_directory(None, None, agent) == "s1/r1"
-    assert run_directory("mine", "runs/demo", agent) == "mine"
-    assert run_directory(None, "runs/demo", {"WANDB_RUN_ID": "r1"}) is None
-
-
 def test_run_dir(stage, tmp_path):
-    checkpoint = '{"class_path": "ModelCheckpoint", "init_args": {"dirpath": "out0/kept"}}'
-    cli = stage("fit", "tabom", "--run_dir=elsewhere", f"--trainer.callbacks=[{checkpoint}]")
+    """All that a run writes is in it, and the recorded configuration replays in another one."""
+    cli = stage("fit", "tabom", "--run_dir=elsewhere")
     assert cli.trainer.default_root_dir == "elsewhere"
-    assert list((tmp_path / "elsewhere/kept").glob("*.ckpt"))
+    (best,) = (tmp_path / "elsewhere/checkpoints").glob("epoch*.ckpt")
+    assert (tmp_path / "elsewhere/checkpoints/last.ckpt").is_file()
     assert not (tmp_path / "out0").exists()
-    replayed = run(["fit", "--config", "elsewhere/tabom_config.yaml"])
-    assert replayed.trainer.default_root_dir == "elsewhere"
+    replayed = run(["fit", "--config", "elsewhere/tabom_config.yaml", "--run_dir=replayed"])
+    assert replayed.trainer.default_root_dir == "replayed"
+    assert [path.name for path in (tmp_path / "replayed/checkpoints").glob("epoch*.ckpt")] == [best.name]
 
 
 def test_w_and_b_holds_what_the_record_holds(stage, tmp_path):

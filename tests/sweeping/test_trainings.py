@@ -55,7 +55,7 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
         summary = json.loads(inspect(run_file, "--summary"))
         assert summary["state"] == "finished"
         assert summary["config"]["cli"]["seed_everything"] == run.seed == records[run.wandb_id].seed
-        objective = summary["config"]["cli"]["model"]["init_args"]["objective"]["init_args"]
+        objective = summary["config"]["cli"]["model"]["objective"]
         assert (objective["rank_weight"], objective["margin"]) == (run.values[WEIGHT], run.values[MARGIN])
         assert records[run.wandb_id].wandb["group"] == "margin_x_weight"
         assert summary["summary"]["validate/accuracy_1_per_step"] == run.metric
