@@ -18,6 +18,7 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from helpers import tiny_checkpoint, write_trajectories
+from pages import browser, open_page  # noqa: F401, fixtures
 
 from tabom.cli.lightning_cli import run
 from tabom.data.tokenizer import load_tokenizer

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ FLOORS = (
     "backbones corruption metrics samplers tasks trajectories",
     "objectives",
     "validation data",
-    "modules reporting",
+    "modules reporting viewer",
     "callbacks sweeping",
     "evaluation",
     "cli",
@@ -40,7 +41,7 @@ HOMES = {
     "pyseccomp": {"sandbox"},
     "rich": {"cli", "demo", "reporting", "sweeping"},
     "optuna": {"sweeping"},
-    "jinja2": {"reporting"},
+    "jinja2": {"reporting", "viewer"},
     "pandas": {"reporting"},
 }
 
@@ -83,6 +84,16 @@ def test_imports_go_down():
     pairs = {(room, module.split(".")[1]) for room, module in IMPORTS if module.startswith("tabom.")}
     assert {room for room, _ in pairs} - {"__main__"} <= floor.keys()
     assert {(a, b) for a, b in pairs if a not in (b, "__main__") and floor[a] <= floor[b]} == set()
+
+
+def test_no_file_is_long_and_no_room_is_the_house(repository):
+    files = [path for suffix in ("py", "js", "css", "html") for path in (repository / "tabom").rglob(f"*.{suffix}")]
+    lines = {path.relative_to(repository / "tabom"): path.read_text().count("\n") for path in files}
+    assert {str(path): number for path, number in lines.items() if number > 400} == {}
+    rooms = Counter()
+    for path, number in lines.items():
+        rooms[path.parts[0]] += number
+    assert {room: number for room, number in rooms.items() if number > 0.13 * rooms.total()} == {}
 
 
 def test_no_foreign_path_in_the_package(repository):

@@ -15,9 +15,9 @@ from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
 from tabom.modules import DistillationModule
 from tabom.modules.distillation import DistilledShard
-from tabom.reporting.viewer import viewer_page
 from tabom.trajectories import Manifest, Origin, TrajectoryStore, read_rows
 from tabom.trajectories.timings import add_timing
+from tabom.viewer import viewer_page
 
 _NUM_SHOWN = 50
 """Trajectories that can be played in W&B."""

@@ -10,8 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tabom.callbacks.run_recorder import logged
 from tabom.callbacks.tracking import wandb_runs
 from tabom.reporting.curves import training_figures, validation_figures
-from tabom.reporting.viewer import viewer_page
 from tabom.validation import Validation
+from tabom.viewer import viewer_page
 
 _SAMPLE_COLUMNS = ("prompt", "response", "reference", "is_verified", "unmask_step")
 

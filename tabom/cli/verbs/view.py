@@ -47,9 +47,9 @@ def write_page(
             no query in common; if a query is in none; or if the tokenizer is another one.
     """
     from tabom.cli.verbs.trajectory_show import load_matching
-    from tabom.reporting.viewer import viewer_page
     from tabom.storage.files import whole_file
     from tabom.trajectories import read_rows
+    from tabom.viewer import viewer_page
 
     _check(directories, output, names, num_trajectories)
     loaded = None

@@ -10,9 +10,9 @@ from playwright.sync_api import expect
 from tabom.cli.main import main
 from tabom.cli.verbs.view import write_page
 from tabom.data.tokenizer import load_tokenizer
-from tabom.reporting.viewer import viewer_page
 from tabom.trajectories import TrajectoryStore, read_row, read_rows, row_names
 from tabom.types import NEVER, TrajectoryRow
+from tabom.viewer import viewer_page
 
 NAN = float("nan")
 EOS = 2

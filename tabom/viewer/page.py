@@ -1,4 +1,4 @@
-"""Trajectories as one page that plays them step by step, without a network."""
+"""Makes the page: trajectories as JSON in a template."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ def viewer_page(
         "texts": [str(token) if tokenizer is None else tokenizer.decode([token]) for token in ids],
         "queries": [_query(query, numbers, getattr(tokenizer, "eos_token_id", None)) for query in queries],
     }
-    environment = Environment(loader=PackageLoader("tabom.reporting"), autoescape=True)
+    environment = Environment(loader=PackageLoader("tabom.viewer"), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template("viewer.html").render(title=title, note=note, models=models, data=data)
 
