@@ -26,7 +26,7 @@ def changed(repository, tmp_path):
         shutil.copytree(repository / "configs", configs)
         path = configs / "demo" / name
         parts = [configs / "parts" / part for part in re.findall(r"parts/(\w+\.yaml)", path.read_text())]
-        (faulty,) = [file for file in (path, *parts) if old in file.read_text()]
+        faulty = next(file for file in (path, *parts) if old in file.read_text())
         faulty.write_text(faulty.read_text().replace(old, new, 1))
         return path
 
