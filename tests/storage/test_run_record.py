@@ -128,7 +128,10 @@ class Signalled(Stopping):
     ("callback", "error", "state", "reason"),
     [
         (Failing, ValueError, "failed", "ValueError: too hot"),
-        (Signalled, SystemExit, "stopped", "stopped by SIGTERM"),
+        (
+            *(Signalled, SystemExit, "stopped"),
+            "stopped by SIGTERM after step 2; --ckpt_path last goes on with out0/checkpoints/last.ckpt",
+        ),
     ],
 )
 def test_how_a_run_ended(stage, callback, error, state, reason):
