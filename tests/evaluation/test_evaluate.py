@@ -192,7 +192,7 @@ def test_two_processes_score_as_one(repository, evaluate, checkpoint):
     ]
     two = ("--trainer.strategy=ddp", "--trainer.devices=2")
     command = [sys.executable, "-m", "tabom", "evaluate", "--config", str(repository / CONFIG), *options, *two]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
     one, both = benchmark_of("one"), benchmark_of("two")
     assert both.scores == one.scores

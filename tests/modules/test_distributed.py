@@ -25,7 +25,7 @@ def tabom(repository, stage):
     def call(verb, config, *options):
         path = repository / "configs" / "demo" / f"{config}.yaml"
         command = [sys.executable, "-m", "tabom", verb, "--config", str(path), *options]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, result.stderr
 
     return call

@@ -17,7 +17,7 @@ def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("ranks") / "results.pt"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SCRIPT.parents[2], SCRIPT.parents[1])))}
     command = [sys.executable, str(SCRIPT), str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert result.returncode == 0, result.stderr
     return torch.load(path, weights_only=True)
 
