@@ -45,6 +45,7 @@ WAYS = {
         "--data.tokenizer=base",
         "--data.batch_size=4",
         "--trainer.max_steps=1",
+        "--model.lr_scheduler.num_warmup_steps=0",
         "--trainer.limit_val_batches=0",
         "--trainer.default_root_dir=out",
         "--trainer.callbacks+=start.SayTime",
