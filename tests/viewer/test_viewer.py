@@ -399,26 +399,34 @@ def test_less_motion(tmp_path, open_page, tokenizer):
     assert page.evaluate(name) == "none"
 
 
-def test_hundreds_of_long_trajectories_are_no_burden(tmp_path, open_page, tokenizer):
-    """500 of 256 tokens; generous limits, as the machine may be busy."""
-    queries = [[row(f"q/{i}", [50 + j % 40 for j in range(256)], list(range(256)))] for i in range(500)]
-    page = show_rows(tmp_path, open_page, queries, tokenizer)
-    assert page.locator(".row").count() == 500
-    assert page.locator(".tokens li").count() == 256
-    assert page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") < 5000
-    press = """([key, times]) => {
+PRESS = """([key, times]) => {
+    const press = () => {
         const start = performance.now();
-        for (let i = 0; i < times; i += 1) {
-            document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
-        }
-        return (performance.now() - start) / times;
-    }"""
-    page.keyboard.press("Home")
-    assert page.evaluate(press, ["ArrowRight", 100]) < 80
-    assert position(page) == "step 100 of 256"
-    assert page.evaluate(press, ["j", 20]) < 500
-    assert page.locator("#place").text_content() == "21 of 500"
-    assert page.locator(".tokens li").count() == 256
+        document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+        return performance.now() - start;
+    };
+    return Array.from({ length: times }, press).sort((a, b) => a - b)[times >> 1];
+}"""
+"""Median of the milliseconds that a key takes."""
+
+
+def test_hundreds_of_long_trajectories_are_no_burden(tmp_path, open_page, tokenizer):
+    """500 of 256 tokens: a key does not take longer than among 5, as its work does not grow with their number."""
+    milliseconds = []
+    for num_queries in (5, 500):
+        queries = [[row(f"q/{i}", [50 + j % 40 for j in range(256)], list(range(256)))] for i in range(num_queries)]
+        page = show_rows(tmp_path, open_page, queries, tokenizer)
+        assert page.locator(".row").count() == num_queries
+        assert page.locator(".tokens li").count() == 256
+        page.keyboard.press("Home")
+        step = page.evaluate(PRESS, ["ArrowRight", 101])
+        assert position(page) == "step 101 of 256"
+        milliseconds.append((step, page.evaluate(PRESS, ["j", 4])))
+        assert page.locator("#place").text_content() == f"5 of {num_queries}"
+        assert page.locator(".tokens li").count() == 256
+    (step, other), (step_of_many, other_of_many) = milliseconds
+    assert step_of_many < 10 * max(step, 0.1)  # the browser's clock has steps of 0.1 ms
+    assert other_of_many < 10 * max(other, 0.1)
 
 
 def data_of(path):
