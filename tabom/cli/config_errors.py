@@ -45,7 +45,7 @@ def explain(message: str, options: Iterable[str], classes: Iterable[str]) -> str
         owner = owners[-1].rpartition(".")[2]
         prefix = f"{key}." if key else ""
         hint = _did_you_mean(unknown[1], inspect.signature(_class_of(owners[-1])).parameters)
-        return f"{prefix}{unknown[1]}: {owner} has no such option{hint}"
+        return f"{prefix}{unknown[1].replace('.init_args.', '.')}: {owner} has no such option{hint}"
     if match := re.search(r"Expected a dot import path string: (\S+)$", reason):
         reason = f"expected the name of a class, got {match[1]}{_did_you_mean(match[1], classes)}"
     elif match := re.search(r"(?:option '|arguments: --)([\w.]+)", reason):

@@ -284,14 +284,16 @@ def test_a_first_start(fit, stage, caplog):
         stage("test", "tabom", "--ckpt_path=last", callbacks(), "--trainer.default_root_dir=run")
     assert fit("--ckpt_path=last", *SHORT).trainer.global_step == 1
     assert "run/checkpoints/last.ckpt: no checkpoint yet, the training starts from the beginning" in caplog.messages
-    message = "expected no checkpoint of an earlier training; --ckpt_path last goes on with it"
+    message = (
+        "expected no checkpoint of an earlier training; --ckpt_path last goes on with it, another --run_dir starts anew"
+    )
     with pytest.raises(TabomError, match=rf"^run/checkpoints/last.ckpt: {message}$"):
         fit(*SHORT)
 
 
 def test_last_needs_the_callback(stage):
     with pytest.raises(TabomError, match=r"^ckpt_path last: expected one LastCheckpoint callback, got 0$"):
-        stage("fit", "tabom", "--ckpt_path=last")
+        stage("fit", "tabom", "--ckpt_path=last", "--trainer.enable_checkpointing=false")
 
 
 def test_it_comes_after_other_checkpoint_callbacks():

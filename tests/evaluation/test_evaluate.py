@@ -14,10 +14,12 @@ import lm_eval.utils
 import oracle
 import pytest
 from helpers import llada_tokenizer_files, tiny_checkpoint
+from lightning import LightningDataModule, LightningModule
 from wandb_records import records
 
 from tabom.callbacks import Interrupted
 from tabom.cli.lightning_cli import run
+from tabom.cli.trainer import TabomTrainer
 from tabom.errors import TabomError
 from tabom.evaluation.language_model import DiffusionLM
 from tabom.storage.run_record import find_records
@@ -290,9 +292,12 @@ def test_bad_numbers(evaluate, option, message):
         evaluate(option)
 
 
-def test_a_module_of_another_kind(repository, stage):
-    with pytest.raises(TabomError, match="model: expected BenchmarkModule, got TrainingModule"):
+def test_a_module_of_another_kind(stage, capsys):
+    with pytest.raises(SystemExit):
         stage("evaluate", "tabom")
+    assert capsys.readouterr().err == "tabom: error: model.objective.window: BenchmarkModule has no such option\n"
+    with pytest.raises(TabomError, match="model: expected BenchmarkModule, got LightningModule"):
+        TabomTrainer(accelerator="cpu", logger=False).evaluate(LightningModule(), LightningDataModule())
 
 
 CHOICES = """

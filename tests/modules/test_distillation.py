@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tabom.backbones import PretrainedBackbone
+from tabom.cli.lightning_cli import run
 from tabom.data.encoding import collate_prompts
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
@@ -295,9 +298,13 @@ def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, monk
     assert other.unmask_step.tolist() == plain.unmask_step.tolist()
 
 
-def test_a_module_that_does_not_decode(stage):
+def test_a_module_that_does_not_decode(stage, repository):
+    text = (repository / "configs/demo/tabom.yaml").read_text().replace("../parts", f"{repository}/configs/parts")
+    config = yaml.safe_load(text)
+    config["model"] = {"class_path": "TrainingModule", "init_args": config["model"]}
+    Path("explicit.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(TabomError, match=r"^`Trainer\.predict` requires `forward` method to run\.$"):
-        stage("predict", "tabom", callbacks())
+        run(["predict", "--config", "explicit.yaml", "--trainer.logger=false"])
 
 
 def test_trained_on_what_was_distilled(stage, monkeypatch):

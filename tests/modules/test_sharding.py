@@ -37,8 +37,10 @@ FSDP = ("--config", str(CONFIGS / "trainer/fsdp.yaml"), "--trainer.accelerator=c
 
 def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
     """Of a command line: uneven numbers of rows for evaluation, 10 steps with a check after 5 and 10."""
-    common = ["--config", str(CONFIGS / f"demo/{config}.yaml"), "--trainer.logger=false", "--trainer.callbacks=null"]
+    common = ["--config", str(CONFIGS / f"demo/{config}.yaml"), "--trainer.logger=false"]
     common += ["--trainer.enable_progress_bar=false"]
+    if not any(option.startswith("--trainer.callbacks=") for option in options):
+        common += ["--trainer.enable_checkpointing=false"]
     if verb != "predict":
         common += [
             f"--data.batch_size={batch_size}",

@@ -210,7 +210,7 @@ def test_losses_of_the_released_code(losses, tensors, name, margin, rank_weight)
     expected = losses[name]["losses"][margin]["released"]
     window = case.window("hand_triu")
     assert window == case.settings["M"]
-    result = case.terms(window, margin, BY_POSITION, rank_weight=rank_weight, reduction="batch_tokens")
+    result = case.terms(window, margin, BY_POSITION, rank_weight=float(rank_weight), reduction="batch_tokens")
     assert result["reconstruction"].item() == pytest.approx(expected["loss_ce"], abs=2e-6)
     assert result["ranking"].item() == pytest.approx(expected["loss_rank"], abs=2e-6)
     assert result["loss"].item() == pytest.approx(expected[f"loss_total_lambda{rank_weight}"], abs=2e-6)
