@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from callbacks.test_interruption import same
-from helpers import slow
 
 NUM_STEPS = 100
 OPTIONS = (
@@ -75,7 +74,8 @@ def finish(process):
     assert process.returncode == 0, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, *slow(signal.SIGTERM)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_once(repository, stage, straight, number):
     stop(repository, number, 5, random.Random(0))
     stage("fit", "tabom", *OPTIONS, "--ckpt_path=last", "--trainer.default_root_dir=run")

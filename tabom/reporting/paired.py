@@ -56,5 +56,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
     0.21875
     """
     n = only_first + only_second
-    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))  # exact: these are whole numbers
+    ways = tail = 1  # whole numbers: nothing overflows or is rounded before the end
+    for k in range(min(only_first, only_second)):
+        ways = ways * (n - k) // (k + 1)  # n over k + 1
+        tail += ways
     return min(1.0, 2 * tail / 2**n)

@@ -137,6 +137,7 @@ def largest_difference(first, second):
     return max((first[name].float() - second[name].float()).abs().max().item() for name in first)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_measure_as_one_does(results, alone):
     cli = alone("fit", batch_size=8)
     expected = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}

@@ -22,6 +22,7 @@ def results(tmp_path_factory):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", two_ranks.OBJECTIVES)
 def test_two_processes_are_one(results, name):
     one, two = results[name]["one"], results[name]["two"]
