@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tabom.errors import TabomError, require
 from tabom.storage.files import whole_file
+from tabom.storage.names import plain_name
+from tabom.storage.typed import parse_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -50,10 +52,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         TabomError: If the file is missing or holds anything else; ``what`` says what it should have been.
     """
     require(path.is_file(), f"{path}: expected {what}, found no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TabomError(f"{path}: expected {what} as a JSON object ({error})") from error
+    content = parse_json(path.read_bytes(), f"{path}: expected {what} as a JSON object")
     require(isinstance(content, dict), f"{path}: expected {what} as a JSON object, got {type(content).__name__}")
     return content
 
@@ -71,7 +70,8 @@ def weight_files(directory: Path) -> list[Path]:
     for key in ("metadata", "weight_map"):
         require(isinstance(content.get(key), dict), f"{index}: expected a JSON object under the key {key}, found none")
     require(len(content["weight_map"]) > 0, f"{index}: expected at least one tensor in weight_map, found none")
-    return [directory / name for name in sorted(set(content["weight_map"].values()))]
+    names = {plain_name(name, f"{index}: weight_map.{tensor}") for tensor, name in content["weight_map"].items()}
+    return [directory / name for name in sorted(names)]
 
 
 def check_tensors(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from tabom.reporting.comparison import Rows, markdown_table
+from tabom.storage.names import plain_name
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def save_figures(sections: Sequence[Section], directory: Path) -> None:
     for section in sections:
         for plot in section.plots:
             for ending in ("png", "svg"):
-                plot.figure.savefig(directory / f"{plot.name}.{ending}", dpi=150)
+                plot.figure.savefig(directory / f"{plain_name(plot.name, 'name of a figure')}.{ending}", dpi=150)
 
 
 def _svg(plot: Plot) -> Markup:

@@ -18,9 +18,14 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when everything is on the disk; until then it ends in ``PARTIAL``."""
-    partial = path.with_name(path.name + PARTIAL)
+def whole_file(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """A file to write that gets its name when everything is on the disk; until then it ends in ``PARTIAL``.
+
+    Args:
+        path: Of the file.
+        writer: Part of the name until then, where two processes may write the file.
+    """
+    partial = path.with_name(path.name + writer + PARTIAL)
     with partial.open("wb") as file:
         yield file
         file.flush()

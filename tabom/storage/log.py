@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tabom.errors import TabomError, require
+from tabom.errors import require
+from tabom.storage.typed import parse_json
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
@@ -37,10 +38,7 @@ def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
     contents = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         got = f"{path}, line {number}: expected {what}, got {line[:40].decode(errors='replace')!r}"
-        try:
-            content = json.loads(line)
-        except ValueError as error:
-            raise TabomError(f"{got} ({error})") from error
+        content = parse_json(line, got)
         require(isinstance(content, dict), got)
         contents.append(content)
     return contents

@@ -5,15 +5,18 @@ run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``met
 ``end``. Neither W&B nor any other library is needed for it.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tabom.errors import TabomError, require
+from tabom.errors import require
 from tabom.storage.log import read_lines
+from tabom.storage.names import plain_name
 from tabom.storage.settings import flat_config
+from tabom.storage.typed import typed
 
 DIRECTORY = "records"
 State = Literal["running", "finished", "stopped", "failed"]
@@ -198,33 +201,84 @@ def read_record(path: Path) -> RunRecord:
     start, *others = lines
     kind = start.pop("kind", None)
     require(kind == "start", f"{path}, line 1: expected kind start, got {kind}")
-    parent: str | None = None
-    end: dict[str, Any] = {"state": "running", "reason": "", "seconds": None, "num_tokens": None, "device_hours": None}
-    checks: list[Check] = []
-    curves: list[Curves] = []
-    benchmarks: list[BenchmarkResult] = []
+    found: dict[str, Any] = {"path": path, "parent": None} | dataclasses.asdict(_End())
+    parts: dict[str, list[Any]] = {"checks": [], "curves": [], "benchmarks": []}
     for number, content in enumerate(others, 2):
-        kind = content.pop("kind", None)
-        try:
-            match kind:
-                case "parent":
-                    parent = content["run_id"]
-                case "metrics":
-                    checks.append(Check(**content))
-                case "curves":
-                    curves.append(Curves(**content))
-                case "benchmark":
-                    benchmarks.append(BenchmarkResult(**content))
-                case "end":
-                    end = content
-                case _:
-                    raise TabomError(f"{path}, line {number}: expected a known kind, got {kind}")
-        except (TypeError, KeyError) as error:
-            raise TabomError(f"{path}, line {number}: expected the fields of kind {kind}, got {error}") from error
-    try:
-        return RunRecord(path=path, parent=parent, checks=checks, curves=curves, benchmarks=benchmarks, **start, **end)
-    except TypeError as error:
-        raise TabomError(f"{path}: expected the fields of a record, got {error}") from error
+        kind, where = content.pop("kind", None), f"{path}, line {number}"
+        require(isinstance(kind, str) and kind in _LINES, f"{where}: expected a known kind, got {kind}")
+        line = typed(_LINES[kind], content, where, f"kind {kind}")
+        match line:
+            case _Parent():
+                found["parent"] = line.run_id
+            case _End():
+                found |= vars(line)
+            case Check():
+                parts["checks"].append(line)
+            case Curves():
+                for name in (line.stage, *line.curves):
+                    plain_name(name, f"{where}: curves")
+                parts["curves"].append(line)
+            case _:
+                plain_name(line.benchmark, f"{where}: benchmark")
+                require(len(line.scores) > 0, f"{where}: scores: expected at least one question, got none")
+                parts["benchmarks"].append(line)
+    first = vars(typed(_Start, start, f"{path}, line 1", "kind start"))
+    plain_name(first["run_id"], f"{path}, line 1: run_id")
+    known = {known.name for known in dataclasses.fields(_Environment)}
+    given = {key: value for key, value in first["environment"].items() if key in known}
+    known_environment = typed(_Environment, given, f"{path}, line 1", "environment")
+    first["environment"] = dataclasses.asdict(known_environment) | first["environment"]
+    return RunRecord(**first, **found, **parts)
+
+
+@dataclass(frozen=True)
+class _Environment:
+    """What is read of the environment; a record may leave it out."""
+
+    git_commit: str | None = None
+    is_git_dirty: bool | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    cpu: str = ""
+    num_cpus: int | None = None
+    gpus: list[str] = field(default_factory=list)
+    num_processes: int = 1
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The first line."""
+
+    verb: str
+    run_id: str
+    time: str
+    command: list[str]
+    config_files: list[str]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    seed: int
+    inputs: dict[str, dict[str, Any]]
+    wandb: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """The run whose checkpoint was loaded."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last line; of a run that has none it is as here."""
+
+    state: State = "running"
+    reason: str = ""
+    seconds: float | None = None
+    num_tokens: int | None = None
+    device_hours: float | None = None
+
+
+_LINES = {"parent": _Parent, "metrics": Check, "curves": Curves, "benchmark": BenchmarkResult, "end": _End}
 
 
 def find_records(paths: Iterable[Path]) -> list[RunRecord]:

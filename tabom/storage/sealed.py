@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tabom.errors import TabomError, require
+from tabom.errors import require
 from tabom.storage.files import whole_file
+from tabom.storage.typed import parse_json
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with a checksum of itself: the same content gives the same bytes."""
     with whole_file(path) as file:
-        file.write(_sealed(content))
+        file.write(sealed(content))
 
 
 def read_sealed(path: Path, what: str, schema_version: int | None = None) -> dict[str, Any]:
@@ -28,19 +29,17 @@ def read_sealed(path: Path, what: str, schema_version: int | None = None) -> dic
         TabomError: If a byte of it is not as it was written, or it has another schema version.
     """
     data = path.read_bytes()
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise TabomError(f"{path}: expected {what} ({error})") from error
+    content = parse_json(data, f"{path}: expected {what}")
     require(isinstance(content, dict), f"{path}: expected {what}, got a {type(content).__name__}")
     version = content.get("schema_version", schema_version)
     require(schema_version in (None, version), f"{path}: expected schema_version {schema_version}, got {version}")
     content.pop("checksum", None)
-    require(data == _sealed(content), f"{path}: expected {what}; the file is truncated or was altered")
+    require(data == sealed(content), f"{path}: expected {what}; the file is truncated or was altered")
     return content
 
 
-def _sealed(content: dict[str, Any]) -> bytes:
+def sealed(content: dict[str, Any]) -> bytes:
+    """What :func:`write_sealed` writes."""
     checksum = hashlib.sha256(_rendered(content)).hexdigest()
     return _rendered({**content, "checksum": checksum})
 

@@ -53,7 +53,9 @@ def check_same(path: Path, there: Mapping[str, Any], now: Mapping[str, Any], wha
     Raises:
         TabomError: Naming the first key that differs, with both values; those that look like hashes are cut.
     """
-    old, new = ({key: json.dumps(value, sort_keys=True) for key, value in flat(one)} for one in (there, now))
+    old, new = (
+        {key: json.dumps(value, sort_keys=True, default=str) for key, value in flat(one)} for one in (there, now)
+    )
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if differing:
         was, is_now = (_HASH.sub(r"\1", one.get(differing[0], "nothing")) for one in (old, new))

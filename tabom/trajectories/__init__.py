@@ -1,6 +1,6 @@
 """Trajectories on disk: Parquet shards and a manifest that says what they hold and how they came about."""
 
-from tabom.trajectories.manifest import Manifest, Origin, ShardInfo
+from tabom.trajectories.manifest import Manifest, Origin, ShardInfo, shard_name
 from tabom.trajectories.reader import (
     TrajectoryTable,
     find_row,
@@ -11,7 +11,7 @@ from tabom.trajectories.reader import (
     stream_shards,
 )
 from tabom.trajectories.store import TrajectoryStore
-from tabom.trajectories.writer import check_output_dir, shard_name, write_shard
+from tabom.trajectories.writer import check_output_dir, write_shard
 
 __all__ = [
     "Manifest",

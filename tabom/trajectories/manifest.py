@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tabom.errors import TabomError, require
+from tabom.storage.names import plain_name
 from tabom.storage.sealed import read_sealed, write_sealed
+from tabom.storage.typed import typed
 from tabom.trajectories.schema import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
@@ -112,7 +114,8 @@ class Manifest:
         """Read ``manifest.json``.
 
         Raises:
-            TabomError: If the directory is not finished, or the file is missing, altered or of another version.
+            TabomError: If the directory is not finished, or the file is missing, altered or of another version, or says
+                what cannot be.
         """
         path = directory / MANIFEST_NAME
         if not path.is_file() and (directory / RUN_NAME).is_file():
@@ -124,5 +127,38 @@ class Manifest:
         what = "a manifest as `tabom predict` writes it"
         content = read_sealed(path, what, schema_version=SCHEMA_VERSION)
         content.pop("schema", None)  # column types, which manifests held before December 2026
-        shards = tuple(ShardInfo(**shard) for shard in content.pop("shards"))
-        return cls(origin=Origin(**content.pop("origin")), shards=shards, **content)
+        manifest = typed(cls, content, str(path))
+        check_origin(manifest.origin, f"{path}: origin")
+        num_shards, num_listed = manifest.origin.num_shards, len(manifest.shards)
+        require(
+            num_listed <= num_shards, f"{path}: shards: expected {num_shards} at most, as origin says, got {num_listed}"
+        )
+        for index, info in enumerate(manifest.shards):
+            check_info(info, index, f"{path}: shards[{index}]")
+        return manifest
+
+
+def shard_name(index: int) -> str:
+    """File of the shard ``index``, from 0."""
+    return f"shard-{index:05d}.parquet"
+
+
+def check_origin(origin: Origin, where: str) -> None:
+    """Raise ``TabomError`` if a number in what a file says of a run cannot be."""
+    for name, least in {"response_length": 1, "mask_token_id": 0, "num_shards": 1}.items():
+        check_number(getattr(origin, name), least, f"{where}: {name}")
+
+
+def check_info(info: ShardInfo, index: int, where: str) -> None:
+    """Raise ``TabomError`` if what a file says of the shard ``index`` names another file, or a number cannot be."""
+    name = plain_name(info.file, f"{where}.file")
+    require(name == shard_name(index), f"{where}.file: expected {shard_name(index)}, got {name}")
+    for key, least in {"num_queries": 0, "num_rows": 0, "num_verified": 0, "num_tokens": 0}.items():
+        check_number(getattr(info, key), least, f"{where}.{key}")
+    for reason, number in info.rejected.items():
+        check_number(number, 0, f"{where}.rejected.{reason}")
+
+
+def check_number(number: int, least: int, where: str) -> None:
+    """Raise ``TabomError`` if a number is below ``least``, or has more than 31 bits."""
+    require(least <= number < 2**31, f"{where}: expected a number from {least} to {2**31 - 1}, got {number}")

@@ -1,7 +1,7 @@
 """Reads and validates shards."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from tabom.types import NEVER, TrajectoryRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _COLUMNS = [
     "query_id",
@@ -91,14 +90,18 @@ def read_trajectories(directory: Path, *, tokenizer_fingerprint: str, response_l
     )
 
 
-def stream_shards(directory: Path) -> Iterator[tuple[ShardInfo, TrajectoryTable]]:
+def stream_shards(directory: Path, *, with_texts: bool = False) -> Iterator[tuple[ShardInfo, TrajectoryTable]]:
     """Read and validate one shard after the other; of those before, only hashes of the rows' names are kept.
+
+    Args:
+        directory: With a manifest.
+        with_texts: Whether the columns of text that no table holds are read and validated too.
 
     Raises:
         TabomError: If there is no manifest or a Parquet file that it does not name; if a shard is missing, altered, of
-            another schema, or does not hold as many rows and verified rows as the manifest says; if a row's steps are
-            no valid order or its response is no text; if a query's sample is there twice. The message names file and
-            row.
+            another schema, or does not hold as many rows and verified rows as the manifest says; if a value is missing
+            or cannot be; if a row's steps are no valid order or its response is no text; if a query's sample is there
+            twice. The message names file and row.
     """
     manifest = Manifest.load(directory)
     named = {shard.file for shard in manifest.shards}
@@ -107,17 +110,22 @@ def stream_shards(directory: Path) -> Iterator[tuple[ShardInfo, TrajectoryTable]
     seen: set[bytes] = set()
     for info in manifest.shards:
         path = directory / info.file
-        table = _read_shard(path, info, manifest)
-        _check_rows(path, table, info)
+        table = _read_shard(path, info, manifest, with_texts=with_texts)
+        num_verified = int(table.is_verified.sum())
+        require(
+            num_verified == info.num_verified,
+            f"{path}: expected {info.num_verified} verified rows, as the manifest says, got {num_verified}",
+        )
         _check_names(path, table, seen)
         yield info, table
 
 
 def row_names(directory: Path) -> Iterator[tuple[str, int, str]]:
     """Query id, sample and prompt of every row, from those columns alone."""
-    for info in Manifest.load(directory).shards:
-        columns = _open(directory / info.file, info).read(["query_id", "sample", "prompt"])
-        yield from zip(*(columns[name].to_pylist() for name in ("query_id", "sample", "prompt")), strict=True)
+    manifest, names = Manifest.load(directory), ["query_id", "sample", "prompt"]
+    for info in manifest.shards:
+        table = _read(directory / info.file, info, manifest, names)
+        yield from zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
 def find_row(directory: Path, query_id: str, sample: int) -> int:
@@ -142,10 +150,11 @@ def read_rows(directory: Path, rows: Iterable[int]) -> dict[int, TrajectoryRow]:
     wanted = sorted(set(rows))
     found: dict[int, TrajectoryRow] = {}
     first = 0
-    for info in Manifest.load(directory).shards:
+    manifest = Manifest.load(directory)
+    for info in manifest.shards:
         here = [row for row in wanted if first <= row < first + info.num_rows]
         if here:
-            table = _open(directory / info.file, info).read().take([row - first for row in here])
+            table = _read(directory / info.file, info, manifest).take([row - first for row in here])
             found |= {row: TrajectoryRow(**content) for row, content in zip(here, table.to_pylist(), strict=True)}
         first += info.num_rows
     return found
@@ -169,68 +178,117 @@ def read_row(directory: Path, row: int) -> tuple[ShardInfo, TrajectoryRow]:
     while row >= info.num_rows:
         row -= info.num_rows
         info = next(shards)
-    file = _open(directory / info.file, info)
-    group = 0
-    while row >= file.metadata.row_group(group).num_rows:
-        row -= file.metadata.row_group(group).num_rows
-        group += 1
-    (content,) = file.read_row_group(group).slice(row, 1).to_pylist()
+    (content,) = _read(directory / info.file, info, manifest, row=row).to_pylist()
     return info, TrajectoryRow(**content)
 
 
-def _open(path: Path, info: ShardInfo) -> "pq.ParquetFile":
+def _read(
+    path: Path, info: ShardInfo, manifest: Manifest, names: Sequence[str] | None = None, row: int | None = None
+) -> "pa.Table":
+    """Columns of a shard, by default all: of a row alone, or with as many rows as the manifest says.
+
+    Every value that is read is looked at, since a missing one would move all behind it where lists are laid end to end.
+
+    Raises:
+        TabomError: Naming the column, and the row in what was read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     require(path.is_file(), f"{path}: expected a shard of {info.num_rows} trajectories, found no such file")
+    schema = columns(manifest.origin.response_length)
+    names = schema.names if names is None else list(names)
     try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise TabomError(f"{path}: expected a Parquet file ({error})") from error
+        with pq.ParquetFile(path) as file:
+            _check_schema(path, file.schema_arrow, schema)
+            num_rows = file.metadata.num_rows
+            require(
+                num_rows == info.num_rows,
+                f"{path}: expected {info.num_rows} rows, as the manifest says, got {num_rows}",
+            )
+            if row is None:
+                table = file.read(names)
+            else:
+                group = 0
+                while row >= file.metadata.row_group(group).num_rows:
+                    row -= file.metadata.row_group(group).num_rows
+                    group += 1
+                table = file.read_row_group(group, names).slice(row, 1).combine_chunks()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, OverflowError, IndexError, UnicodeDecodeError) as error:
+        raise TabomError(f"{path}: expected a Parquet file ({' '.join(str(error).split())[:200]})") from error
+    _check_values(path, table, manifest)
+    return table
 
 
-def _read_shard(path: Path, info: ShardInfo, manifest: Manifest) -> TrajectoryTable:
-    response_length = manifest.origin.response_length
+def _check_schema(path: Path, found: "pa.Schema", expected: "pa.Schema") -> None:
+    for field in expected:
+        indices = found.get_all_field_indices(field.name)
+        got = found.field(indices[0]).type if len(indices) == 1 else f"{len(indices) or 'no'} such column"
+        require(got == field.type, f"{path}: column {field.name}: expected {field.type}, got {got}")
+
+
+def _check_values(path: Path, table: "pa.Table", manifest: Manifest) -> None:
+    """No value is missing, and each is one that can be."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        where = f"{path}: {{}}column {name}"
+        _refuse(pc.is_null(column), where, "expected a value, got none")
+        if pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+            continue
+        is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+        values, rows = (pc.list_flatten(column), pc.list_parent_indices(column)) if is_list else (column, None)
+        _refuse(pc.is_null(values), where, "expected no gap in a list", rows)
+        if name == "response_ids":
+            _check_ids(path, _matrix(column, manifest), manifest.origin.mask_token_id)
+        elif name == "unmask_step":
+            _check_order(path, _matrix(column, manifest))
+        else:
+            _refuse(pc.less(values, pa.scalar(0, values.type)), where, "expected no number below 0", rows)
+        if name == "unmask_entropy":
+            _refuse(pc.is_inf(values), where, "expected finite nats, or NaN", rows)
+
+
+def _refuse(is_wrong: Any, where: str, expected: str, rows: Any = None) -> None:
+    """Raise ``TabomError`` naming the row of the first value that is wrong."""
+    import pyarrow.compute as pc
+
+    if pc.any(is_wrong).as_py():
+        index = is_wrong.index(True).as_py()
+        row = index if rows is None else rows[index].as_py()
+        raise TabomError(f"{where.format(f'row {row}: ')}: {expected}")
+
+
+def _read_shard(path: Path, info: ShardInfo, manifest: Manifest, *, with_texts: bool) -> TrajectoryTable:
     require(path.is_file(), f"{path}: expected a shard of {info.num_rows} trajectories, found no such file")
     require(
         file_sha256(path) == info.sha256,
         f"{path}: expected the checksum in the manifest; the shard is truncated or was altered",
     )
-    file = _open(path, info)
-    found = file.schema_arrow
-    for field in columns(response_length):
-        index = found.get_field_index(field.name)
-        got = found.field(index).type if index >= 0 else "no such column"
-        require(got == field.type, f"{path}: column {field.name}: expected {field.type}, got {got}")
-    table = file.read(_COLUMNS)
+    table = _read(path, info, manifest, None if with_texts else _COLUMNS)
     return TrajectoryTable(
         manifest=manifest,
         query_ids=table["query_id"].to_pylist(),
         samples=table["sample"].to_numpy(),
         is_verified=table["is_verified"].to_numpy(),
         prompt_ids=table["prompt_ids"].to_pylist(),
-        response_ids=_matrix(table["response_ids"], response_length),
-        unmask_step=_matrix(table["unmask_step"], response_length),
-        unmask_entropy=_matrix(table["unmask_entropy"], response_length),
+        response_ids=_matrix(table["response_ids"], manifest),
+        unmask_step=_matrix(table["unmask_step"], manifest),
+        unmask_entropy=_matrix(table["unmask_entropy"], manifest),
         references=table["reference"].to_pylist(),
     )
 
 
-def _check_rows(path: Path, table: TrajectoryTable, info: ShardInfo) -> None:
-    num_rows, num_verified = len(table.query_ids), int(table.is_verified.sum())
-    require(num_rows == info.num_rows, f"{path}: expected {info.num_rows} rows, as the manifest says, got {num_rows}")
-    require(
-        num_verified == info.num_verified,
-        f"{path}: expected {info.num_verified} verified rows, as the manifest says, got {num_verified}",
-    )
-    mask_token_id = table.manifest.origin.mask_token_id
-    is_wrong = (table.response_ids < 0) | (table.response_ids == mask_token_id)
+def _check_ids(path: Path, response_ids: npt.NDArray[np.int32], mask_token_id: int) -> None:
+    is_wrong = (response_ids < 0) | (response_ids == mask_token_id)
     for row, position in np.argwhere(is_wrong)[:1].tolist():
         raise TabomError(
             f"{path}: row {row}: column response_ids: expected ids from 0 other than the mask token {mask_token_id}, "
-            f"got {table.response_ids[row, position]} at position {position}"
+            f"got {response_ids[row, position]} at position {position}"
         )
-    _check_order(path, table.unmask_step)
 
 
 def _check_order(path: Path, unmask_step: npt.NDArray[np.int16]) -> None:
@@ -255,5 +313,9 @@ def _check_names(path: Path, table: TrajectoryTable, seen: set[bytes]) -> None:
         seen.add(digest)
 
 
-def _matrix(column: "pa.ChunkedArray", width: int) -> npt.NDArray[Any]:
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+def _matrix(column: "pa.Array | pa.ChunkedArray", manifest: Manifest) -> npt.NDArray[Any]:
+    """Lists of one length as rows; nothing may be missing in them."""
+    import pyarrow.compute as pc
+
+    values = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+    return values.reshape(-1, manifest.origin.response_length)

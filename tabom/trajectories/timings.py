@@ -1,8 +1,10 @@
 """How long decoding took, beside the shards and apart from the manifest, which is the same whoever decoded and when."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabom.storage.log import append_line, read_lines
+from tabom.storage.typed import typed
 
 TIMINGS_NAME = "timings.jsonl"
 
@@ -26,5 +28,14 @@ def tokens_per_second(directory: Path) -> float | None:
     path = directory / TIMINGS_NAME
     if not path.is_file():
         return None
-    timings = read_lines(path, "what a run decoded")
-    return sum(timing["num_tokens"] for timing in timings) / sum(timing["seconds"] for timing in timings)
+    lines = enumerate(read_lines(path, "what a run decoded"), 1)
+    timings = [typed(_Timing, line, f"{path}, line {number}") for number, line in lines]
+    seconds = sum(timing.seconds for timing in timings)
+    return sum(timing.num_tokens for timing in timings) / seconds if seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class _Timing:
+    num_tokens: int
+    seconds: float
+    num_processes: int

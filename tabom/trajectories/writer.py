@@ -34,11 +34,6 @@ def check_output_dir(directory: Path) -> None:
         )
 
 
-def shard_name(index: int) -> str:
-    """File of the shard ``index``, from 0."""
-    return f"shard-{index:05d}.parquet"
-
-
 def write_shard(
     rows: Sequence[TrajectoryRow],
     path: Path,
@@ -47,6 +42,7 @@ def write_shard(
     num_queries: int,
     num_tokens: int,
     rejected: dict[str, int],
+    writer: str = "",
 ) -> ShardInfo:
     """Write one Parquet file under a temporary name, then rename it.
 
@@ -59,6 +55,7 @@ def write_shard(
         num_queries: See :class:`ShardInfo`.
         num_tokens: See :class:`ShardInfo`.
         rejected: See :class:`ShardInfo`.
+        writer: See :func:`whole_file`.
 
     Returns:
         What the manifest says of it.
@@ -72,7 +69,7 @@ def write_shard(
     content["unmask_entropy"] = [np.round(values * _STEPS_PER_NAT) / _STEPS_PER_NAT for values in entropies]
     schema = Features.from_arrow_schema(columns(response_length)).arrow_schema
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
+    with whole_file(path, writer) as file:
         pq.write_table(
             pa.table(content, schema=schema),
             file,

@@ -158,7 +158,7 @@ def test_a_killed_run_is_read_as_far_as_it_came(trained, tmp_path):
         ("[]\n", ", line 1: expected an object of a run's record, got '[]'"),
         ('{"kind": "end"}\n', ", line 1: expected kind start, got end"),
         ('{"kind": "start"}\n{"kind": "x"}\n', ", line 2: expected a known kind, got x"),
-        ('{"kind": "start"}\n{"kind": "parent"}\n', ", line 2: expected the fields of kind parent, got 'run_id'"),
+        ('{"kind": "start"}\n{"kind": "parent"}\n', ", line 2: expected the fields of kind parent, got no key run_id"),
     ],
 )
 def test_what_is_no_record(tmp_path, content, message):

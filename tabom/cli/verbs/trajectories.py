@@ -21,7 +21,7 @@ def check(directory: Path) -> None:
 
     manifest = Manifest.load(directory)
     console = Console(stderr=True)
-    shards, num_shards = stream_shards(directory), len(manifest.shards)
+    shards, num_shards = stream_shards(directory, with_texts=True), len(manifest.shards)
     for _ in track(shards, directory.name, num_shards, console=console, disable=not console.is_terminal):
         pass
     noun = "shard" if num_shards == 1 else "shards"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabom.errors import require
 from tabom.evaluation.benchmarks.base import Benchmark
 from tabom.evaluation.benchmarks.harness import in_memory, loading, make_task, mean_of, package_version
+from tabom.storage.names import plain_name
 from tabom.tasks import Split
 from tabom.tasks import Task as ExampleTask
 from tabom.types import Example
@@ -36,6 +37,7 @@ class TaskBenchmark(Benchmark):
 
     def __init__(self, task: ExampleTask, name: str, num_examples: int, split: Split = "test") -> None:
         require(bool(name), "name: expected a name for the results, got ''")
+        plain_name(name, "benchmark.name")
         require(num_examples >= 1, f"num_examples: expected at least 1, got {num_examples}")
         self.task = task
         self.name = name

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tabom.errors import require
 from tabom.evaluation.benchmarks.base import Benchmark
 from tabom.evaluation.benchmarks.harness import loading, package_version, require_metric, task_manager
+from tabom.storage.names import plain_name
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -41,7 +42,7 @@ class LmEvalBenchmark(Benchmark):
         require(is_pair, f"metric: expected a metric and a filter, such as exact_match,none, got {metric!r}")
         is_number = num_fewshot is None or num_fewshot >= 0
         require(is_number, f"num_fewshot: expected at least 0 or null, got {num_fewshot}")
-        self.name = task
+        self.name = plain_name(task, "benchmark.task")
         self.metric = metric
         self.include_path = Path(include_path) if include_path is not None else None
         self.num_fewshot = num_fewshot
