@@ -6,6 +6,8 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from jsonargparse import Namespace
@@ -32,6 +34,7 @@ from tabom.cli.run_directory import fill_in_directory
 from tabom.cli.trainer import TabomTrainer
 from tabom.errors import TabomError, require
 from tabom.evaluation import BenchmarkWriter
+from tabom.storage.claims import alone
 
 _ROOT = re.compile(r"^--trainer\.default_root_dir(?==|$)")
 
@@ -71,7 +74,16 @@ class Parser(LightningArgumentParser):
 
 
 class TabomCLI(LightningCLI):
-    """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone."""
+    """LightningCLI that rejects ``null`` where a value belongs and leaves hyperparameters of checkpoints alone.
+
+    Args:
+        until_end: Left when the command has ended.
+        options: Those of LightningCLI.
+    """
+
+    def __init__(self, until_end: ExitStack, *args: Any, **options: Any) -> None:
+        self._until_end = until_end
+        super().__init__(*args, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The verb of the command line alone, since parsers for all take long; its arguments that are no options."""
@@ -124,7 +136,8 @@ class TabomCLI(LightningCLI):
         return super()._instantiate_trainer(config, [])
 
     def before_fit(self) -> None:
-        """Find the last checkpoint; without one a training starts from the beginning. Start tracking."""
+        """Claim the directory; find the last checkpoint, without which a training starts anew; start tracking."""
+        self._claim_directory()
         self._find_last(is_needed=False)
         start_runs(self.trainer.loggers)
 
@@ -143,7 +156,8 @@ class TabomCLI(LightningCLI):
         start_runs(self.trainer.loggers)
 
     def before_evaluate(self) -> None:
-        """Find the last checkpoint; keep what comes out; start tracking."""
+        """Claim the run's directory; find the last checkpoint; keep what comes out; start tracking."""
+        self._claim_directory()
         self._find_last(is_needed=True)
         callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         if not any(isinstance(callback, BenchmarkWriter) for callback in callbacks):
@@ -153,6 +167,16 @@ class TabomCLI(LightningCLI):
     def before_export(self) -> None:
         """Find the last checkpoint."""
         self._find_last(is_needed=True)
+
+    def _claim_directory(self) -> None:
+        """Refuse to write into the directory of another run that is going on, and have others refused until the end.
+
+        Raises:
+            TabomError: If there is one of the same verb.
+        """
+        directory = self.trainer.default_root_dir
+        if rank_zero_only.rank == 0 and "://" not in directory:  # pyright: ignore[reportFunctionMemberAccess]
+            self._until_end.enter_context(alone(Path(directory), str(self.subcommand)))
 
     def _find_last(self, *, is_needed: bool) -> None:
         """Put the file's name in the place of ``last``; Lightning would look where a W&B run of its own has none."""
@@ -186,10 +210,11 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
         TabomError: For bad input that is found after parsing.
         Interrupted: For a signal or a spent time limit.
     """
-    with warnings.catch_warnings(), interruptible():
+    with warnings.catch_warnings(), interruptible(), ExitStack() as until_end:
         _silence_upstream()
         try:
             return TabomCLI(
+                until_end,
                 LightningModule,
                 LightningDataModule,
                 subclass_mode_model=True,

@@ -88,6 +88,8 @@ class PromptDataModule(LightningDataModule):
 
     Attributes:
         finished_shards: Those that ``predict`` need not decode again.
+        next_shard: Gives the index of the next one to decode, or None once there is nothing left; by it several runs
+            share them. None shares them out among the processes of this run beforehand.
 
     Raises:
         TabomError: If a number is below 1.
@@ -123,6 +125,7 @@ class PromptDataModule(LightningDataModule):
         self.num_samples = num_samples
         self.queries_per_shard = queries_per_shard
         self.finished_shards: frozenset[int] = frozenset()
+        self.next_shard: Callable[[], int | None] | None = None
         self.chat_template = chat_template
         self.validation = validation
         self._tokenizer_name = tokenizer
@@ -171,6 +174,9 @@ class PromptDataModule(LightningDataModule):
         """
         left = [index for index in range(self.num_shards) if index not in self.finished_shards]
         encoded = {index: self._encode(self._shard_queries(index)) for index in left}
+        if self.next_shard is not None:
+            collate = functools.partial(self._collate_next, encoded, self.next_shard)
+            return held_out_loader(left or [-1], batch_size=1, collate_fn=collate, rank=0, world_size=1)
         shards = [*left, *sorted(self.finished_shards & set(range(self.num_shards)))]
         num_idle = max(0, self._ranks["world_size"] - len(shards))  # every rank has to come by
         collate = functools.partial(self._collate_shard, encoded)
@@ -286,8 +292,24 @@ class PromptDataModule(LightningDataModule):
         index = indices[0]
         if index not in encoded:
             return PromptShard(index, None)
-        rows = [row for row in encoded[index] for _ in range(self.num_samples)]
-        samples = tuple(range(self.num_samples)) * len(encoded[index])
+        return self._prompts_of(index, encoded[index])
+
+    def _collate_next(
+        self,
+        encoded: Mapping[int, Sequence[tuple[Example, Tokens]]],
+        next_shard: Callable[[], int | None],
+        indices: Sequence[int],
+    ) -> PromptShard:
+        """Whatever the loader's turn, the shard that is to be decoded now."""
+        del indices
+        index = next_shard()
+        if index is None:
+            return PromptShard(-1, None)
+        return self._prompts_of(index, encoded.get(index) or self._encode(self._shard_queries(index)))
+
+    def _prompts_of(self, index: int, encoded: Sequence[tuple[Example, Tokens]]) -> PromptShard:
+        rows = [row for row in encoded for _ in range(self.num_samples)]
+        samples = tuple(range(self.num_samples)) * len(encoded)
         return PromptShard(index, self._collate_prompts(rows, samples=samples))
 
     def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:

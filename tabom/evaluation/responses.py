@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tabom.errors import TabomError, require
+from tabom.errors import require
 from tabom.storage.log import append_line, read_lines
 from tabom.storage.settings import check_same
+from tabom.storage.typed import typed
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ResponseStore:
 
     Every answer is on the disk before the next step is taken; a last line that a killed process left unfinished is
     dropped. The first line of a file says what the answers come from; those of another model, sampler or benchmark are
-    refused.
+    refused. Until there is an answer there is no file.
 
     Args:
         directory: Of the run, on a file system that all processes share.
@@ -70,10 +71,8 @@ class ResponseStore:
         self._directory = directory
         self._path = directory / f"responses-{rank}.jsonl"
         self._origin = json.loads(json.dumps(origin))
+        self._is_begun = False
         self.read_all()
-        directory.mkdir(parents=True, exist_ok=True)
-        if not (self._path.is_file() and read_lines(self._path, _ANSWER)):
-            append_line(self._path, {"kind": "origin", **self._origin})
 
     def read_all(self) -> None:
         """Take note of all answers on the disk."""
@@ -85,7 +84,12 @@ class ResponseStore:
         return self._answers.get(key)
 
     def add(self, key: str, answer: Response | Likelihood) -> None:
-        """Keep an answer, on the disk first."""
+        """Keep an answer, on the disk first; before the first one, what the answers come from."""
+        if not self._is_begun:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if not (self._path.is_file() and read_lines(self._path, _ANSWER)):
+                append_line(self._path, {"kind": "origin", **self._origin})
+            self._is_begun = True
         kind = next(kind for kind, type_ in _KINDS.items() if isinstance(answer, type_))
         append_line(self._path, {"kind": kind, "key": key, **asdict(answer)})
         self._answers[key] = answer
@@ -98,11 +102,10 @@ class ResponseStore:
                 advice = "give another run_dir or move them away"
                 check_same(path, content, self._origin, what="the answers that are there", advice=advice)
                 continue
-            try:
-                key = content.pop("key")
-                self._answers[key] = _KINDS[kind](**content)
-            except (KeyError, TypeError) as error:
-                raise TabomError(f"{path}, line {number}: expected {_ANSWER}, got kind {kind} ({error!r})") from error
+            where = f"{path}, line {number}: expected {_ANSWER}"
+            key = content.pop("key", None)
+            require(isinstance(key, str) and kind in list(_KINDS), f"{where}, got kind {kind!r}, key {key!r}")
+            self._answers[key] = typed(_KINDS[kind], content, where)
 
 
 def request_key(*parts: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom.errors import TabomError, require
+from tabom.storage.claims import alone
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +45,6 @@ def run(words: Sequence[str]) -> None:
     arguments = parser().parse_args(own)
     try:
         from tabom.sweeping.file import read_sweep
-        from tabom.sweeping.run import claimed
         from tabom.sweeping.runner import Runner
     except ModuleNotFoundError as error:
         if error.name != "optuna":
@@ -59,11 +59,7 @@ def run(words: Sequence[str]) -> None:
         _run_on_server(sweep.content, arguments)
         return
     output_dir = arguments.output_dir or Path("runs/sweeps") / arguments.file.stem
-    output_dir.mkdir(parents=True, exist_ok=True)
-    lock = claimed(output_dir / "lock")
-    if lock is None:
-        raise TabomError(f"{output_dir}: expected no other tabom sweep here, but one is running")
-    with lock:
+    with alone(output_dir, "sweep"):
         Runner(sweep, output_dir, 1 if arguments.jobs is None else arguments.jobs).run()
 
 

@@ -124,13 +124,23 @@ def read_sweep(
     return sweep
 
 
-def _load(path: Path) -> dict[str, Any]:
-    require(path.is_file(), f"{path}: expected a sweep file, found none")
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        TabomError: If it holds anything else.
+    """
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TabomError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     require(isinstance(content, dict), f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _load(path: Path) -> dict[str, Any]:
+    require(path.is_file(), f"{path}: expected a sweep file, found none")
+    content = read_yaml(path)
     for key in content:
         require(key in _KEYS, f"{path}: {key}: expected one of {', '.join(sorted(_KEYS))}")
     for key in sorted(_REQUIRED):

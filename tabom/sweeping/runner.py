@@ -20,10 +20,12 @@ from tabom.reporting.comparison import markdown_table, rich_table
 from tabom.reporting.progress import Display
 from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows, short_names, show_value
 from tabom.signals import EXIT_CODE, handled_by
+from tabom.storage.claims import remove_empty
 from tabom.storage.files import whole_file
+from tabom.storage.run_record import DIRECTORY
 from tabom.storage.settings import check_same
-from tabom.sweeping.file import Sweep, identity
-from tabom.sweeping.run import Run, RunningProcess
+from tabom.sweeping.file import Sweep, identity, read_yaml
+from tabom.sweeping.run import Run, RunningProcess, is_locked
 from tabom.sweeping.search import Search
 
 _POLL_SECONDS = 0.2
@@ -43,7 +45,7 @@ class Runner:
 
     def __init__(self, sweep: Sweep, output_dir: Path, num_jobs: int) -> None:
         require(num_jobs >= 1, f"jobs: expected at least 1, got {num_jobs}")
-        _keep_identity(sweep, output_dir / "sweep.yaml")
+        _keep_identity(sweep, output_dir)
         self._sweep = sweep
         self._directory = output_dir
         self._num_jobs = num_jobs
@@ -230,12 +232,23 @@ class Runner:
         print(f"best: {command}\nto W&B: {sync}\ntable and figure: {self._directory}/summary.md, sensitivity.png")
 
 
-def _keep_identity(sweep: Sweep, path: Path) -> None:
-    """Store what is run, or see that it is what was run here before."""
-    now = identity(sweep)
+def _keep_identity(sweep: Sweep, directory: Path) -> None:
+    """Store what is run, or see that it is what was run here before; a sweep of which no run has begun is forgotten."""
+    path, now = directory / "sweep.yaml", identity(sweep)
     if path.is_file():
-        before, what = yaml.safe_load(path.read_text()), "the sweep that was begun here"
-        check_same(path, before, now, what, advice="give another --output_dir")
-        return
+        try:
+            check_same(path, read_yaml(path), now, "the sweep that was begun here", advice="give another --output_dir")
+        except TabomError:
+            locks = list(directory.glob("*/lock"))
+            if any(directory.glob(f"*/{DIRECTORY}/*.jsonl")) or any(map(is_locked, locks)):
+                raise
+            for lock in locks:
+                for file in (lock, lock.with_name("output.log")):
+                    file.unlink(missing_ok=True)
+                remove_empty([lock.parent])
+            for file in (path, *directory.glob("search.journal*")):
+                file.unlink()
+        else:
+            return
     with whole_file(path) as file:
         file.write(yaml.safe_dump(now, sort_keys=False).encode())

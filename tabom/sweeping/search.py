@@ -11,6 +11,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tabom.storage.log import drop_unfinished_line
+from tabom.storage.names import plain_name
+from tabom.storage.typed import typed
 from tabom.sweeping.file import Sweep
 from tabom.sweeping.run import Run
 
@@ -40,7 +42,10 @@ class Search:
             pruner=_pruner(sweep.early_terminate),
             load_if_exists=True,
         )
-        self.runs = {run_id: Run(**run) for run_id, run in self._study.user_attrs.items()}
+        self.runs = {
+            plain_name(name, f"{path}: run"): typed(Run, run, f"{path}: run {name}")
+            for name, run in self._study.user_attrs.items()
+        }
         seed = len(self._trials())  # a resumed search draws on, not the same again
         is_bayes = sweep.method == "bayes"
         self._study.sampler = TPESampler(seed=seed, constant_liar=True) if is_bayes else RandomSampler(seed=seed)

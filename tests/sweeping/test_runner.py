@@ -14,6 +14,7 @@ import yaml
 from journal import journaled_runs
 
 from tabom.errors import TabomError
+from tabom.storage.claims import Claims, alone
 from tabom.sweeping import command, run, runner, search
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_tabom.py")))
@@ -194,7 +195,7 @@ def test_killed_and_resumed():
     assert len(orphans) == 2
 
     def open_gate():
-        wait_for(lambda: run.is_locked(OUT / "lock"))
+        wait_for(lambda: Claims(OUT).others("sweep"))
         Path("gate").touch()
 
     thread = in_background(open_gate)
@@ -233,8 +234,8 @@ def test_a_run_that_is_killed_has_failed():
 
 def test_no_two_commands_at_once():
     OUT.mkdir()
-    message = r"^out: expected no other tabom sweep here, but one is running$"
-    with run.claimed(OUT / "lock"), pytest.raises(TabomError, match=message):
+    message = r"^out: expected no other tabom sweep here, but one is running \(process \d+ on .*\)$"
+    with alone(OUT, "sweep"), pytest.raises(TabomError, match=message):
         sweep()
 
 

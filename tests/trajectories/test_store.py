@@ -9,6 +9,7 @@ import pytest
 from helpers import origin_of, write_chunk
 
 from tabom.errors import TabomError
+from tabom.storage.claims import CLAIMS
 from tabom.storage.files import file_sha256
 from tabom.trajectories import Manifest, ShardInfo, TrajectoryStore, read_row, stream_shards
 
@@ -45,7 +46,7 @@ def fill(store, origin, chunks, tokenizer):
 
 
 def content(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != CLAIMS}
 
 
 def failure(call, *arguments):
