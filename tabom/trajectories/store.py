@@ -108,7 +108,7 @@ class TrajectoryStore:
         """
         is_told = False
         everything = frozenset(range(self._run().num_shards))
-        while left := sorted(everything - self.finished()):
+        while left := sorted(everything - self.finished() - self._claimed):
             holders: dict[int, Holder] = {}
             for index in left:
                 name = _claim_of(index)
