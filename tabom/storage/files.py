@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,16 +19,19 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: Path, writer: str = "") -> Iterator[BinaryIO]:
-    """A file to write that gets its name when everything is on the disk; until then it ends in ``PARTIAL``.
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when everything is on the disk.
 
-    Args:
-        path: Of the file.
-        writer: Part of the name until then, where two processes may write the file.
+    Until then it has a name of its own, since another process may write the same file, that ends in ``PARTIAL``.
     """
-    partial = path.with_name(path.name + writer + PARTIAL)
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)  # noqa: PTH108
+        raise

@@ -13,7 +13,7 @@ from tabom.storage.typed import parse_json
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with a checksum of itself: the same content gives the same bytes."""
     with whole_file(path) as file:
-        file.write(sealed(content))
+        file.write(_sealed(content))
 
 
 def read_sealed(path: Path, what: str, schema_version: int | None = None) -> dict[str, Any]:
@@ -34,12 +34,11 @@ def read_sealed(path: Path, what: str, schema_version: int | None = None) -> dic
     version = content.get("schema_version", schema_version)
     require(schema_version in (None, version), f"{path}: expected schema_version {schema_version}, got {version}")
     content.pop("checksum", None)
-    require(data == sealed(content), f"{path}: expected {what}; the file is truncated or was altered")
+    require(data == _sealed(content), f"{path}: expected {what}; the file is truncated or was altered")
     return content
 
 
-def sealed(content: dict[str, Any]) -> bytes:
-    """What :func:`write_sealed` writes."""
+def _sealed(content: dict[str, Any]) -> bytes:
     checksum = hashlib.sha256(_rendered(content)).hexdigest()
     return _rendered({**content, "checksum": checksum})
 

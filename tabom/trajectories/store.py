@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tabom.errors import TabomError, require
 from tabom.storage.claims import Claims, Holder, remove_empty
-from tabom.storage.files import PARTIAL, file_sha256, whole_file
-from tabom.storage.sealed import read_sealed, sealed, write_sealed
+from tabom.storage.files import PARTIAL, file_sha256
+from tabom.storage.sealed import read_sealed, write_sealed
 from tabom.storage.settings import check_same
 from tabom.storage.typed import typed
 from tabom.trajectories.manifest import (
@@ -158,14 +158,13 @@ class TrajectoryStore:
         require(0 <= index < num_shards, f"index: expected a shard from 0 to {num_shards - 1}, got {index}")
         is_claimed = index in self._claimed
         self._claimed.discard(index)
-        name, path, writer = _claim_of(index), self.directory / shard_name(index), f".{self.claims.token}"
+        name, path = _claim_of(index), self.directory / shard_name(index)
         if is_claimed and not self.claims.holds(name):
             return None
         counts = {"num_queries": num_queries, "num_tokens": num_tokens, "rejected": rejected}
         try:
-            info = write_shard(rows, path, origin.response_length, **counts, writer=writer)
-            with whole_file(path.with_suffix(".json"), writer) as file:
-                file.write(sealed(dataclasses.asdict(info)))
+            info = write_shard(rows, path, origin.response_length, **counts)
+            write_sealed(path.with_suffix(".json"), dataclasses.asdict(info))
         except FileNotFoundError:  # what was being written is removed with a claim that was lost
             if not is_claimed or self.claims.holds(name):
                 raise

@@ -42,7 +42,6 @@ def write_shard(
     num_queries: int,
     num_tokens: int,
     rejected: dict[str, int],
-    writer: str = "",
 ) -> ShardInfo:
     """Write one Parquet file under a temporary name, then rename it.
 
@@ -55,7 +54,6 @@ def write_shard(
         num_queries: See :class:`ShardInfo`.
         num_tokens: See :class:`ShardInfo`.
         rejected: See :class:`ShardInfo`.
-        writer: See :func:`whole_file`.
 
     Returns:
         What the manifest says of it.
@@ -69,7 +67,7 @@ def write_shard(
     content["unmask_entropy"] = [np.round(values * _STEPS_PER_NAT) / _STEPS_PER_NAT for values in entropies]
     schema = Features.from_arrow_schema(columns(response_length)).arrow_schema
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, writer) as file:
+    with whole_file(path) as file:
         pq.write_table(
             pa.table(content, schema=schema),
             file,

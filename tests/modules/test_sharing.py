@@ -233,7 +233,14 @@ def test_five_runs_that_are_killed_at_random_moments(repository, stage, tmp_path
     config = repository / "configs/demo/distill.yaml"
 
     def words(directory):
-        return ["predict", "--config", str(config), f"--run_dir={directory}", *OPTIONS]
+        return [
+            "predict",
+            "--config",
+            str(config),
+            f"--run_dir={directory}",
+            f"--writer.output_dir={directory}/trajectories",
+            *OPTIONS,
+        ]
 
     jobs = [{"words": [words("whole")], "num_kills": 0, "seconds": 0, "seed": 0}]
     jobs += [
