@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +34,11 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def mask_token_id(self) -> int:
         """Id of the absorbing mask token."""
+
+    @property
+    def unused_ids(self) -> tuple[int, ...]:
+        """Rows of the head that no token of the tokenizer has; never chosen, as the mask token is not."""
+        return ()
 
     @abstractmethod
     def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
@@ -89,6 +95,13 @@ class Denoiser(nn.Module, ABC):
 class Backbone(Denoiser):
     """A bidirectional transformer with a language model head, as it is trained, saved and handed on."""
 
+    _unused_ids: tuple[int, ...] = ()
+
+    @property
+    def unused_ids(self) -> tuple[int, ...]:
+        """Known once :meth:`check_tokenizer` has seen the tokenizer."""
+        return self._unused_ids
+
     @property
     @abstractmethod
     def vocab_size(self) -> int:
@@ -103,6 +116,11 @@ class Backbone(Denoiser):
     def has_adapter(self) -> bool:
         """Whether only an adapter is trained."""
         return False
+
+    @property
+    def adapter_settings(self) -> dict[str, Any]:
+        """What an adapter computes with its weights, as JSON can hold it; empty without one."""
+        return {}
 
     @abstractmethod
     def save_pretrained(self, path: Path) -> None:
@@ -141,10 +159,13 @@ class Backbone(Denoiser):
         for kind, got in SpecialIds.of(tokenizer)._asdict().items():
             expected = self.special_ids.get(kind, got)
             require(got == expected, f"tokenizer: expected {kind} token id {expected}, which the model has, got {got}")
+        used = set(tokenizer.get_vocab().values())
+        num_tokens = max(used) + 1
         require(
-            len(tokenizer) <= self.vocab_size,
-            f"tokenizer: expected at most {self.vocab_size} tokens, which the model has, got {len(tokenizer)}",
+            num_tokens <= self.vocab_size,
+            f"tokenizer: expected at most {self.vocab_size} tokens, which the model has, got {num_tokens}",
         )
+        self._unused_ids = tuple(sorted(set(range(self.vocab_size)) - used))
 
 
 class BackboneSource(ABC):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tabom.backbones.checkpoint import Naming, check_tensors
+from tabom.backbones.checkpoint import Naming, check_tensors, read_json
 from tabom.errors import TabomError, require
 
 if TYPE_CHECKING:  # peft takes seconds to import and is needed with an adapter only
@@ -22,10 +22,25 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 _NAME = "default"
 _PREFIX = "base_model.model."  # what peft puts before the names of the model it wraps
-_UNSUPPORTED = (
-    *("modules_to_save", "layers_to_transform", "exclude_modules", "target_parameters", "trainable_token_indices"),
-    *("layer_replication", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias"),
+_TAKEN_OVER: dict[str, tuple[type, ...]] = {
+    "r": (int,),
+    "lora_alpha": (int, float),
+    "lora_dropout": (int, float),
+    "use_rslora": (bool,),
+    "target_modules": (list, str),
+    "task_type": (str, type(None)),
+}
+_VALUES: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    # the others change the base: what is trained is added to what is left of its weights
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
+}
+_WITHOUT_EFFECT = (
+    *("auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "eva_config", "runtime_config", "ensure_weight_tying"),
 )
+"""Fields of an adapter's configuration; any other has to be off, since it may change the base or the adapter."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,11 @@ class Adapter:
         for parameter in self.parameters():  # small updates would be lost in bfloat16
             parameter.data = parameter.data.float()
 
+    def settings(self) -> dict[str, Any]:
+        """What the adapter computes with its weights, besides the names and shapes of these, as JSON can hold it."""
+        config = self._config
+        return {"r": config.r, "alpha": config.lora_alpha, "use_rslora": config.use_rslora}
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trained ones."""
         return (parameter for parameter in self._model.parameters() if parameter.requires_grad)
@@ -154,23 +174,29 @@ def read_adapter_config(directory: Path) -> "LoraConfig":
     """Read ``adapter_config.json``.
 
     Raises:
-        TabomError: If it is missing, of another kind than LoRA, or uses what is not supported here.
+        TabomError: If it is missing, of another kind than LoRA, or uses what is not supported here: whatever changes
+            the base, so that it is another model with the adapter off, or what the adapter computes.
     """
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
     file = directory / ADAPTER_CONFIG_NAME
-    require(file.is_file(), f"{file}: expected the configuration of an adapter, found no such file")
+    content = read_json(file, "the configuration of an adapter")
+    for key, value in sorted(content.items(), key=lambda field: field[0] != "peft_type"):
+        if key in _TAKEN_OVER:
+            names = " or ".join(kind.__name__ for kind in _TAKEN_OVER[key])
+            require(isinstance(value, _TAKEN_OVER[key]), f"{file}: {key}: expected {names}, got {value!r}")
+        elif key in _VALUES:
+            expected = " or ".join(map(repr, _VALUES[key]))
+            require(value in _VALUES[key], f"{file}: {key}: expected {expected}, got {value!r}")
+        elif key not in _WITHOUT_EFFECT:
+            require(not value, f"{file}: {key}: expected none, got {value!r}; adapters of this kind are not supported")
+    missing = [key for key in ("peft_type", "r", "lora_alpha", "target_modules") if key not in content]
+    require(not missing, f"{file}: expected the configuration of an adapter, found no {', '.join(missing)}")
     try:
-        config = PeftConfig.from_pretrained(str(directory))
-    except (TypeError, ValueError, KeyError) as error:
-        raise TabomError(f"{file}: expected the configuration of an adapter ({error})") from error
-    if not isinstance(config, LoraConfig):
-        raise TabomError(f"{file}: peft_type: expected LORA, got {config.peft_type}")
-    for key in _UNSUPPORTED:
-        value = getattr(config, key, None)
-        require(not value, f"{file}: {key}: expected none, got {value!r}; adapters of this kind are not supported")
-    require(config.bias == "none", f"{file}: bias: expected 'none', got {config.bias!r}")
-    return config
+        Lora(content["r"], content["lora_alpha"], content["target_modules"], content.get("lora_dropout", 0.0))
+    except TabomError as error:
+        raise TabomError(f"{file}: {error}") from error
+    return LoraConfig(**{key: content[key] for key in _TAKEN_OVER if key in content})
 
 
 def _find_targets(targets: Any, layers: dict[str, nn.Linear], head: nn.Module | None) -> set[str]:

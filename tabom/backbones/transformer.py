@@ -76,6 +76,11 @@ class TransformersBackbone(Backbone):
         return self._adapter is not None
 
     @property
+    def adapter_settings(self) -> dict[str, Any]:
+        """Rank and scale."""
+        return {} if self._adapter is None else self._adapter.settings()
+
+    @property
     def head(self) -> Head:
         """The language model head, which has no adapter."""
         layer: Any = self.transformer.get_output_embeddings()
@@ -160,6 +165,11 @@ class AdapterOff(Denoiser):
     def mask_token_id(self) -> int:
         """The backbone's."""
         return self._backbone[0].mask_token_id
+
+    @property
+    def unused_ids(self) -> tuple[int, ...]:
+        """The backbone's."""
+        return self._backbone[0].unused_ids
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

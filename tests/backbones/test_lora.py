@@ -1,5 +1,6 @@
 """Adapters: which layers they reach, what they train, and that plain peft and we read each other's files."""
 
+import dataclasses
 import json
 
 import peft
@@ -31,6 +32,11 @@ def saved(request, tmp_path):
 def llada(tmp_path):
     family, config = CONFIGS["llada"]
     return family_checkpoint(tmp_path / "model", family, config())
+
+
+def change(adapter, **fields):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
 def trained_names(backbone):
@@ -284,7 +290,11 @@ class TestBadAdapters:
         [
             ({"use_dora": True}, "use_dora: expected none, got True; adapters of this kind are not supported"),
             ({"bias": "all"}, "bias: expected 'none', got 'all'"),
-            ({"peft_type": "IA3"}, "peft_type: expected LORA, got PeftType.IA3"),
+            ({"peft_type": "IA3"}, "peft_type: expected 'LORA', got 'IA3'"),
+            ({"r": "4"}, "r: expected int, got '4'"),
+            ({"r": 0}, "lora.r: expected at least 1, got 0"),
+            ({"lora_alpha": None}, "lora_alpha: expected int or float, got None"),
+            ({"use_rslora": "yes"}, "use_rslora: expected bool, got 'yes'"),
         ],
     )
     def test_kinds_that_are_not_supported(self, llada, adapter, changes, message):
@@ -294,6 +304,42 @@ class TestBadAdapters:
             content = {"target_modules": ["q_proj"], "feedforward_modules": []}
         file.write_text(json.dumps({**content, **changes}))
         assert self.fails(llada, adapter) == f"{file}: {message}"
+
+    @pytest.mark.parametrize(
+        "kind", ["pissa", "pissa_niter_4", "olora", "OLoRA", "corda", "loftq", "mica", "lora_ga", "invented"]
+    )
+    def test_kinds_that_change_the_base(self, llada, adapter, kind):
+        """Without the adapter the model would be another one than the base."""
+        change(adapter, init_lora_weights=kind)
+        assert self.fails(llada, adapter) == (
+            f"{adapter}/adapter_config.json: init_lora_weights: expected True or False or 'gaussian' or 'orthogonal' "
+            f"or 'eva', got {kind!r}"
+        )
+
+    @pytest.mark.parametrize("kind", [True, False, "gaussian", "orthogonal", "eva"])
+    def test_kinds_that_leave_the_base_as_it_is(self, llada, adapter, kind):
+        change(adapter, init_lora_weights=kind, inference_mode=True, peft_version="9", task_type="FEATURE_EXTRACTION")
+        backbone, again = (load(llada, adapter=str(adapter)).eval() for _ in range(2))
+        assert backbone.fingerprint() == again.fingerprint() == stirred(load(llada, lora=LORA)).fingerprint()
+        ids, mask = ids_and_mask()
+        assert torch.equal(logits(backbone.reference(), ids, mask), logits(load(llada).eval(), ids, mask))
+
+    @pytest.mark.parametrize("field", sorted(field.name for field in dataclasses.fields(peft.LoraConfig)))
+    def test_every_field_of_peft_is_known_or_has_to_be_off(self, llada, adapter, field):
+        """A value that peft itself might give a meaning is taken over, without effect, or refused by its name."""
+        expected = "base_model_name_or_path revision inference_mode auto_mapping peft_version fan_in_fan_out"
+        harmless = set(expected.split()) | {"megatron_core", "qalora_group_size", "eva_config", "runtime_config"}
+        change(adapter, **{field: {"something": 1}})
+        if field in harmless | {"ensure_weight_tying"}:
+            load(llada, adapter=str(adapter))
+        else:
+            assert self.fails(llada, adapter).startswith(f"{adapter}/adapter_config.json: {field}: expected ")
+
+    @pytest.mark.parametrize("key", ["r", "lora_alpha", "target_modules"])
+    def test_what_defines_an_adapter_has_to_be_there(self, llada, adapter, key):
+        file = adapter / "adapter_config.json"
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != key}))
+        assert self.fails(llada, adapter) == f"{file}: expected the configuration of an adapter, found no {key}"
 
     def test_names_of_another_model(self, llada, adapter):
         """A Dream adapter has the same target modules, but other names."""
