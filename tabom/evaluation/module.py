@@ -11,7 +11,7 @@ from tabom.evaluation.benchmarks import Benchmark
 from tabom.evaluation.data import BenchmarkDataModule
 from tabom.evaluation.likelihood import MonteCarlo
 from tabom.evaluation.responses import ResponseStore
-from tabom.modules.checkpoints import check_adapter, read_checkpoint
+from tabom.modules.checkpoints import check_weights, read_checkpoint
 from tabom.samplers import Sampler
 from tabom.storage.run_record import BenchmarkResult
 
@@ -83,7 +83,7 @@ class BenchmarkModule(LightningModule):
 
     def _load(self, checkpoint: dict[str, Any]) -> None:
         self.callback_states = checkpoint.get("callbacks", {})
-        check_adapter(self, checkpoint)
+        check_weights(self, checkpoint)
         weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("backbone.")}
         self.load_state_dict(weights, strict=not self.backbone.has_adapter)
 

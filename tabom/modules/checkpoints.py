@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -40,16 +41,44 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return {**torch.load(rest, map_location="cpu", weights_only=True), "state_dict": stored}
 
 
-def check_adapter(module: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Raise ``TabomError`` if the checkpoint holds another adapter than the module's backbone is configured with."""
+def check_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Compare the weights of a checkpoint, and what defines its adapter, with the module's backbone.
+
+    A checkpoint of an earlier version does not say how its adapter is scaled; that is told, and not checked.
+
+    Raises:
+        TabomError: If the checkpoint holds another adapter than the one that is configured, or weights of another
+            model; the first difference is named.
+    """
     backbone = cast("Backbone", module.backbone)
-    if not backbone.has_adapter:
+    weights: dict[str, Any] = checkpoint.get("state_dict", {})
+    if backbone.has_adapter:
+        names = checkpoint.get("adapter", weights)
+        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        differing = sorted(set(names) ^ trained)
+        require(not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}")
+        _check_settings(backbone.adapter_settings, checkpoint.get("adapter_settings"))
+    else:
         require(
             "adapter" not in checkpoint,
             "ckpt_path: expected the settings of its adapter in the configuration (lora of the backbone), got none",
         )
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    differing = sorted(expected.keys() ^ weights.keys()) if weights and not backbone.has_adapter else []
+    require(not differing, f"ckpt_path: expected the weights of the configured backbone, differing: {differing[:8]}")
+    for name, tensor in weights.items():
+        got = tuple(tensor.shape)
+        shape = expected.get(name, got)
+        require(got == shape, f"ckpt_path: {name}: expected shape {list(shape)}, which the model has, got {list(got)}")
+
+
+def _check_settings(configured: dict[str, Any], stored: dict[str, Any] | None) -> None:
+    if stored is None:
+        rank_zero_info(
+            "ckpt_path: the checkpoint does not say which alpha its adapter was trained with; that of the "
+            "configuration is taken"
+        )
         return
-    stored = checkpoint["adapter"] if "adapter" in checkpoint else checkpoint["state_dict"]
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    differing = sorted(set(stored) ^ trained)
-    require(not differing, f"ckpt_path: expected the weights of the configured adapter, differing: {differing[:8]}")
+    for key in sorted(configured.keys() | stored.keys()):
+        got, expected = configured.get(key), stored.get(key)
+        require(got == expected, f"lora.{key}: expected {expected}, which the checkpoint was trained with, got {got}")

@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -18,7 +18,8 @@ from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.target_pass import TargetPass
 from tabom.data import PromptDataModule
 from tabom.errors import TabomError, require
-from tabom.modules.checkpoints import check_adapter
+from tabom.modules.averaging import check_averaging, keep_frozen_weights
+from tabom.modules.checkpoints import check_weights
 from tabom.modules.reference import Reference
 from tabom.modules.schedules import CosineWithWarmup
 from tabom.objectives import Objective
@@ -70,6 +71,7 @@ class TrainingModule(LightningModule):
         self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
         self._reference = Reference()
         self._seed = 0
+        self.register_load_state_dict_post_hook(_allow_frozen_weights_to_be_missing)
 
     def setup(self, stage: str) -> None:
         """Check that objective, data, precision and strategy fit each other."""
@@ -80,6 +82,7 @@ class TrainingModule(LightningModule):
             f"bf16-mixed, got {self.trainer.precision}, which would round the entropies that the data records",
         )
         if stage == "fit":
+            check_averaging(self.trainer)
             require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")
             self.objective.check_response_length(self._data.response_length)
             require(
@@ -128,6 +131,7 @@ class TrainingModule(LightningModule):
     def on_fit_start(self) -> None:
         """Say how much is trained; bring what is compared with to the device."""
         self._base = [base.to(self.device) for base in self._base]
+        keep_frozen_weights(self.trainer)
         if self.trainer.world_size > 1:
             self.objective.mean_over_ranks = self._mean_over_ranks
         num_all, num_trained = (
@@ -136,22 +140,27 @@ class TrainingModule(LightningModule):
         )
         rank_zero_info(f"training {num_trained:,} of {num_all:,} parameters ({num_trained / num_all:.2%})")
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
         """As torch gives it, without weights that do not change."""
-        state = super().state_dict(*args, **kwargs)
-        return {name: state[name] for name in self._trained_names()} if self.backbone.has_adapter else state
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        if self.backbone.has_adapter:
+            trained = {prefix + name for name in self._trained_names()}
+            for name in [name for name in state if name.startswith(prefix) and name not in trained]:
+                del state[name]
+        return state
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is compared with, and the names of an adapter's weights."""
+        """Add what is compared with, and the names of an adapter's weights and what else defines it."""
         if self.backbone.has_adapter:
             checkpoint["adapter"] = sorted(self._trained_names())
+            checkpoint["adapter_settings"] = self.backbone.adapter_settings
         checkpoint["reference"] = self._reference.state_dict()
         if self.validation is not None:
             checkpoint["largest_drop"] = self.validation.largest_drop[0].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
-        check_adapter(self, checkpoint)
+        check_weights(self, checkpoint)
         self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
         if self.validation is not None and "largest_drop" in checkpoint:
             self.validation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
@@ -267,3 +276,10 @@ class TrainingModule(LightningModule):
             values = ", ".join(f"{name}={value.item():g}" for name, value in terms.items())
             queries = ", ".join(corrupted.query_ids)
             raise TabomError(f"step {self.global_step}: expected a finite loss, got {values}; queries: {queries}")
+
+
+def _allow_frozen_weights_to_be_missing(module: nn.Module, keys: Any) -> None:
+    """Beside an adapter; names of missing weights may begin with that of a module around this one."""
+    if cast("TrainingModule", module).backbone.has_adapter:
+        trained = tuple(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+        keys.missing_keys[:] = [name for name in keys.missing_keys if name.endswith(trained)]
