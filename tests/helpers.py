@@ -222,6 +222,8 @@ def token_statistics_of(nll, entropy=None, confidence=None, *, requires_grad=Fal
 class ScriptedDLM:
     """A model whose logits are a table (N, V), whatever it sees: the order of decoding is known by hand."""
 
+    unused_ids = ()
+
     def __init__(self, table, mask_token_id=0):
         self.table = torch.as_tensor(table)
         self.mask_token_id = mask_token_id

@@ -30,6 +30,11 @@ class Snapshot(Denoiser):
         """The backbone's."""
         return self._backbone[0].mask_token_id
 
+    @property
+    def unused_ids(self) -> tuple[int, ...]:
+        """The backbone's."""
+        return self._backbone[0].unused_ids
+
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states at that step."""

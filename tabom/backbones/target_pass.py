@@ -28,6 +28,7 @@ class TargetPass:
         self._corrupted = corrupted
         self.hidden = denoiser(corrupted.noisy_ids, corrupted.attention_mask)[corrupted.is_target]
         self.head = denoiser.head
+        self._excluded = [denoiser.mask_token_id, *denoiser.unused_ids]
 
     def statistics(self, sampled_ids: Tensor | None = None, *, entropy_temperature: float = 1.0) -> TokenStatistics:
         """Statistics of the clean tokens, and the negative log-likelihood of other tokens (B, L), if there are any."""
@@ -44,11 +45,16 @@ class TargetPass:
 
     @torch.no_grad()
     def sample(self, temperature: float, draws: RowDraws) -> Tensor:
-        """Draw a token at every target; the likeliest one at temperature 0."""
+        """Draw a token at every target; the likeliest one at temperature 0. Ids that are no text are never drawn."""
         where = self._corrupted.is_target
+        excluded = torch.tensor(self._excluded, device=self.hidden.device)
         quantile = draws.per_position(where)[where]
         tokens = [
-            _draw(self.head.wide_logits(self.hidden[rows]), temperature, quantile[rows])
+            _draw(
+                self.head.wide_logits(self.hidden[rows]).index_fill_(1, excluded, -torch.inf),
+                temperature,
+                quantile[rows],
+            )
             for rows in head_chunks(self.hidden, self.head)
         ]
         return _scatter(torch.cat(tokens), where)

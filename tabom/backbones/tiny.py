@@ -87,4 +87,6 @@ class NewTinyDLM(BackboneSource):
             "initializer_range": self._initializer_range,
             "is_causal": False,
         }
-        return TinyDLM.from_config(config)
+        backbone = TinyDLM.from_config(config)
+        backbone.check_tokenizer(tokenizer)
+        return backbone

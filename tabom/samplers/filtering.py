@@ -1,10 +1,10 @@
 """Which tokens a draw is limited to.
 
-Axes: K positions, V vocabulary.
+Axes: K positions, V vocabulary, X ids that are never chosen.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -31,3 +31,11 @@ def likely_tokens(logits: Float[Tensor, "K V"], *, top_p: float | None, top_k: i
     if top_k is not None:
         is_kept &= logits >= logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
     return is_kept
+
+
+def likeliest(logits: Float[Tensor, "K V"], excluded: Int[Tensor, " X"]) -> Int[Tensor, " K"]:
+    """The likeliest token besides the excluded ones, whose logits are put back."""
+    kept = logits[:, excluded]
+    tokens = logits.index_fill_(1, excluded, -torch.inf).argmax(-1)
+    logits.index_copy_(1, excluded, kept)
+    return tokens

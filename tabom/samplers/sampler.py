@@ -1,7 +1,7 @@
 """Batched decoding of masked diffusion language models.
 
 Axes: B rows of a batch, S active rows, L canvas positions, N response positions, K candidates (masked positions of the
-rows' current blocks, row by row), V vocabulary, T steps.
+rows' current blocks, row by row), V vocabulary, T steps, X ids that are never chosen.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tabom.errors import require
 from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.decoding_state import DecodingState, Positions, Turn
-from tabom.samplers.filtering import likely_tokens
+from tabom.samplers.filtering import likeliest, likely_tokens
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
 from tabom.samplers.trace import Trace
 from tabom.samplers.trace_credit import TraceCredit
@@ -39,6 +39,11 @@ class Denoiser(Protocol):
         """Id of the mask token."""
         ...
 
+    @property
+    def unused_ids(self) -> tuple[int, ...]:
+        """Ids without a token."""
+        ...
+
     def __call__(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Hidden states; entry ``i`` predicts token ``i``."""
         ...
@@ -60,10 +65,11 @@ class _Choice(NamedTuple):
 class Sampler:
     """Reveal the positions with the largest score, some in every step, until none is masked.
 
-    Positions compete within their row's current block, the first that holds a mask; prompts are never touched and the
-    mask token is never chosen. Scores are compared in float32 after rounding to 5 decimals, ties go to the lowest
-    position. No row knows of another: what a query decodes to depends on the model, the query, the settings and the
-    seed alone. The defaults are full decoding of the whole response by entropy.
+    Positions compete within their row's current block, the first that holds a mask; prompts are never touched. The mask
+    token and ids without a token are never chosen, though entropies are those of the whole distribution. Scores are
+    compared in float32 after rounding to 5 decimals, ties go to the lowest position. No row knows of another: what a
+    query decodes to depends on the model, the query, the settings and the seed alone. The defaults are full decoding of
+    the whole response by entropy.
 
     Args:
         score: What a position is ranked by. ``entropy``: smallest predictive entropy first; ``confidence``: largest
@@ -218,6 +224,7 @@ class Sampler:
         end_token_id = -1 if eos_token_id is None else eos_token_id
         canvas, device = batch.noisy_ids.clone(), batch.noisy_ids.device
         trace = Trace(canvas[:, -length:], num_steps if record_steps else 0)
+        excluded = torch.tensor([backbone.mask_token_id, *backbone.unused_ids], device=device)
         row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
         prompt_lengths = (batch.attention_mask.sum(1) - length).cpu().numpy()
         state = DecodingState(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
@@ -229,7 +236,7 @@ class Sampler:
             if self.trace_credit is not None:
                 place = turn.candidates.row * length + turn.candidates.column
                 fused, credit = self.trace_credit(logits, place, credit)
-            choice = self._choose(logits, fused, backbone.mask_token_id, turn.candidates, row_keys)
+            choice = self._choose(logits, fused, excluded, turn.candidates, row_keys)
             if record_steps:
                 waiting = state.waiting(device)
                 logits = self._logits(backbone, hidden, waiting)
@@ -295,7 +302,7 @@ class Sampler:
         self,
         logits: Float[Tensor, "K V"],
         fused: Float[Tensor, "K V"],
-        mask_token_id: int,
+        excluded: Int[Tensor, " X"],
         candidates: Positions,
         row_keys: Int[Tensor, " B"],
     ) -> _Choice:
@@ -307,16 +314,16 @@ class Sampler:
             is_likely = likely_tokens(sampling, top_p=self.top_p, top_k=self.top_k)
             sampling = sampling.masked_fill(~is_likely, lowest)
 
-        tokens = _likeliest(fused, mask_token_id)
+        tokens = likeliest(fused, excluded)
         if self.temperature > 0:
-            if is_likely is not None:  # the mask token may have taken all the probability that the filter keeps
+            if is_likely is not None:  # the filter may have kept nothing but what is never chosen
                 is_likely = is_likely.scatter(-1, tokens[:, None], value=True)
             for some in row_chunks(fused):
                 noisy = fused[some].double() / self.temperature
                 noisy += _gumbel(self._uniform(_TOKEN, candidates.take(some), row_keys, noisy.shape[-1]))
                 if is_likely is not None:
                     noisy.masked_fill_(~is_likely[some], -torch.inf)
-                tokens[some] = _likeliest(noisy, mask_token_id)
+                tokens[some] = likeliest(noisy, excluded)
 
         scored = fused if self.score_distribution == "model" else sampling
         statistics = token_statistics(scored, tokens)
@@ -327,8 +334,7 @@ class Sampler:
         elif self.score == "confidence":
             score = confidence
         elif self.score == "margin":
-            mask = torch.tensor([mask_token_id], device=scored.device)
-            score = -scored.softmax(-1).index_fill(-1, mask, 0.0).topk(2).values.diff().squeeze(-1)
+            score = -scored.softmax(-1).index_fill_(-1, excluded, 0.0).topk(2).values.diff().squeeze(-1)
         else:
             score = self._uniform(_SCORE, candidates, row_keys).float()
         return _Choice(tokens, entropy, confidence, score)
@@ -376,15 +382,6 @@ class Sampler:
         if num_tokens is not None:
             keys = branch(keys[:, None], torch.arange(num_tokens, device=keys.device))
         return uniform(keys)
-
-
-def _likeliest(logits: Float[Tensor, "K V"], mask_token_id: int) -> Int[Tensor, " K"]:
-    """The likeliest token besides the mask."""
-    of_mask = logits[:, mask_token_id].clone()
-    logits[:, mask_token_id] = -torch.inf
-    tokens = logits.argmax(-1)
-    logits[:, mask_token_id] = of_mask
-    return tokens
 
 
 def _gumbel(uniforms: Float[Tensor, "*K"]) -> Float[Tensor, "*K"]:

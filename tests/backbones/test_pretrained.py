@@ -17,6 +17,7 @@ from transformers import AttentionInterface, PreTrainedTokenizerFast
 from tabom.backbones import Lora, PretrainedBackbone
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.tiny import TinyDLM
 from tabom.errors import TabomError
 
@@ -202,6 +203,26 @@ class TestStrictness:
         assert fails(saved[0], tokenizer=tokenizer_of(**ids)) == message
 
 
+class TestIdsWithoutAToken:
+    """Dream has 152,064 rows in its head, and 151,667 tokens."""
+
+    def test_rows_behind_the_last_token(self, tmp_path):
+        config = dream_config(mask_token_id=99, pad_token_id=98, eos_token_id=98)
+        path = family_checkpoint(tmp_path / "model", DreamBackbone, config)
+        backbone = load(path, tokenizer_of(mask=99, pad=98, eos=98, size=100), lora=Lora(r=2))
+        assert backbone.unused_ids == backbone.reference().unused_ids == tuple(range(100, 128))
+        assert Snapshot(backbone).unused_ids == backbone.unused_ids
+
+    def test_gaps_in_the_vocabulary(self, tmp_path, saved):
+        tokenizer = tokenizer_of()
+        vocabulary = {word: i for word, i in tokenizer.get_vocab().items() if i not in (7, 11)}
+        tokenizer.get_vocab = lambda: vocabulary
+        assert load(saved[0], tokenizer).unused_ids == (7, 11)
+
+    def test_none(self, saved):
+        assert load(saved[0]).unused_ids == ()
+
+
 class TestWhere:
     def test_no_checkpoint(self, tmp_path):
         assert fails(tmp_path) == (
@@ -362,6 +383,7 @@ LOAD = """
 import re, sys
 from pathlib import Path
 from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.snapshot import Snapshot
 path = Path(sys.argv[1])
 def peak_kib():  # not ru_maxrss, which a child inherits
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -26,7 +26,7 @@ class Watched:
 
     def __init__(self, backbone):
         self.backbone = backbone
-        self.mask_token_id = backbone.mask_token_id
+        self.mask_token_id, self.unused_ids = backbone.mask_token_id, backbone.unused_ids
         self.logits = backbone.logits
         self.shapes = []
 

@@ -554,3 +554,32 @@ def test_sampler_is_made_from_a_configuration():
     parser.add_class_arguments(Sampler, "sampler")
     made = parser.instantiate(parser.parse_object({"sampler": sampler.settings()})).sampler
     assert made.settings() == sampler.settings()
+
+
+class Larger(ScriptedDLM):
+    """Nearly all probability lies on the mask token (0) and on two ids that no token has (1, 4)."""
+
+    unused_ids = (1, 4)
+
+    def __init__(self):
+        super().__init__([[9.0, 8.0, 1.0, 0.0, 7.0]] * N)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 1.0},
+        {"temperature": 3.0, "score": "margin"},
+        {"temperature": 1.0, "top_p": 0.3},
+        {"temperature": 1.0, "top_k": 2, "score_distribution": "sampling", "score": "confidence"},
+        {"trace_credit": TraceCredit(), "tokens_per_step": 3},
+        {"temperature": 1.0, "schedule": AncestralUnmasking(4), "score": "random"},
+    ],
+)
+def test_ids_without_a_token_are_never_chosen(tokenizer, settings):
+    decoded = Sampler(**settings).decode(Larger(), prompts(tokenizer, ["a", "b", "c"]), record_steps=True)
+    assert set(decoded.response_ids.flatten().tolist()) <= {2, 3}
+    assert decoded.response_ids.flatten().tolist().count(3) > 0 or settings.get("temperature", 0) < 3
+    expected = torch.distributions.Categorical(logits=torch.tensor([9.0, 8.0, 1.0, 0.0, 7.0])).entropy()
+    torch.testing.assert_close(decoded.unmask_entropy, expected.expand(3, N))  # of the whole distribution
