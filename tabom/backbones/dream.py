@@ -5,15 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Qwen2Config
+from transformers.activations import ACT2FN
 
 from tabom.backbones.cache import CanvasCache
+from tabom.backbones.config_fields import ConfigFields
 from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
-from tabom.errors import require
 
-_COMPUTED = {"rope_scaling": None, "tie_word_embeddings": False, "use_mrope": False, "use_sliding_window": False}
 _TAKEN_OVER = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "hidden_act"),
+)
+_FIELDS = ConfigFields(
+    "Dream",
+    required=(*_TAKEN_OVER, "mask_token_id"),
+    optional=("attention_dropout", "head_dim"),
+    values={
+        "attention_bias": (True,),
+        "is_causal": (False,),
+        "partial_rotary_factor": (1.0, None),
+        "tie_word_embeddings": (False,),
+        "use_mrope": (False,),
+        "use_sliding_window": (False,),
+    },
+    without_effect=("max_window_layers", "sliding_window"),  # of the sliding window
 )
 
 
@@ -29,14 +43,11 @@ class DreamBackbone(DecoderBackbone):
     @classmethod
     def native_config(cls, config: dict[str, Any]) -> Qwen2Config:
         """Take the original fields over; those that would change the computation have to be at Dream's values."""
-        for key, expected in _COMPUTED.items():
-            got = config.get(key, expected)
-            require(got == expected, f"config.json: {key}: expected {expected!r}, as Dream has it, got {got!r}")
-        missing = [key for key in (*_TAKEN_OVER, "rope_theta", "mask_token_id") if config.get(key) is None]
-        require(not missing, f"config.json: expected the keys of a Dream model, found no {', '.join(missing)}")
+        _FIELDS.check(config)
+        _FIELDS.expect("hidden_act", config["hidden_act"], ("silu", *ACT2FN))
         return Qwen2Config(
-            **{key: config[key] for key in _TAKEN_OVER},
-            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+            **{key: config[key] for key in (*_TAKEN_OVER, *_FIELDS.optional) if config.get(key) is not None},
+            rope_parameters={"rope_type": "default", "rope_theta": _FIELDS.rope_theta(config)},
             **FULL_ATTENTION,
         )
 

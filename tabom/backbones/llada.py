@@ -5,8 +5,8 @@ from typing import Any
 from transformers import LlamaConfig
 
 from tabom.backbones.checkpoint import Naming
+from tabom.backbones.config_fields import ConfigFields
 from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
-from tabom.errors import require
 
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -19,27 +19,41 @@ _BLOCK = {
     "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }
-_COMPUTED: dict[str, tuple[Any, ...]] = {
-    "activation_type": ("silu",),
-    "alibi": (False,),
-    "attention_dropout": (0.0,),
-    "attention_layer_norm": (False,),
-    "bias_for_layer_norm": (False, None),
-    "block_group_size": (1,),
-    "block_type": ("llama",),
-    "clip_qkv": (None,),
-    "embedding_dropout": (0.0,),
-    "include_bias": (False,),
-    "include_qkv_bias": (False, None),
-    "input_emb_norm": (False,),
-    "layer_norm_type": ("rms",),
-    "layer_norm_with_affine": (True,),
-    "multi_query_attention": (None, False),
-    "residual_dropout": (0.0,),
-    "rope": (True,),
-    "scale_logits": (False,),
-    "weight_tying": (False,),
-}
+_FIELDS = ConfigFields(
+    "LLaDA",
+    required=(
+        *("d_model", "n_heads", "n_layers", "mlp_hidden_size", "rms_norm_eps", "mask_token_id", "max_sequence_length"),
+        "vocab_size",
+    ),
+    optional=("embedding_size", "n_kv_heads"),
+    values={
+        "activation_type": ("silu",),
+        "alibi": (False,),
+        "attention_dropout": (0.0,),
+        "attention_layer_norm": (False,),
+        "bias_for_layer_norm": (False, None),
+        "block_group_size": (1,),
+        "block_type": ("llama",),
+        "clip_qkv": (None,),
+        "embedding_dropout": (0.0,),
+        "include_bias": (False,),
+        "include_qkv_bias": (False, None),
+        "input_emb_norm": (False,),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "multi_query_attention": (None, False),
+        "residual_dropout": (0.0,),
+        "rope": (True,),
+        "scale_logits": (False,),
+        "weight_tying": (False,),
+        "partial_rotary_factor": (1.0, None),
+    },
+    without_effect=(
+        *("alibi_bias_max", "attention_layer_norm_with_affine", "mlp_ratio"),  # of what is off, or given by its size
+        *("flash_attention", "precision", "rope_full_precision"),  # how the same is computed
+        *("init_cutoff_factor", "init_device", "init_fn", "init_std"),
+    ),
+)
 
 
 class LladaBackbone(DecoderBackbone):
@@ -62,12 +76,7 @@ class LladaBackbone(DecoderBackbone):
     @classmethod
     def native_config(cls, config: dict[str, Any]) -> LlamaConfig:
         """Translate the original fields; those that would change the computation have to be at LLaDA's values."""
-        for key, supported in _COMPUTED.items():
-            got = config.get(key, supported[0])
-            require(got in supported, f"config.json: {key}: expected {supported[0]!r}, as LLaDA has it, got {got!r}")
-        sizes = ("d_model", "n_heads", "n_layers", "mlp_hidden_size", "rms_norm_eps", "rope_theta", "mask_token_id")
-        missing = [key for key in (*sizes, "max_sequence_length") if config.get(key) is None]
-        require(not missing, f"config.json: expected the keys of a LLaDA model, found no {', '.join(missing)}")
+        _FIELDS.check(config)
         return LlamaConfig(
             vocab_size=config.get("embedding_size") or config["vocab_size"],
             hidden_size=config["d_model"],
@@ -77,6 +86,6 @@ class LladaBackbone(DecoderBackbone):
             num_key_value_heads=config.get("n_kv_heads") or config["n_heads"],
             max_position_embeddings=config["max_sequence_length"],
             rms_norm_eps=config["rms_norm_eps"],
-            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+            rope_parameters={"rope_type": "default", "rope_theta": _FIELDS.rope_theta(config)},
             **FULL_ATTENTION,
         )

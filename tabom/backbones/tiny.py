@@ -5,11 +5,13 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from tabom.backbones.base import BackboneSource
+from tabom.backbones.config_fields import ConfigFields
 from tabom.backbones.transformer import DecoderBackbone
 from tabom.errors import require
 from tabom.types import SpecialIds
 
 MODEL_TYPE = "tabom_tiny"
+_REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "mask_token_id")
 
 
 class TinyDLM(DecoderBackbone):
@@ -20,8 +22,11 @@ class TinyDLM(DecoderBackbone):
     @classmethod
     def native_config(cls, config: dict[str, Any]) -> LlamaConfig:
         """Llama's own fields, with full attention."""
-        fields = {key: value for key, value in config.items() if key not in ("model_type", "mask_token_id")}
-        return LlamaConfig(**fields)
+        own = LlamaConfig().to_dict().keys()
+        fields = ConfigFields("tiny", required=_REQUIRED, optional=tuple(own), values={"is_causal": (False,)})
+        fields.check(config)
+        known = {key: value for key, value in config.items() if key in own or key.startswith("rope_")}
+        return LlamaConfig(**{**known, "model_type": LlamaConfig.model_type, "is_causal": False})
 
 
 class NewTinyDLM(BackboneSource):

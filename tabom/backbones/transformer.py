@@ -14,6 +14,7 @@ from torch import Tensor
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
 from tabom.backbones.cache import CanvasCache, PartialPass
 from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_checkpoint, weight_files
+from tabom.backbones.config_fields import native_config
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
 from tabom.functional.head import Head
@@ -218,7 +219,7 @@ class DecoderBackbone(TransformersBackbone):
     @classmethod
     def from_config(cls, config: dict[str, Any], *, attn_implementation: Attention = "sdpa") -> Self:
         """A model with random weights, on torch's default device and in its default dtype."""
-        native = cls.native_config(config)
+        native = native_config(cls.native_config, config)
         native._attn_implementation = attn_implementation
         return cls(getattr(transformers, cls.model_class)(native), config)
 
@@ -238,7 +239,7 @@ class DecoderBackbone(TransformersBackbone):
         """
         config = read_json(directory / "config.json", "the configuration of a saved model")
         with torch.device("meta"):
-            skeleton = cls.from_config(config)
+            skeleton = native_config(cls.from_config, config)
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.transformer.state_dict().items()}
         check_tensors(weight_files(directory), {cls.naming.original(name): shape for name, shape in shapes.items()})
         model = read_weights(

@@ -14,7 +14,7 @@ from helpers import dream_config, family_checkpoint, llada_config
 from safetensors.torch import load_file, save_file
 from transformers import AttentionInterface, PreTrainedTokenizerFast
 
-from tabom.backbones import Lora, PretrainedBackbone
+from tabom.backbones import Lora, PretrainedBackbone, config_fields, dream, llada
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
 from tabom.backbones.snapshot import Snapshot
@@ -22,6 +22,7 @@ from tabom.backbones.tiny import TinyDLM
 from tabom.errors import TabomError
 
 CONFIGS = {"llada": (LladaBackbone, llada_config), "Dream": (DreamBackbone, dream_config)}
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
 BLOCK_WEIGHT = {"llada": "model.transformer.blocks.1.q_proj.weight", "Dream": "model.layers.1.self_attn.q_proj.weight"}
 
 
@@ -189,6 +190,108 @@ class TestStrictness:
     def test_variants_that_would_compute_something_else(self, tmp_path, family, change, message):
         (tmp_path / "config.json").write_text(json.dumps(CONFIGS[family][1](**change)))
         assert message in fails(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("family", "change", "message"),
+        [
+            (
+                "Dream",
+                {"rope_parameters": YARN},
+                "rope_parameters.rope_type: expected 'default', as Dream has it, got 'y",
+            ),
+            (
+                "Dream",
+                {"rope_scaling": {"type": "linear", "factor": 4}},
+                "rope_scaling.type: expected 'default', as Dream",
+            ),
+            (
+                "llada",
+                {"rope_scaling": {"rope_type": "llama3"}},
+                "rope_scaling.rope_type: expected 'default', as LLaDA",
+            ),
+            (
+                "llada",
+                {"rope_scaling": {"factor": 2.0}},
+                "rope_scaling.factor: expected None, as LLaDA has it, got 2.0",
+            ),
+            (
+                "llada",
+                {"rope_parameters": {"rope_theta": 1e4}},
+                "rope_theta: expected 500000.0, as rope_theta has it, g",
+            ),
+            (
+                "Dream",
+                {"rope_parameters": {"partial_rotary_factor": 0.5}},
+                "partial_rotary_factor: expected None, as D",
+            ),
+            ("Dream", {"rope_theta": None}, "expected the keys of a Dream model, found no rope_theta"),
+            ("Dream", {"rope_theta": "x"}, "config.json: expected the configuration of a model (could not convert"),
+            ("Dream", {"rope_scaling": [1]}, "config.json: expected the configuration of a model ("),
+            ("Dream", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1.0, as Dream has it, got 0.5"),
+            (
+                "Dream",
+                {"layer_types": ["full_attention", "sliding_attention"]},
+                "layer_types: expected 'full_attention'",
+            ),
+            ("Dream", {"attention_bias": False}, "attention_bias: expected True, as Dream has it, got False"),
+            ("Dream", {"is_causal": True}, "is_causal: expected False, as Dream has it, got True"),
+            (
+                "Dream",
+                {"embedding_multiplier": 12.0},
+                "embedding_multiplier: expected no such field in a Dream model, got",
+            ),
+            ("Dream", {"final_logit_softcapping": 30.0}, "final_logit_softcapping: expected no such field in a Dream"),
+            ("Dream", {"quantization_config": {"bits": 4}}, "quantization_config: expected no such field in a Dream"),
+            ("Dream", {"hidden_act": "none"}, "hidden_act: expected 'silu', as Dream has it, got 'none'"),
+            ("Dream", {"hidden_size": "wide"}, "config.json: expected the configuration of a model (Validation error"),
+            ("Dream", {"num_attention_heads": 0}, "config.json: expected the configuration of a model ("),
+            (
+                "llada",
+                {"layer_norm_type": "default"},
+                "layer_norm_type: expected 'rms', as LLaDA has it, got 'default'",
+            ),
+            ("llada", {"scale_emb_init": True}, "scale_emb_init: expected no such field in a LLaDA model, got True"),
+            (
+                "llada",
+                {"layer_types": ["sliding_attention"]},
+                "layer_types: expected 'full_attention', as LLaDA has it, g",
+            ),
+            ("tiny", {"is_causal": True}, "is_causal: expected False, as tiny has it, got True"),
+            ("tiny", {"sliding_window": 4}, "sliding_window: expected no such field in a tiny model, got 4"),
+            ("tiny", {"num_hidden_layers": None}, "expected the keys of a tiny model, found no num_hidden_layers"),
+        ],
+    )
+    def test_fields_that_would_change_the_computation(self, tmp_path, family, change, message):
+        config = {"tiny": tiny_config, "llada": llada_config, "Dream": dream_config}[family](**change)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert message in fails(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("family", "change"),
+        [
+            ("Dream", {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+            ("Dream", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}}),
+            ("Dream", {"layer_types": ["full_attention"] * 2, "sliding_window": 4096, "max_window_layers": 1}),
+            ("Dream", {"attention_bias": True, "head_dim": 8, "attention_dropout": 0.1, "use_new_thing": False}),
+            ("llada", {"rope_theta": None, "rope_scaling": {"type": "default", "rope_theta": 5e5}}),
+            ("llada", {"rope_full_precision": True, "mlp_ratio": 4, "init_fn": "mitchell", "precision": "amp_bf16"}),
+            ("llada", {"transformers_version": "5.0", "dtype": "float32", "_name_or_path": "x", "new_thing": None}),
+        ],
+    )
+    def test_fields_that_change_nothing(self, tmp_path, family, change):
+        make, config = CONFIGS[family]
+        path = family_checkpoint(tmp_path / "model", make, config())
+        ids, mask = ids_and_mask()
+        before = load(path).eval()(ids, mask)
+        (path / "config.json").write_text(json.dumps(config(**change)))
+        assert torch.equal(load(path).eval()(ids, mask), before)
+
+    @pytest.mark.parametrize("name", ["llada_tiny", "dream_tiny"])
+    def test_every_field_of_the_official_files_is_known(self, golden, name):
+        config = json.loads((golden / name / "config.json").read_text())
+        fields = {"llada_tiny": llada._FIELDS, "dream_tiny": dream._FIELDS}[name]
+        known = {*fields.required, *fields.optional, *fields.values, *fields.without_effect}
+        assert config.keys() <= known | {*config_fields._ROPE, *config_fields._WITHOUT_EFFECT}
 
     @pytest.mark.parametrize(
         ("ids", "message"),
