@@ -50,6 +50,7 @@ class BlockCache:
             slots = torch.tensor(first, device=ids.device)
             states, kept = backbone.forward_with_cache(ids[slots], is_there[slots])
             self._keep(rows, first, kept)
+            self._width = width
             columns = torch.arange(length, device=ids.device).expand(len(first), -1)
             parts.append((slots, columns, states[:, -length:]))
         if others:
@@ -75,7 +76,7 @@ class BlockCache:
             self._rows = [self._rows[slot] for slot in slots]
         if self._kept is not None and width < self._width:
             self._kept = self._kept.without_left(self._width - width)
-        self._width = width
+            self._width = width
 
     def _keep(self, rows: list[int], first: list[int], kept: Any) -> None:
         """Take over what was computed for some slots; new rows stand behind the others."""
@@ -86,4 +87,4 @@ class BlockCache:
         if new:
             added = kept.select(torch.tensor(new)) if old else kept
             self._kept = type(kept).cat([self._kept, added]) if self._kept is not None else added
-        self._rows, self._width = rows, self._width
+        self._rows = rows

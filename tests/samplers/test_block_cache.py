@@ -71,6 +71,21 @@ def test_rows_that_come_and_go_are_decoded_as_if_alone(backbone, tokenizer, sett
         torch.testing.assert_close(decoded.unmask_entropy[row], expected.unmask_entropy[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("column", [0, 1])
+def test_the_longest_prompt_ends_in_its_first_turn(backbone, tokenizer, column):
+    """Then the kept keys and values lose the columns of its prompt."""
+    settings = {"block_length": 2, "tokens_per_step": 2}
+    batch = prompts(tokenizer, TEXTS)
+    longest = max(range(len(TEXTS)), key=lambda row: len(TEXTS[row]))
+    eos = int(Sampler(**settings).decode(backbone, batch).response_ids[longest, column])
+    decoded = Sampler(**settings, cache_blocks=True).decode(Caching(backbone), batch, eos_token_id=eos)
+    assert decoded.unmask_step.max() > decoded.unmask_step[longest].max()
+    for row, text in enumerate(TEXTS):
+        alone = Stale(backbone, 2, 6)
+        expected = Sampler(**settings).decode(alone, prompts(tokenizer, [text]), eos_token_id=eos)
+        assert torch.equal(decoded.response_ids[row], expected.response_ids[0])
+
+
 def test_it_is_exact_at_the_first_step_and_an_approximation_later(backbone, tokenizer):
     batch = prompts(tokenizer, TEXTS)
     exact, cached = (Sampler(block_length=3, cache_blocks=cached).decode(backbone, batch) for cached in (False, True))
