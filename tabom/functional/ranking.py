@@ -88,8 +88,8 @@ def logistic_ranking_loss(
 
     .. math:: L = \frac{1}{|P|} \sum_{(r,s) \in P} \frac{1}{\beta} \log(1 + e^{\beta (E_r - E_s + \gamma)})
 
-    It exceeds the hinge by at most :math:`\log(2) / \beta`. At margin 0, beta times a term is the negative
-    log-likelihood of the pair's order under :math:`\exp(-\beta E)`, as in :func:`plackett_luce_loss`.
+    It exceeds the hinge by at most :math:`\log(2) / \beta`. At margin 0, the loss of a single pair is that of
+    :func:`plackett_luce_loss`.
 
     Args:
         violation: As there.
@@ -108,11 +108,12 @@ def plackett_luce_loss(
 ) -> Float[Tensor, " B"]:
     r"""Negative log-likelihood of the whole order when each next token is drawn with probability ~ exp(-beta E).
 
-    .. math:: L = \frac{1}{|D|} \sum_{r \in D} -\log
+    .. math:: L = \frac{1}{\beta |D|} \sum_{r \in D} -\log
               \frac{e^{-\beta E_r}}{e^{-\beta E_r} + \sum_{s \text{ after } r} e^{-\beta E_s}}
 
-    D are the tokens that anything comes after: the last draw is certain and does not count. Without ties |D| L is the
-    exact negative log-likelihood of the order, and exp(-|D| L) sums to 1 over all orders.
+    D are the tokens that anything comes after: the last draw is certain and does not count. Without ties
+    :math:`\beta |D| L` is the exact negative log-likelihood of the order, and :math:`e^{-\beta |D| L}` sums to 1 over
+    all orders. Division by beta puts the loss into the unit of the energy, as in :func:`logistic_ranking_loss`.
 
     Tokens of equal order do not compete: each is drawn from itself and what is strictly later. That is the exact
     probability that it comes before all of these, wherever its equals stand, so equals are neither ordered nor drawn
@@ -125,7 +126,8 @@ def plackett_luce_loss(
         inverse_temperature: Beta in 1/nats, > 0.
 
     Returns:
-        Mean nats per draw, per trajectory; 0, with zero gradient, where nothing comes after anything.
+        Mean per draw, per trajectory, in the unit of the energy; 0, with zero gradient, where nothing comes after
+        anything.
 
     Example:
         >>> import torch
@@ -140,7 +142,7 @@ def plackett_luce_loss(
     score = -inverse_temperature * energy.where(comes_first | comes_later, 0.0)
     competes = is_pair | torch.eye(is_pair.shape[1], dtype=torch.bool, device=is_pair.device)
     log_total = score[:, None, :].masked_fill(~competes, -torch.inf).logsumexp(2)
-    return masked_mean(log_total - score, comes_first)
+    return masked_mean(log_total - score, comes_first) / inverse_temperature
 
 
 def boltzmann_kl_loss(
@@ -152,10 +154,11 @@ def boltzmann_kl_loss(
 ) -> Float[Tensor, " B"]:
     r"""Divergence from the Boltzmann distribution over a window that the target energies make.
 
-    .. math:: L = KL(q^* \| q), \qquad q^* \propto e^{-\beta E^*}, \qquad q \propto e^{-\beta E}
+    .. math:: L = \frac{1}{\beta} KL(q^* \| q), \qquad q^* \propto e^{-\beta E^*}, \qquad q \propto e^{-\beta E}
 
     Both are distributions over which token of the window is decoded next, so that the normalisation is a plain sum.
-    The gradient is that of the cross-entropy, :math:`\beta (q^* - q)`.
+    The gradient is that of the cross-entropy over beta, :math:`q^* - q`: division by beta puts the loss into the unit
+    of the energy, as in :func:`logistic_ranking_loss`.
 
     Args:
         energy: E in nats, float32 or wider; anything, also NaN, outside ``where``.
@@ -164,7 +167,8 @@ def boltzmann_kl_loss(
         inverse_temperature: Beta in 1/nats, > 0.
 
     Returns:
-        Divergence per trajectory in nats, >= 0; 0, with zero gradient, where fewer than two positions take part.
+        Divergence over beta per trajectory, in the unit of the energy, >= 0; 0, with zero gradient, where fewer than
+        two positions take part.
 
     Example:
         >>> import torch
@@ -180,7 +184,7 @@ def boltzmann_kl_loss(
         (-inverse_temperature * values).masked_fill(~is_used, torch.finfo(values.dtype).min).log_softmax(1)
         for values in (target_energy, energy)
     )
-    return (log_target.exp() * (log_target - log_model)).sum(1)
+    return (log_target.exp() * (log_target - log_model)).sum(1) / inverse_temperature
 
 
 def _mean_over_pairs(values: Tensor, is_pair: Tensor) -> Tensor:

@@ -27,9 +27,8 @@ Surrogate = Literal["hinge", "logistic", "plackett_luce", "boltzmann_kl", "entro
 _PAIRWISE = ("hinge", "logistic")
 _USERS: dict[str, tuple[Surrogate, ...]] = {
     "inverse_temperature": ("logistic", "plackett_luce", "boltzmann_kl"),
-    "target": ("boltzmann_kl",),
     "stop_gradient": _PAIRWISE,
-    "min_recorded_gap": _PAIRWISE,
+    "min_gap": _PAIRWISE,
     "scale_margin_by_gap": _PAIRWISE,
     "skip_inverted": _PAIRWISE,
     "order": ("hinge", "logistic", "plackett_luce"),
@@ -87,12 +86,14 @@ class Ranking:
             window; ``entropy_bonus``, minus the mean energy, which knows no order and is a control.
         inverse_temperature: Beta in 1/nats, > 0; not of hinge and entropy bonus.
         energy: ``entropy`` in nats, or ``confidence``: minus the largest probability. Margins have its unit.
-        target: Energies that the Boltzmann KL aims at: the ``base`` model's in the same context, or the entropies that
-            were ``recorded`` at unmasking (positions without one are left out).
+        target: Energies that the Boltzmann KL aims at, and from which the gap of a pair is taken: the ``base``
+            model's in the same context, or the entropies that were ``recorded`` at unmasking. Boltzmann KL leaves out
+            positions without one; the gap of a pair is 0 there.
         stop_gradient: The token of a pair that gets no gradient; pairs only, as the next three.
-        min_recorded_gap: Pairs whose recorded entropies differ by less, in nats, are left out.
-        scale_margin_by_gap: The margin of a pair is ``margin`` times the difference of its recorded entropies, so that
-            ``margin`` is a share of it. In both a missing entropy makes the difference 0.
+        min_gap: Pairs of a smaller gap, in the unit of the energy, are left out; None keeps all. The gap of (r, s) is
+            the target energy of s minus that of r: negative where the target contradicts the order.
+        scale_margin_by_gap: The margin of a pair is ``margin`` times its gap, so that ``margin`` is a share of it, and
+            a pair that the target contradicts may stay contradicted to that extent.
         skip_inverted: Leave out pairs that the base itself inverts in the same context.
         order: ``observed``, or a control: ``shuffled`` gives each target the order of a random target of its row, so
             that as many are tied as were; ``reversed`` takes the last decoded for the first.
@@ -106,7 +107,7 @@ class Ranking:
     energy: Literal["entropy", "confidence"] = "entropy"
     target: Literal["base", "recorded"] = "base"
     stop_gradient: StopGradient = "none"
-    min_recorded_gap: float = 0.0
+    min_gap: float | None = None
     scale_margin_by_gap: bool = False
     skip_inverted: bool = False
     order: Literal["observed", "shuffled", "reversed"] = "observed"
@@ -117,8 +118,8 @@ class Ranking:
             f"ranking.inverse_temperature: expected a finite number above 0, got {self.inverse_temperature}",
         )
         require(
-            self.min_recorded_gap >= 0,
-            f"ranking.min_recorded_gap: expected at least 0 nats, got {self.min_recorded_gap}",
+            self.min_gap is None or self.min_gap >= 0,
+            f"ranking.min_gap: expected at least 0, got {self.min_gap}",
         )
         for field in dataclasses.fields(self):
             got = getattr(self, field.name)
@@ -127,6 +128,10 @@ class Ranking:
                 f"ranking.{field.name}: expected {field.default} with surrogate {self.surrogate}, which ignores it, "
                 f"got {got}",
             )
+        require(
+            self.target == "base" or self._has_target,
+            f"ranking.target: expected base with surrogate {self.surrogate} that uses no gap, got {self.target}",
+        )
         require(
             self.target == "base" or self.energy == "entropy",
             f"ranking.energy: expected entropy with target recorded, got {self.energy}",
@@ -140,7 +145,11 @@ class Ranking:
     @property
     def needs_reference(self) -> bool:
         """Whether it cannot be computed without the base's statistics."""
-        return self.skip_inverted or (self.surrogate == "boltzmann_kl" and self.target == "base")
+        return self.skip_inverted or (self._has_target and self.target == "base")
+
+    @property
+    def _has_target(self) -> bool:
+        return self.surrogate == "boltzmann_kl" or self.min_gap is not None or self.scale_margin_by_gap
 
     def reordered(self, corrupted: CorruptedBatch, draws: RowDraws) -> CorruptedBatch:
         """The batch with the order that is ranked; draws only for ``shuffled``."""
@@ -175,9 +184,7 @@ class Ranking:
         """Loss of each row, with a margin in the unit of the energy."""
         energy, where, beta = segment.energy, segment.where, self.inverse_temperature
         if self.surrogate == "boltzmann_kl":
-            target = segment.recorded_entropy if self.target == "recorded" else segment.base_energy
-            assert target is not None
-            target = target.to(energy.dtype)
+            target = self._target_energy(segment)
             values = boltzmann_kl_loss(energy, target, where=where, inverse_temperature=beta)
             return RankingLoss(values, (where & ~target.isnan()).sum(1) >= 2)
         if self.surrogate == "entropy_bonus":
@@ -186,7 +193,7 @@ class Ranking:
         has_pair = is_pair.any(2).any(1)
         if self.surrogate == "plackett_luce":
             return RankingLoss(plackett_luce_loss(energy, is_pair, inverse_temperature=beta), has_pair)
-        margins = margin * _recorded_gap(segment) if self.scale_margin_by_gap else margin
+        margins = margin * self._gap(segment) if self.scale_margin_by_gap else margin
         violation = pair_violation(energy, margin=margins, stop_gradient=self.stop_gradient)
         if self.surrogate == "logistic":
             values = logistic_ranking_loss(violation, is_pair, inverse_temperature=beta)
@@ -197,11 +204,21 @@ class Ranking:
     def _pairs(self, segment: Segment) -> Bool[Tensor, "B W W"]:
         """The pairs that are ranked."""
         is_pair = segment.is_pair
-        if self.min_recorded_gap > 0:
-            is_pair = is_pair & (_recorded_gap(segment) >= self.min_recorded_gap)
+        if self.min_gap is not None:
+            is_pair = is_pair & (self._gap(segment) >= self.min_gap)
         if self.skip_inverted and segment.is_inverted is not None:
             is_pair = is_pair & ~segment.is_inverted
         return is_pair
+
+    def _target_energy(self, segment: Segment) -> Float[Tensor, "B W"]:
+        target = segment.recorded_entropy if self.target == "recorded" else segment.base_energy
+        assert target is not None
+        return target.to(segment.energy.dtype)
+
+    def _gap(self, segment: Segment) -> Float[Tensor, "B W W"]:
+        """Target energy of s minus that of r; 0 where one is missing."""
+        target = self._target_energy(segment)
+        return (target[:, None, :] - target[:, :, None]).nan_to_num(0.0)
 
     def _energy(self, statistics: TokenStatistics) -> Float[Tensor, "B L"]:
         return statistics.entropy if self.energy == "entropy" else -statistics.confidence
@@ -210,9 +227,3 @@ class Ranking:
 def _targets_first(corrupted: CorruptedBatch) -> Int[Tensor, "B L"]:
     """Positions of each row, its targets first, from left to right."""
     return corrupted.is_target.long().argsort(dim=1, descending=True, stable=True)
-
-
-def _recorded_gap(segment: Segment) -> Float[Tensor, "B W W"]:
-    """Absolute difference of the recorded entropies in nats; 0 where one is missing."""
-    recorded = segment.recorded_entropy.to(segment.energy.dtype)
-    return (recorded[:, :, None] - recorded[:, None, :]).abs().nan_to_num(0.0)

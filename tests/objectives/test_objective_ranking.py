@@ -25,13 +25,20 @@ RANKINGS = {
     "confidence": Ranking(energy="confidence"),
     "earlier": Ranking(stop_gradient="earlier"),
     "later": Ranking(stop_gradient="later"),
-    "gap": Ranking(min_recorded_gap=0.25),
-    "scaled": Ranking(scale_margin_by_gap=True),
+    "gap": Ranking(min_gap=0.25, target="recorded"),
+    "gap_base": Ranking(min_gap=0.0),
+    "scaled": Ranking(scale_margin_by_gap=True, target="recorded"),
+    "scaled_base": Ranking(scale_margin_by_gap=True, energy="confidence"),
     "skip": Ranking(skip_inverted=True),
     "skip_confidence": Ranking(energy="confidence", skip_inverted=True),
     "logistic": Ranking("logistic", 3.0),
     "logistic_all": Ranking(
-        "logistic", stop_gradient="later", min_recorded_gap=0.25, scale_margin_by_gap=True, skip_inverted=True
+        "logistic",
+        target="recorded",
+        stop_gradient="later",
+        min_gap=0.25,
+        scale_margin_by_gap=True,
+        skip_inverted=True,
     ),
     "plackett_luce": Ranking("plackett_luce"),
     "plackett_luce_confidence": Ranking("plackett_luce", 2.0, energy="confidence"),
@@ -81,16 +88,16 @@ def of_draws(pairs, energy, beta):
     value, gradient, first = 0.0, [0.0] * len(energy), {r for r, _ in pairs}
     for r in first:
         chance = boltzmann({r: energy[r]} | {s: energy[s] for q, s in pairs if q == r}, beta)
-        value -= math.log(chance[r]) / len(first)
+        value -= math.log(chance[r]) / beta / len(first)
         for s, p in chance.items():
-            gradient[s] += beta * ((s == r) - p) / len(first)
+            gradient[s] += ((s == r) - p) / len(first)
     return value, gradient
 
 
 def of_divergence(aim, energy, beta):
     target, model = boltzmann(aim, beta), boltzmann({k: energy[k] for k in aim}, beta)
-    value = sum(target[k] * math.log(target[k] / model[k]) for k in aim)
-    return value, [beta * (target[k] - model[k]) if k in aim else 0.0 for k in range(len(energy))]
+    value = sum(target[k] * math.log(target[k] / model[k]) for k in aim) / beta
+    return value, [(target[k] - model[k]) if k in aim else 0.0 for k in range(len(energy))]
 
 
 def of_row(ranking, is_target, order, energy, base, recorded):
@@ -98,7 +105,8 @@ def of_row(ranking, is_target, order, energy, base, recorded):
     targets = [k for k, asked in enumerate(is_target) if asked]
 
     def gap(r, s):
-        difference = abs(recorded[r] - recorded[s])
+        aim = base if ranking.target == "base" else recorded
+        difference = aim[s] - aim[r]
         return 0.0 if math.isnan(difference) else difference
 
     if ranking.surrogate == "entropy_bonus":
@@ -109,7 +117,7 @@ def of_row(ranking, is_target, order, energy, base, recorded):
         aim = {k: aim[k] for k in targets if not math.isnan(aim[k])}
         return of_divergence(aim, energy, ranking.inverse_temperature) if len(aim) >= 2 else None
     pairs = [(r, s) for r in targets for s in targets if order[r] < order[s]]
-    pairs = [(r, s) for r, s in pairs if gap(r, s) >= ranking.min_recorded_gap]
+    pairs = [(r, s) for r, s in pairs if ranking.min_gap is None or gap(r, s) >= ranking.min_gap]
     pairs = [(r, s) for r, s in pairs if not (ranking.skip_inverted and base[r] >= base[s])]
     if not pairs:
         return None
@@ -163,12 +171,32 @@ def terms(**options):
 
 
 def test_options_of_the_pairs_by_hand():
-    """Differences: 01 -1, 02 -.5, 03 +.5, 12 +.5, 13 +1.5, 23 +1; recorded gaps .25, none, 1, none, .75, none."""
+    """Differences: 01 -1, 02 -.5, 03 +.5, 12 +.5, 13 +1.5, 23 +1; recorded gaps .25, none, 1, none, .75, none.
+
+    The base's gaps: 01 0, 02 1, 03 2, 12 1, 13 2, 23 1.
+    """
     assert terms()["ranking"].item() == pytest.approx((0 + 0 + 1.0 + 1.0 + 2.0 + 1.5) / 6)
-    assert terms(min_recorded_gap=0.5)["ranking"].item() == pytest.approx((1.0 + 2.0) / 2)
+    assert terms(min_gap=0.5, target="recorded")["ranking"].item() == pytest.approx((1.0 + 2.0) / 2)
     scaled = (0 + 0 + (0.5 + 0.5 * 1) + 0.5 + (1.5 + 0.5 * 0.75) + 1.0) / 6
+    assert terms(scale_margin_by_gap=True, target="recorded")["ranking"].item() == pytest.approx(scaled)
+    scaled = (0 + 0 + (0.5 + 0.5 * 2) + (0.5 + 0.5 * 1) + (1.5 + 0.5 * 2) + (1.0 + 0.5 * 1)) / 6
     assert terms(scale_margin_by_gap=True)["ranking"].item() == pytest.approx(scaled)
+    assert terms(min_gap=2.0)["ranking"].item() == pytest.approx((1.0 + 2.0) / 2)
     assert terms(skip_inverted=True)["ranking"].item() == pytest.approx((0 + 1.0 + 1.0 + 2.0 + 1.5) / 5)
+
+
+@pytest.mark.parametrize("target", ["recorded", "base"])
+def test_a_pair_that_the_target_contradicts_is_not_asked_most(target):
+    """The largest contradiction is left out by a gap of 0, and scaled it is asked for less than nothing."""
+    corrupted = corrupted_batch([[True, True]], [[0, 1]], recorded_entropy=[[2.0, 0.0]])
+    reference = token_statistics_of([[2.0, 0.0]], [[2.0, 0.0]])
+
+    def ranking(**options):
+        objective = TabomObjective(margin=0.5, ranking=Ranking(target=target, **options))
+        return objective.terms(token_statistics_of([[1.0, 0.5]], [[1.0, 0.5]]), corrupted, reference)["ranking"].item()
+
+    assert ranking(min_gap=0.0) == 0.0
+    assert ranking(scale_margin_by_gap=True) == pytest.approx(max(0.0, 0.5 - 0.5 * 2))
 
 
 def test_shares_by_hand():
@@ -180,14 +208,22 @@ def test_shares_by_hand():
         return [pytest.approx(result[name].item()) if name in result else None for name in names]
 
     assert shares() == [2 / 6, 4 / 6, None]
-    assert shares(min_recorded_gap=0.2) == [2 / 6, 2 / 3, None]
+    assert shares(min_gap=0.2, target="recorded") == [2 / 6, 2 / 3, None]
     assert shares(skip_inverted=True) == [2 / 6, 4 / 5, 1 / 6]
     assert shares(surrogate="boltzmann_kl") == [2 / 6, None, 1 / 6]
 
 
 def test_who_needs_the_base():
     needing = {name for name, ranking in RANKINGS.items() if ranking.needs_reference}
-    assert needing == {"skip", "skip_confidence", "logistic_all", "kl_base", "kl_base_confidence"}
+    assert needing == {
+        "gap_base",
+        "kl_base",
+        "kl_base_confidence",
+        "logistic_all",
+        "scaled_base",
+        "skip",
+        "skip_confidence",
+    }
     assert not TabomObjective(rank_weight=0.0, ranking=RANKINGS["skip"]).needs_reference
     assert TabomObjective(rank_weight=0.0, rank_weight_warmup=Warmup(9, 1.0), ranking=RANKINGS["skip"]).needs_reference
 
@@ -238,19 +274,19 @@ def test_the_shuffled_order_is_that_of_a_random_target_of_the_row():
     [
         ({"inverse_temperature": 0.0}, "inverse_temperature: expected a finite number above 0, got 0.0"),
         ({"inverse_temperature": math.nan}, "inverse_temperature: expected a finite number above 0, got nan"),
-        ({"min_recorded_gap": -1.0}, "min_recorded_gap: expected at least 0 nats, got -1.0"),
+        ({"min_gap": -1.0}, "min_gap: expected at least 0, got -1.0"),
         (
             {"inverse_temperature": 3.0},
             "inverse_temperature: expected 5.0 with surrogate hinge, which ignores it, got 3.0",
         ),
-        ({"target": "recorded"}, "target: expected base with surrogate hinge, which ignores it, got recorded"),
+        ({"target": "recorded"}, "target: expected base with surrogate hinge that uses no gap, got recorded"),
         (
             {"surrogate": "plackett_luce", "stop_gradient": "later"},
             "stop_gradient: expected none with surrogate plackett_luce, which ignores it, got later",
         ),
         (
-            {"surrogate": "plackett_luce", "min_recorded_gap": 0.1},
-            "min_recorded_gap: expected 0.0 with surrogate plackett_luce, which ignores it, got 0.1",
+            {"surrogate": "plackett_luce", "min_gap": 0.1},
+            "min_gap: expected None with surrogate plackett_luce, which ignores it, got 0.1",
         ),
         (
             {"surrogate": "boltzmann_kl", "scale_margin_by_gap": True},
@@ -283,13 +319,13 @@ def test_it_is_configured_by_nested_options():
     options = (
         "--objective=TabomObjective",
         "--objective.ranking.surrogate=logistic",
-        "--objective.ranking.min_recorded_gap=0.1",
+        "--objective.ranking.min_gap=0.1",
         "--objective.rank_weight_warmup.num_steps=20",
         '--objective.window_warmup={"num_steps": 5, "start": 4, "shape": "cosine"}',
     )
     config = parser.parse_args(options)
     objective = parser.instantiate(config).objective
-    assert objective.ranking == Ranking("logistic", min_recorded_gap=0.1)
+    assert objective.ranking == Ranking("logistic", min_gap=0.1)
     assert objective._rank_weight_warmup == Warmup(20)
     assert objective._window_warmup == Warmup(5, 4.0, "cosine")
     assert objective._margin_warmup is None

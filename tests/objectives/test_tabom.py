@@ -150,7 +150,7 @@ def test_what_is_logged_depends_on_the_settings_alone():
 
     always = {"ranking", "order_agreement"}
     assert names(margin=0.0) == always | {"active_pairs"}
-    assert names(ranking=Ranking(scale_margin_by_gap=True)) == always | {"active_pairs"}
+    assert names(ranking=Ranking(scale_margin_by_gap=True, target="recorded")) == always | {"active_pairs"}
     assert names(ranking=Ranking("logistic")) == always | {"active_pairs"}
     assert names(ranking=Ranking("plackett_luce")) == always
     assert names(ranking=Ranking("entropy_bonus")) == always
