@@ -48,7 +48,7 @@ class TrajectoryDiscriminationScore(Metric):
         ):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, step_entropy: Float[Tensor, "B S N"], where: Bool[Tensor, "B N"]) -> None:
+    def update(self, step_entropy: Float[Tensor, "B S N"], where: Bool[Tensor, "B S N"]) -> None:
         """Add trajectories; arguments as for :func:`tabom.functional.discrimination.entropy_variance`.
 
         Raises:
@@ -67,7 +67,7 @@ class TrajectoryDiscriminationScore(Metric):
         self.num_binned_trajectories += is_in_bin.sum(0)
 
     def compute(self) -> dict[str, Tensor]:
-        """``curve`` (S,) over the trajectories that have positions left, its mean ``score``; ``curve_by_share`` (R,).
+        """``curve`` (S,), its mean ``score``, and ``curve_by_share`` (R,), over trajectories with two positions left.
 
         Curves are NaN where no trajectory counts. torchmetrics makes a scalar of a curve of one point.
         """

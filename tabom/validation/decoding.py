@@ -9,6 +9,7 @@ from torchmetrics import MeanMetric
 
 from tabom.backbones import Backbone
 from tabom.errors import require
+from tabom.functional.discrimination import End, counted_positions
 from tabom.metrics import MeanCurve, PassAtK, TrajectoryDiscriminationScore
 from tabom.samplers import Sampler
 from tabom.types import DecodedBatch, PromptBatch, TrajectoryRow, Verdict
@@ -47,16 +48,23 @@ class DecodingMeasures(nn.Module):
         samplers: By the name of their accuracy.
         pass_at: Several decodings of each prompt, or None.
         num_samples: Decoded prompts that are kept to be looked at.
+        tds_end: Where a response ends for the trajectory discrimination score.
         response_length: N.
     """
 
     def __init__(
-        self, samplers: dict[str, Sampler], pass_at: PassAt | None, num_samples: int, response_length: int
+        self,
+        samplers: dict[str, Sampler],
+        pass_at: PassAt | None,
+        num_samples: int,
+        tds_end: End,
+        response_length: int,
     ) -> None:
         super().__init__()
         self._samplers = samplers
         self._pass_at = pass_at
         self._num_samples = num_samples
+        self._tds_end: End = tds_end
         self.samples: list[TrajectoryRow] = []
         self.accuracy = nn.ModuleDict({name: MeanMetric() for name in samplers})
         first = next(iter(samplers.values()))
@@ -73,7 +81,7 @@ class DecodingMeasures(nn.Module):
             verdicts = judge.judge(batch.examples, decoded.response_ids)
             self.accuracy[name].update(is_correct(verdicts).double())  # pyright: ignore[reportCallIssue]
             if index == 0:
-                self._look_at(decoded, verdicts)
+                self._look_at(decoded, verdicts, judge.special_ids.eos)
                 self._keep_samples(batch, verdicts, decoded)
         if self._pass_at is not None and self.pass_at_k is not None:
             samplers = [
@@ -100,12 +108,19 @@ class DecodingMeasures(nn.Module):
             "unmask_entropy": self.unmask_entropy.compute(),
         }
 
-    def _look_at(self, decoded: DecodedBatch, verdicts: Sequence[Verdict]) -> None:
+    def _look_at(self, decoded: DecodedBatch, verdicts: Sequence[Verdict], eos_token_id: int) -> None:
         assert decoded.step_entropy is not None
+        where = counted_positions(
+            decoded.response_ids,
+            decoded.unmask_step,
+            num_steps=decoded.step_entropy.shape[1],
+            eos_token_id=eos_token_id,
+            end=self._tds_end,
+        )
+        self.discrimination.update(decoded.step_entropy, where)
         num_tokens = torch.tensor([verdict.num_tokens for verdict in verdicts])
         is_counted = torch.arange(decoded.response_ids.shape[1]) < num_tokens[:, None]
         is_counted = is_counted.to(decoded.response_ids.device)
-        self.discrimination.update(decoded.step_entropy, is_counted)
         self.unmask_entropy.update(decoded.unmask_entropy[is_counted], decoded.unmask_step[is_counted])
 
     def _keep_samples(self, batch: PromptBatch, verdicts: Sequence[Verdict], decoded: DecodedBatch) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tabom.backbones import Backbone, Denoiser
 from tabom.errors import require
+from tabom.functional.discrimination import End
 from tabom.metrics import LargestDrop
 from tabom.objectives import TabomObjective
 from tabom.samplers import Sampler
@@ -42,6 +43,8 @@ class Validation(nn.Module):
         mask_ratios: At which the cross-entropy of held-out answers is measured, each in (0, 1]; none leaves it out.
         pass_at: Several decodings of each prompt, or None.
         forgetting_weight: Accuracy that one nat of KL is worth.
+        tds_end: Where a response ends for the trajectory discrimination score: at the first end-of-sequence token
+            revealed ``so_far`` (the paper's released code), or at that of the ``final`` response.
 
     Raises:
         TabomError: If ``tokens_per_step`` is empty or holds a number below 1, or a value is out of range.
@@ -56,6 +59,7 @@ class Validation(nn.Module):
         mask_ratios: tuple[float, ...] = (),
         pass_at: PassAt | None = None,
         forgetting_weight: float = 1.0,
+        tds_end: End = "so_far",
     ) -> None:
         super().__init__()
         require(len(tokens_per_step) > 0, "tokens_per_step: expected at least one number, got none")
@@ -75,6 +79,7 @@ class Validation(nn.Module):
         self._num_samples = num_samples
         self.mask_ratios = tuple(mask_ratios)
         self._pass_at = pass_at
+        self._tds_end: End = tds_end
         self._forgetting_weight = forgetting_weight
         self.largest_drop = [LargestDrop()]  # in a list: not among the weights of a checkpoint
         self.parts = nn.ModuleDict()
@@ -114,7 +119,9 @@ class Validation(nn.Module):
         self.parts = nn.ModuleDict(
             {
                 "text": TextMeasures(base_domains),
-                "decoding": DecodingMeasures(self._samplers, self._pass_at, self._num_samples, response_length),
+                "decoding": DecodingMeasures(
+                    self._samplers, self._pass_at, self._num_samples, self._tds_end, response_length
+                ),
                 "skills": skills,
                 "trajectories": TrajectoryMeasures(self._probe, self.mask_ratios),
             }

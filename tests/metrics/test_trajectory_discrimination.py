@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tabom.backbones.dream import DreamBackbone
 from tabom.errors import TabomError
-from tabom.functional.discrimination import decoded_share_bin, entropy_variance
+from tabom.functional.discrimination import counted_positions, decoded_share_bin, entropy_variance
 from tabom.metrics import TrajectoryDiscriminationScore
 from tabom.samplers import LinearTimesteps, Sampler
 from tabom.types import Example, PromptBatch
@@ -40,13 +40,17 @@ def decodings(draw, min_rows=1):
 
 def arguments(decoding):
     step_entropy, where = decoding
-    return torch.tensor(step_entropy, dtype=torch.float64), torch.tensor(where)
+    return torch.tensor(step_entropy, dtype=torch.float64), at_every_step(torch.tensor(where), len(step_entropy[0]))
+
+
+def at_every_step(where, num_steps):
+    return where[:, None].expand(-1, num_steps, -1)
 
 
 def metric_of(num_steps, *batches, num_bins=20):
     metric = TrajectoryDiscriminationScore(num_steps, num_bins)
     for step_entropy, where in batches:
-        metric.update(step_entropy, where)
+        metric.update(step_entropy, where if where.ndim == 3 else at_every_step(where, step_entropy.shape[1]))
     return metric
 
 
@@ -70,7 +74,7 @@ def reference(decoding):
     curve = []
     for step in range(step_entropy.shape[1]):
         counted = [row[step][keep & ~np.isnan(row[step])] for row, keep in zip(step_entropy, where, strict=True)]
-        curve.append(mean_or_nan([np.var(values) for values in counted if len(values)]))
+        curve.append(mean_or_nan([np.var(values) for values in counted if len(values) > 1]))
     return [*curve, mean_or_nan([value for value in curve if not np.isnan(value)])]
 
 
@@ -81,7 +85,7 @@ def share_reference(decoding, num_bins):
         own = [[] for _ in range(num_bins)]
         for values in row:
             left = [value for value, counts in zip(values, keep, strict=True) if counts and not np.isnan(value)]
-            if left:
+            if len(left) > 1:
                 own[(sum(keep) - len(left)) * num_bins // sum(keep)].append(np.var(left))
         for index, variances in enumerate(own):
             bins[index] += [np.mean(variances)] if variances else []
@@ -91,19 +95,44 @@ def share_reference(decoding, num_bins):
 def test_value_by_hand():
     step_entropy = torch.tensor([[[1.0, 3.0, 8.0], [NAN, 2.0, 6.0], [NAN, NAN, 5.0]]])
     everywhere = torch.ones(1, 3, dtype=torch.bool)
-    curve = [((1 - 4) ** 2 + (3 - 4) ** 2 + (8 - 4) ** 2) / 3, ((2 - 4) ** 2 + (6 - 4) ** 2) / 2, 0.0]
-    assert computed(metric_of(3, (step_entropy, everywhere))) == pytest.approx([*curve, sum(curve) / 3])
+    curve = [((1 - 4) ** 2 + (3 - 4) ** 2 + (8 - 4) ** 2) / 3, ((2 - 4) ** 2 + (6 - 4) ** 2) / 2]
+    expected = pytest.approx([*curve, NAN, sum(curve) / 2], nan_ok=True)
+    assert computed(metric_of(3, (step_entropy, everywhere))) == expected
 
 
 def test_positions_after_the_end_are_left_out():
     step_entropy = torch.tensor([[[1.0, 3.0, 50.0], [NAN, 2.0, 60.0]]])
     metric = metric_of(2, (step_entropy, torch.tensor([[True, True, False]])))
-    curve = [((1 - 2) ** 2 + (3 - 2) ** 2) / 2, 0.0]
-    assert computed(metric) == pytest.approx([*curve, sum(curve) / 2])
+    assert computed(metric) == pytest.approx([1.0, NAN, 1.0], nan_ok=True)
+
+
+def test_a_single_position_says_nothing():
+    """It is not a variance of 0, which would pull the mean down."""
+    step_entropy = torch.tensor([[[1.0, 3.0, 9.0]], [[NAN, 4.0, NAN]]])
+    metric = metric_of(1, (step_entropy[:, :, :2], torch.ones(2, 2, dtype=torch.bool)))
+    assert metric.compute()["score"].item() == 1.0
+
+
+ENDS = [[5, 2, 7, 2, 6], [5, 5, 5, 5, 5], [2, 5, 5, 5, 2]]
+STEPS = [[4, 3, 0, 1, 2], [0, 1, 2, 3, 4], [3, 0, 1, 2, 4]]
+
+
+@pytest.mark.parametrize("end", ["so_far", "final"])
+def test_where_a_response_ends(end):
+    """In plain loops; 2 is the end of sequence."""
+    counted = counted_positions(torch.tensor(ENDS), torch.tensor(STEPS), num_steps=5, eos_token_id=2, end=end)
+    for row, (ids, steps) in enumerate(zip(ENDS, STEPS, strict=True)):
+        for step in range(5):
+            if end == "final":
+                num_counted = ids.index(2) + 1 if 2 in ids else 5
+            else:
+                seen = [n for n in range(5) if ids[n] == 2 and steps[n] < step]
+                num_counted = min(seen, default=5)
+            assert counted[row, step].tolist() == [n < num_counted for n in range(5)]
 
 
 def test_steps_with_nothing_left_are_nan_in_the_curve_and_left_out_of_the_score():
-    step_entropy = torch.tensor([[[1.0, 3.0], [2.0, NAN], [NAN, NAN]]])
+    step_entropy = torch.tensor([[[1.0, 3.0], [2.0, 2.0], [NAN, NAN]]])
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     assert computed(metric_of(3, (step_entropy, everywhere))) == pytest.approx([1.0, 0.0, NAN, 0.5], nan_ok=True)
 
@@ -117,9 +146,9 @@ def test_each_step_averages_over_the_trajectories_that_have_something_left():
 
 def test_variance_and_where_it_is_defined():
     step_entropy = torch.tensor([[[1.0, 3.0], [NAN, 2.0]], [[4.0, 4.0], [NAN, NAN]]])
-    variance, is_defined = entropy_variance(step_entropy, torch.tensor([[True, True], [True, True]]))
-    assert is_defined.tolist() == [[True, True], [True, False]]
-    assert variance[is_defined].tolist() == [1.0, 0.0, 0.0]
+    variance, is_defined = entropy_variance(step_entropy, torch.ones(2, 2, 2, dtype=torch.bool))
+    assert is_defined.tolist() == [[True, False], [True, False]]
+    assert variance[is_defined].tolist() == [1.0, 0.0]
 
 
 @given(decodings())
@@ -164,8 +193,8 @@ def test_curve_by_share_by_hand():
         ]
     )
     metric = metric_of(4, (step_entropy, torch.ones(2, 4, dtype=torch.bool)), num_bins=8)
-    first, second = [5.0, (4 + 0 + 4) / 3, 1.0, 0.0], [(4.0 + 16.0) / 2, 9.0]
-    expected = [(first[0] + second[0]) / 2, NAN, first[1], NAN, (first[2] + second[1]) / 2, NAN, first[3], NAN]
+    first, second = [5.0, 8 / 3, 1.0], [(4.0 + 16.0) / 2, 9.0]
+    expected = [(first[0] + second[0]) / 2, NAN, first[1], NAN, (first[2] + second[1]) / 2, NAN, NAN, NAN]
     assert by_share(metric) == pytest.approx(expected, nan_ok=True)
 
 
@@ -180,16 +209,16 @@ def test_steps_that_reveal_nothing_change_no_curve_by_share():
 
 
 def test_share_counts_no_position_after_the_end_and_ends_outside_the_bins():
-    step_entropy = torch.tensor([[[1.0, 1.0, 1.0], [NAN, 1.0, NAN], [NAN, NAN, 1.0]], [[1.0, 1.0, 1.0]] * 3])
-    where = torch.tensor([[True, True, False], [False, False, False]])
-    assert decoded_share_bin(step_entropy, where, 10).tolist() == [[0, 5, 10], [10, 10, 10]]
+    step_entropy = torch.tensor([[[1.0] * 4, [NAN, 1.0, 1.0, NAN], [NAN, NAN, 1.0, 1.0]], [[1.0] * 4] * 3])
+    where = at_every_step(torch.tensor([[True, True, True, False], [False] * 4]), 3)
+    assert decoded_share_bin(step_entropy, where, 10).tolist() == [[0, 3, 10], [10, 10, 10]]
 
 
 def test_shares_are_compared_in_whole_numbers():
     """In single precision 7 / 12 * 108 is below 63."""
     step_entropy = torch.ones(1, 1, 12)
     step_entropy[..., :7] = NAN
-    assert decoded_share_bin(step_entropy, torch.ones(1, 12, dtype=torch.bool), 108).item() == 63
+    assert decoded_share_bin(step_entropy, torch.ones(1, 1, 12, dtype=torch.bool), 108).item() == 63
 
 
 def test_wrong_arguments_are_named():
@@ -257,7 +286,7 @@ def test_adding_a_constant_to_all_entropies_changes_nothing(decoding, constant):
 
 
 def test_arguments_are_not_changed():
-    step_entropy, where = torch.tensor([[[1.0, NAN]]]), torch.tensor([[True, False]])
+    step_entropy, where = torch.tensor([[[1.0, NAN]]]), torch.tensor([[[True, False]]])
     before = step_entropy.clone(), where.clone()
     metric_of(1, (step_entropy, where))
     torch.testing.assert_close((step_entropy, where), before, rtol=0, atol=0, equal_nan=True)
@@ -267,5 +296,5 @@ def test_reset_forgets():
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     metric = metric_of(2, (torch.tensor([[[1.0, 9.0], [2.0, 9.0]]]), everywhere))
     metric.reset()
-    metric.update(torch.tensor([[[1.0, 3.0], [NAN, 3.0]]]), everywhere)
+    metric.update(torch.tensor([[[1.0, 3.0], [2.0, 2.0]]]), at_every_step(everywhere, 2))
     assert computed(metric) == [1.0, 0.0, 0.5]
