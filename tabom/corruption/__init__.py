@@ -4,6 +4,13 @@ from tabom.corruption.block_states import BlockStates
 from tabom.corruption.complementary_masking import ComplementaryMasking
 from tabom.corruption.trajectory_segments import TrajectorySegments
 from tabom.corruption.trajectory_transition import TrajectoryTransition
-from tabom.corruption.uniform_masking import UniformMasking
+from tabom.corruption.uniform_masking import CountMasking, UniformMasking
 
-__all__ = ["BlockStates", "ComplementaryMasking", "TrajectorySegments", "TrajectoryTransition", "UniformMasking"]
+__all__ = [
+    "BlockStates",
+    "ComplementaryMasking",
+    "CountMasking",
+    "TrajectorySegments",
+    "TrajectoryTransition",
+    "UniformMasking",
+]

@@ -1,11 +1,14 @@
 """Random masking, which ignores the order of decoding."""
 
 import torch
+from torch import Tensor
 
 from tabom.errors import require
-from tabom.functional.masking import uniform_mask
+from tabom.functional.masking import count_mask, stratified, uniform_mask
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
+
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class UniformMasking:
@@ -16,32 +19,65 @@ class UniformMasking:
     Args:
         min_mask_ratio: Epsilon in [0, 1): the mask ratio is uniform on (epsilon, 1], as (1 - epsilon) t + epsilon.
         at_least_one: Force a token where none would be masked. Without it the positions of a row are independent.
+        is_stratified: Spread the mask ratios evenly over the batch (:func:`~tabom.functional.masking.stratified`).
+            Then a row's ratio depends on the other rows of its batch as well.
 
     Raises:
         TabomError: If ``min_mask_ratio`` is out of range.
     """
 
-    def __init__(self, *, min_mask_ratio: float = 0.0, at_least_one: bool = True) -> None:
+    def __init__(self, *, min_mask_ratio: float = 0.0, at_least_one: bool = True, is_stratified: bool = False) -> None:
         require(0 <= min_mask_ratio < 1, f"min_mask_ratio: expected at least 0 and below 1, got {min_mask_ratio}")
         self.min_mask_ratio = min_mask_ratio
         self.at_least_one = at_least_one
+        self.is_stratified = is_stratified
 
     def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Corrupt one batch, with one draw of the mask ratio per row."""
-        time = 1 - draws.per_row()
+        time = 1 - (stratified(draws.per_row(), draws.per_row()) if self.is_stratified else draws.per_row())
         mask_ratio = ((1 - self.min_mask_ratio) * time + self.min_mask_ratio).float()
         is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
         noise = draws.per_position(is_maskable)
         is_masked = uniform_mask(is_maskable, mask_ratio, noise, at_least_one=self.at_least_one)
-        return CorruptedBatch(
-            clean_ids=batch.clean_ids,
-            noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),
-            attention_mask=batch.attention_mask,
-            is_masked=is_masked | (batch.is_response & ~is_maskable),
-            is_target=is_masked,
-            order=torch.zeros_like(batch.clean_ids),
-            recorded_entropy=batch.unmask_entropy,
-            query_ids=batch.query_ids,
-            mask_ratio=mask_ratio,
-            domain=batch.domain,
-        )
+        return _masked(batch, mask_token_id, is_maskable, is_masked, mask_ratio)
+
+
+class CountMasking:
+    """Mask k of a row's n response tokens, k uniform over 1 ... n and spread evenly over the rows; ask for all of them.
+
+    The mean over a row's masked tokens is an unbiased estimate of its NELBO a token
+    (:func:`~tabom.functional.masking.count_mask`). Row i takes the place ``offset + i / golden ratio`` modulo 1, so
+    that the first rows are spread evenly however many follow. Positions that still hold the mask token are never asked
+    for.
+
+    Args:
+        offset: One draw from [0, 1).
+    """
+
+    def __init__(self, offset: float) -> None:
+        self.offset = offset
+
+    def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
+        """Corrupt one batch."""
+        place = (self.offset + torch.arange(len(batch.clean_ids)).double() * _GOLDEN_RATIO).remainder(1.0)
+        is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
+        is_masked = count_mask(is_maskable, place, draws.per_position(is_maskable))
+        mask_ratio = is_masked.sum(1) / is_maskable.sum(1).clamp(min=1)
+        return _masked(batch, mask_token_id, is_maskable, is_masked, mask_ratio)
+
+
+def _masked(
+    batch: TrajectoryBatch, mask_token_id: int, is_maskable: Tensor, is_masked: Tensor, mask_ratio: Tensor
+) -> CorruptedBatch:
+    return CorruptedBatch(
+        clean_ids=batch.clean_ids,
+        noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),
+        attention_mask=batch.attention_mask,
+        is_masked=is_masked | (batch.is_response & ~is_maskable),
+        is_target=is_masked,
+        order=torch.zeros_like(batch.clean_ids),
+        recorded_entropy=batch.unmask_entropy,
+        query_ids=batch.query_ids,
+        mask_ratio=mask_ratio,
+        domain=batch.domain,
+    )

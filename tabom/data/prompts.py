@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from tabom.corruption import UniformMasking
+from tabom.corruption import CountMasking
 from tabom.data.encoding import (
     NumberedRows,
     Row,
@@ -313,12 +313,13 @@ class PromptDataModule(LightningDataModule):
         return PromptShard(index, self._collate_prompts(rows, samples=samples))
 
     def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
-        """Masks depend on ``mask_seed``, the domain's name and the query alone, so every check is paired."""
+        """Masks depend on ``mask_seed``, the domain's name, and query and place of a text: every check is paired."""
         examples = base_domain.examples(split, self.validation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         clean = dataclasses.replace(self.collate(rows), domain=name)
         draws = RowDraws.of_ids(clean.query_ids, self.validation.mask_seed, name)
-        corrupted = UniformMasking()(clean, self.special_ids.mask, draws)
+        offset = RowDraws.of_ids(("offset",), self.validation.mask_seed, name).per_row()
+        corrupted = CountMasking(float(offset))(clean, self.special_ids.mask, draws)
         return self._loader(range(len(rows)), corrupted.select)
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:

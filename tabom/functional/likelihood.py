@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tabom.functional.masking import count_mask
+
 
 def stratified_masks(noise: Float[Tensor, "S N"], offset: Float[Tensor, ""]) -> Bool[Tensor, "S N"]:
     """Mask, in each sample, k positions of N: k is uniform over 1 ... N, which positions is uniform as well.
@@ -28,11 +30,8 @@ def stratified_masks(noise: Float[Tensor, "S N"], offset: Float[Tensor, ""]) -> 
         tensor([[False,  True],
                 [ True,  True]])
     """
-    num_samples, length = noise.shape
-    place = torch.arange(num_samples, device=noise.device).to(offset.dtype) / num_samples + offset
-    num_masked = (place.remainder(1.0) * length).long().clamp(max=length - 1) + 1
-    rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
-    return rank < num_masked[:, None]
+    place = torch.arange(len(noise), device=noise.device).to(offset.dtype) / len(noise) + offset
+    return count_mask(torch.ones_like(noise, dtype=torch.bool), place.remainder(1.0), noise)
 
 
 def likelihood_samples(nll: Float[Tensor, "S N"], is_masked: Bool[Tensor, "S N"]) -> Float[Tensor, " S"]:

@@ -69,6 +69,55 @@ def fixed_ratio_mask(
     return is_response & (rank < num_masked[:, None])
 
 
+def stratified(noise: Float[Tensor, " B"], jitter: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Uniform numbers that cover [0, 1) evenly: one row in each of B strata, which one by the order of the noise.
+
+    Each is uniform by itself, so that means are unbiased as with independent draws, of lower variance.
+
+    Args:
+        noise: Independent draws from [0, 1).
+        jitter: Further ones: the place inside the stratum.
+
+    Example:
+        >>> stratified(torch.tensor([0.9, 0.2]), torch.tensor([0.0, 0.5]))
+        tensor([0.5000, 0.2500])
+
+    References:
+        Sahoo et al. 2024 (MDLM), arXiv:2406.07524, low-discrepancy sampler, with a place of its own for each row.
+    """
+    rank = noise.argsort(stable=True).argsort()
+    return (rank + jitter) / len(noise)
+
+
+def count_mask(
+    is_response: Bool[Tensor, "B L"], place: Float[Tensor, " B"], noise: Float[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """Mask k of n response positions, k uniform over 1 ... n for uniform places.
+
+    A mean over the masked positions is then an unbiased estimate of the NELBO a token: no position has to be forced.
+
+    Args:
+        is_response: Positions that may be masked.
+        place: One draw from [0, 1) a row; k is 1 + floor(place n).
+        noise: One draw a position: those of lowest noise are masked.
+
+    Returns:
+        Masked positions, a subset of ``is_response``. A row without response positions has none.
+
+    References:
+        Nie et al. 2025 (LLaDA), arXiv:2502.09992, Eq. 6 and Algorithm 3.
+
+    Example:
+        >>> noise = torch.tensor([[0.1, 0.9, 0.2, 0.5]])
+        >>> count_mask(torch.tensor([[False, True, True, True]]), torch.tensor([0.5]), noise)
+        tensor([[False, False,  True,  True]])
+    """
+    length = is_response.sum(1)
+    num_masked = torch.minimum((place * length).long(), length - 1) + 1
+    rank = noise.masked_fill(~is_response, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+    return is_response & (rank < num_masked[:, None])
+
+
 def segment_start(
     num_units: Int[Tensor, " B"], noise: Float[Tensor, " B"], *, window: int, truncated: bool
 ) -> Int[Tensor, " B"]:

@@ -14,26 +14,29 @@ from tabom.functional.reduction import masked_mean
 class Forgetting(Metric):
     """NELBO of the model and of the base on the same masked text, and KL(base || model) at the masked positions.
 
-    Each is a mean per sequence over its masked positions, then over sequences, in nats. Both models see the same text
-    under the same masks, so the difference is paired and the noise of the masks cancels.
+    Each is a mean per sequence over its masked positions, then over sequences, in nats a token. With masks of
+    :class:`~tabom.corruption.CountMasking` the first is an unbiased estimate of the bound on the negative
+    log-likelihood, and the KL that of the divergence summed over a random order of unmasking. Both models see the same
+    text under the same masks, so the difference is paired and the noise of the masks cancels.
+
+    Standard errors are over sequences; since masked counts are spread evenly over these, they are upper estimates.
 
     References:
-        Chen et al. 2026, arXiv:2605.11854, Eq. 1 (NELBO).
+        Chen et al. 2026, arXiv:2605.11854, Eq. 1; Nie et al. 2025 (LLaDA), arXiv:2502.09992, Eq. 6 (NELBO).
     """
 
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
 
-    nelbo: Tensor
-    base_nelbo: Tensor
-    kl: Tensor
+    sums: Tensor
+    squares: Tensor
     num_sequences: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("nelbo", "base_nelbo", "kl", "num_sequences"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name, shape in (("sums", 3), ("squares", 3), ("num_sequences", ())):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -50,11 +53,19 @@ class Forgetting(Metric):
             kl: Divergence of the model from the base.
             where: Masked positions, at least one per row.
         """
-        for name, values in (("nelbo", nll), ("base_nelbo", base_nll), ("kl", kl)):
-            setattr(self, name, getattr(self, name) + masked_mean(values.double(), where).sum())
+        nelbo, base_nelbo, divergence = (masked_mean(values.double(), where) for values in (nll, base_nll, kl))
+        values = torch.stack([nelbo, nelbo - base_nelbo, divergence])
+        self.sums += values.sum(1)
+        self.squares += values.square().sum(1)
         self.num_sequences += len(where)
 
     def compute(self) -> dict[str, Tensor]:
-        """``nelbo``, ``nelbo_change`` (model minus base) and ``kl``."""
-        nelbo, base_nelbo = self.nelbo / self.num_sequences, self.base_nelbo / self.num_sequences
-        return {"nelbo": nelbo, "nelbo_change": nelbo - base_nelbo, "kl": self.kl / self.num_sequences}
+        """``nelbo``, ``nelbo_change`` (model minus base) and ``kl``, and the standard error of each, ``NAME_error``.
+
+        The error of a single sequence is NaN.
+        """
+        mean = self.sums / self.num_sequences
+        variance = (self.squares / self.num_sequences - mean.square()).clamp(min=0)
+        error = (variance / (self.num_sequences - 1)).sqrt()
+        names = ("nelbo", "nelbo_change", "kl")
+        return dict(zip((*names, *(f"{name}_error" for name in names)), (*mean, *error), strict=True))

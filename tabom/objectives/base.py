@@ -3,13 +3,16 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tabom.functional.reduction import masked_mean
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
+Reduction = Literal["trajectories", "batch_tokens"]
 Corruption = Callable[[TrajectoryBatch, int, RowDraws], CorruptedBatch]
 
 
@@ -76,6 +79,14 @@ class Objective(ABC):
     def check_response_length(self, response_length: int) -> None:
         """Raise ``TabomError`` where the objective cannot work with so many response tokens."""
         del response_length
+
+    def mean_of_targets(
+        self, values: Float[Tensor, "B L"], is_target: Bool[Tensor, "B L"], reduction: Reduction
+    ) -> Float[Tensor, ""]:
+        """Mean over the targets: of each trajectory and then over trajectories, or over those of the whole batch."""
+        if reduction == "batch_tokens":
+            return self.mean_where(values, is_target)
+        return self.mean_where(masked_mean(values, is_target), is_target.any(1))
 
     def mean_where(self, values: Float[Tensor, "*K"], where: Bool[Tensor, "*K"]) -> Float[Tensor, ""]:
         """Mean over the entries that count, of all processes; a zero attached to the graph where none does.

@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption.trajectory_transition import TrajectoryTransition
-from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
 from tabom.types import CorruptedBatch, TokenStatistics
 
@@ -23,7 +22,8 @@ class DInferObjective(Objective):
         supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt.
         reduction: Over the targets of a trajectory. ``sum`` is the formula of dInfer. TABOM's description of the
             baseline does not say; ``mean``, the default, is on the scale of the other objectives, and then the number
-            of targets does not decide how much a trajectory counts.
+            of targets does not decide how much a trajectory counts. ``batch_tokens`` is the mean over all targets of
+            the batch, as the paper's released code reduces its other objectives.
 
     References:
         Ma et al. 2025 (dInfer), arXiv:2510.08666, compressed transition learning; Chen et al. 2026, arXiv:2605.11854,
@@ -31,9 +31,11 @@ class DInferObjective(Objective):
         without a target.
     """
 
-    def __init__(self, supervise_padding: bool = True, reduction: Literal["mean", "sum"] = "mean") -> None:
+    def __init__(
+        self, supervise_padding: bool = True, reduction: Literal["mean", "sum", "batch_tokens"] = "mean"
+    ) -> None:
         super().__init__(TrajectoryTransition(), supervise_padding=supervise_padding)
-        self.reduction: Literal["mean", "sum"] = reduction
+        self.reduction = reduction
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
@@ -41,11 +43,13 @@ class DInferObjective(Objective):
         """``loss``, ``reconstruction`` (the mean over the targets), and ``num_targets`` of a trajectory on average."""
         del reference
         is_target = corrupted.is_target
-        has_target = is_target.any(1)
-        mean = masked_mean(statistics.nll, is_target)
-        num_targets = is_target.sum(1).to(mean.dtype)
-        reconstruction = self.mean_where(mean, has_target)
-        loss = self.mean_where(mean * num_targets, has_target) if self.reduction == "sum" else reconstruction
+        has_target, num_targets = is_target.any(1), is_target.sum(1).to(statistics.nll.dtype)
+        reconstruction = self.mean_of_targets(
+            statistics.nll, is_target, "batch_tokens" if self.reduction == "batch_tokens" else "trajectories"
+        )
+        loss = reconstruction
+        if self.reduction == "sum":
+            loss = self.mean_where(statistics.nll.where(is_target, 0.0).sum(1), has_target)
         return {
             "loss": loss,
             "reconstruction": reconstruction.detach(),

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from tabom.corruption import UniformMasking
 from tabom.errors import require
-from tabom.functional.reduction import masked_mean
 from tabom.functional.weighting import cart_weights, inverse_ratio_weights
-from tabom.objectives.base import Objective
+from tabom.objectives.base import Objective, Reduction
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
@@ -37,31 +36,47 @@ class NelboObjective(Objective):
     ``cart``, Dream's other weighting, masked like ``mean``: the mean over the masked tokens of the cross-entropy times
     :func:`~tabom.functional.weighting.cart_weights`, so that tokens with much visible close by count more. Visible are
     the prompt and the response's other tokens, no padding. The mean is per row here; Dream divides by the number of
-    masked tokens in the batch.
+    masked tokens in the batch, as ``reduction: batch_tokens`` does.
 
     Args:
         supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt. Those that are not
             are masked all the same, and do not count in n.
         weighting: ``mean``, ``inverse_ratio`` or ``cart``.
         cart_p: Decay with the distance for ``cart``, in (0, 1]; 0.1 is Dream's recipe.
+        reduction: ``trajectories``: means are per sequence, then over sequences. ``batch_tokens``: the mean over all
+            masked tokens of the batch, none of which is forced (the paper's released code); not of ``inverse_ratio``.
+        stratified_ratios: Spread the mask ratios evenly over the batch, which lowers the variance of the gradient.
 
     Raises:
-        TabomError: If ``cart_p`` is out of range.
+        TabomError: If ``cart_p`` is out of range, or the reduction does not fit the weighting.
 
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 1; Nie et al. 2025 (LLaDA), arXiv:2502.09992, GUIDELINES.md; Ye et al.
-        2025 (Dream 7B), arXiv:2508.15487, fine-tuning code. Means are per sequence, then over sequences.
+        2025 (Dream 7B), arXiv:2508.15487, fine-tuning code.
     """
 
-    def __init__(self, supervise_padding: bool = True, weighting: Weighting = "mean", cart_p: float = 0.1) -> None:
-        if weighting == "inverse_ratio":
-            corruption = UniformMasking(min_mask_ratio=LLADA_MIN_MASK_RATIO, at_least_one=False)
-        else:
-            corruption = UniformMasking()
+    def __init__(
+        self,
+        supervise_padding: bool = True,
+        weighting: Weighting = "mean",
+        cart_p: float = 0.1,
+        reduction: Reduction = "trajectories",
+        stratified_ratios: bool = False,
+    ) -> None:
+        corruption = UniformMasking(
+            min_mask_ratio=LLADA_MIN_MASK_RATIO if weighting == "inverse_ratio" else 0.0,
+            at_least_one=weighting != "inverse_ratio" and reduction == "trajectories",
+            is_stratified=stratified_ratios,
+        )
         super().__init__(corruption, supervise_padding=supervise_padding)
+        require(
+            weighting != "inverse_ratio" or reduction == "trajectories",
+            f"reduction: expected trajectories with weighting inverse_ratio, got {reduction}",
+        )
         require(0 < cart_p <= 1, f"cart_p: expected above 0 and at most 1, got {cart_p}")
         self.weighting: Weighting = weighting
         self.cart_p = cart_p
+        self._reduction: Reduction = reduction
 
     def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Mask at random, and weigh the tokens."""
@@ -84,15 +99,13 @@ class NelboObjective(Objective):
     ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, and ``reconstruction``: the mean without weights, which is the loss of ``mean``."""
         del reference
-        has_target = corrupted.is_target.any(1)
-        reconstruction = self.mean_where(masked_mean(statistics.nll, corrupted.is_target), has_target)
-        if self.weighting == "mean":
-            return {"loss": reconstruction, "reconstruction": reconstruction.detach()}
-        weight = corrupted.token_weight
-        assert weight is not None
-        weighted = weight * statistics.nll
-        if self.weighting == "inverse_ratio":
-            loss = self.mean_where(weighted.where(corrupted.is_target, 0.0).sum(1), (weight > 0).any(1))
+        is_target, weight = corrupted.is_target, corrupted.token_weight
+        reconstruction = self.mean_of_targets(statistics.nll, is_target, self._reduction)
+        if weight is None:
+            loss = reconstruction
+        elif self.weighting == "inverse_ratio":
+            weighted = (weight * statistics.nll).where(is_target, 0.0)
+            loss = self.mean_where(weighted.sum(1), (weight > 0).any(1))
         else:
-            loss = self.mean_where(masked_mean(weighted, corrupted.is_target), has_target)
+            loss = self.mean_of_targets(weight * statistics.nll, is_target, self._reduction)
         return {"loss": loss, "reconstruction": reconstruction.detach()}

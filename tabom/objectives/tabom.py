@@ -1,15 +1,12 @@
 """Trajectory-aware Boltzmann modelling."""
 
-from typing import Literal
-
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tabom.corruption import TrajectorySegments
 from tabom.corruption.trajectory_segments import Starts, Ties, WindowUnit
 from tabom.errors import require
-from tabom.functional.reduction import masked_mean
-from tabom.objectives.base import Objective
+from tabom.objectives.base import Objective, Reduction
 from tabom.objectives.ranking import Ranking, RankingLoss
 from tabom.objectives.schedules import Warmup
 from tabom.seeding import RowDraws
@@ -60,7 +57,7 @@ class TabomObjective(Objective):
         ties: Ties = "entropy",
         supervise_padding: bool = True,
         starts: Starts = "uniform",
-        reduction: Literal["trajectories", "batch_tokens"] = "trajectories",
+        reduction: Reduction = "trajectories",
         ranking: Ranking = Ranking(),
         rank_weight_warmup: Warmup | None = None,
         margin_warmup: Warmup | None = None,
@@ -86,7 +83,7 @@ class TabomObjective(Objective):
         self.rank_weight = rank_weight
         self.window = window
         self.ranking = ranking
-        self._reduction = reduction
+        self._reduction: Reduction = reduction
         self._rank_weight_warmup = rank_weight_warmup
         self._margin_warmup = margin_warmup
         self._window_warmup = window_warmup
@@ -140,7 +137,7 @@ class TabomObjective(Objective):
             f"reference: expected statistics of the base model, which ranking {self.ranking.surrogate} compares with, "
             "got none",
         )
-        reconstruction = self._reconstruction(statistics.nll, corrupted.is_target)
+        reconstruction = self.mean_of_targets(statistics.nll, corrupted.is_target, self._reduction)
         segment = self.ranking.segment(statistics, corrupted, reference)
         is_agreeing = segment.entropy[:, :, None] < segment.entropy[:, None, :]
         result = {
@@ -159,11 +156,6 @@ class TabomObjective(Objective):
         if self._rank_weight_warmup:
             result["rank_weight"] = reconstruction.new_tensor(self._rank_weight_now)
         return result
-
-    def _reconstruction(self, nll: Float[Tensor, "B L"], is_target: Bool[Tensor, "B L"]) -> Float[Tensor, ""]:
-        if self._reduction == "batch_tokens":
-            return self.mean_where(nll, is_target)
-        return self.mean_where(masked_mean(nll, is_target), is_target.any(1))
 
     def _logged(self, losses: RankingLoss, ranking: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """What is logged about the ranking."""

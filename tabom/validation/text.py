@@ -42,6 +42,9 @@ class TextMeasures(nn.Module):
         parts = {name: metric.compute() for name, metric in self.forgetting.items()}  # pyright: ignore[reportCallIssue]
         wanted = ("nelbo", "nelbo_change", "kl") if has_base else ("nelbo",)
         results = {name: torch.stack([part[name] for part in parts.values()]).mean() for name in wanted}
+        for name in wanted:
+            errors = torch.stack([part[f"{name}_error"] for part in parts.values()])
+            results[f"{name}_error"] = errors.square().sum().sqrt() / len(errors)
         if len(parts) > 1:
             results |= {f"{name}/{domain}": part[name] for name in wanted for domain, part in parts.items()}
         return {**results, "text_calibration_error": self.calibration.compute()}

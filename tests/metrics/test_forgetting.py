@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tabom.metrics import Forgetting
 
 NAN = float("nan")
-NAMES = ("nelbo", "nelbo_change", "kl")
+NAMES = ("nelbo", "nelbo_change", "kl", "nelbo_error", "nelbo_change_error", "kl_error")
 
 
 @st.composite
@@ -43,14 +43,16 @@ def metric_of(*batches):
     return metric
 
 
-def mean_over_sequences(values, where):
-    return np.mean([np.mean(np.array(row)[keep]) for row, keep in zip(values, np.array(where), strict=True)])
+def of_sequences(values, where):
+    return np.array([np.mean(np.array(row)[keep]) for row, keep in zip(values, np.array(where), strict=True)])
 
 
 def reference(text):
     nll, base_nll, kl, where = text
-    nelbo = mean_over_sequences(nll, where)
-    return [nelbo, nelbo - mean_over_sequences(base_nll, where), mean_over_sequences(kl, where)]
+    nelbo = of_sequences(nll, where)
+    fields = (nelbo, nelbo - of_sequences(base_nll, where), of_sequences(kl, where))
+    errors = [np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else NAN for values in fields]
+    return [*(np.mean(values) for values in fields), *errors]
 
 
 def test_value_by_hand():
@@ -59,13 +61,14 @@ def test_value_by_hand():
     base_nll = torch.tensor([[2.0, 1.0, NAN], [NAN, NAN, 4.0]])
     kl = torch.tensor([[0.25, 0.75, NAN], [NAN, NAN, 1.0]])
     nelbo, base_nelbo = ((1.0 + 3.0) / 2 + 6.0) / 2, ((2.0 + 1.0) / 2 + 4.0) / 2
-    expected = [nelbo, nelbo - base_nelbo, ((0.25 + 0.75) / 2 + 1.0) / 2]
+    errors = [(6.0 - 2.0) / 2, (2.0 - 0.5) / 2, (1.0 - 0.5) / 2]
+    expected = [nelbo, nelbo - base_nelbo, ((0.25 + 0.75) / 2 + 1.0) / 2, *errors]
     assert computed(metric_of((nll, base_nll, kl, where))) == pytest.approx(expected)
 
 
 @given(texts())
 def test_equals_numpy(text):
-    assert computed(metric_of(arguments(text))) == pytest.approx(reference(text))
+    assert computed(metric_of(arguments(text))) == pytest.approx(reference(text), abs=1e-7, nan_ok=True)
 
 
 @given(texts(min_rows=2), st.data())
@@ -82,8 +85,8 @@ def test_two_updates_in_any_split_and_merged_states_equal_one_update(text, data)
 
 def test_the_base_itself_forgets_nothing():
     nll, where = torch.rand(3, 4), torch.ones(3, 4, dtype=torch.bool)
-    nelbo, change, kl = computed(metric_of((nll, nll, torch.zeros(3, 4), where)))
-    assert (nelbo, change, kl) == (pytest.approx(nll.double().mean().item()), 0.0, 0.0)
+    nelbo, *rest = computed(metric_of((nll, nll, torch.zeros(3, 4), where)))
+    assert (nelbo, rest[0], rest[1], *rest[3:]) == (pytest.approx(nll.double().mean().item()), 0.0, 0.0, 0.0, 0.0)
 
 
 @given(texts(), st.integers(1, 5))
@@ -91,7 +94,7 @@ def test_the_base_itself_forgets_exactly_nothing_in_any_batches(text, batch_size
     nll, _, _, where = arguments(text)
     fields = nll, nll, torch.zeros_like(nll), where
     batches = zip(*(field.split(batch_size) for field in fields), strict=True)
-    assert computed(metric_of(*batches))[1:] == [0.0, 0.0]
+    assert computed(metric_of(*batches))[1:3] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -129,4 +132,4 @@ def test_reset_forgets():
     metric = metric_of((5 * ones, ones, ones, where))
     metric.reset()
     metric.update(2 * ones, ones, ones, where)
-    assert computed(metric) == [2.0, 2.0 - 1.0, 1.0]
+    assert computed(metric)[:3] == [2.0, 2.0 - 1.0, 1.0]

@@ -83,3 +83,11 @@ def test_no_target_at_all_gives_a_zero_that_is_still_attached(reduction):
     result["loss"].backward()
     assert [value.item() for value in result.values()] == [0.0, 0.0, 0.0]
     assert measured.nll.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_the_mean_over_the_tokens_of_the_batch():
+    objective = DInferObjective(reduction="batch_tokens")
+    measured = token_statistics_of([[2.0, 4.0, 6.0], [5.0, 7.0, 9.0]])
+    result = objective.terms(measured, corrupted_batch([[True, True, True], [False, True, False]]))
+    assert result["loss"].item() == result["reconstruction"].item() == pytest.approx((2 + 4 + 6 + 7) / 4)
+    assert result["num_targets"].item() == 2.0

@@ -187,3 +187,32 @@ def test_a_decay_out_of_range_is_an_error(p):
     with pytest.raises(TabomError) as error:
         NelboObjective(cart_p=p)
     assert str(error.value) == f"cart_p: expected above 0 and at most 1, got {p}"
+
+
+def test_the_mean_over_the_tokens_of_the_batch():
+    """As released: no token is forced, so that some rows have none, and long rows weigh more."""
+    objective = NelboObjective(reduction="batch_tokens")
+    measured = token_statistics_of([[2.0, 4.0, 6.0], [5.0, 7.0, 9.0]])
+    result = objective.terms(measured, corrupted_batch([[True, True, True], [False, True, False]]))
+    assert result["loss"].item() == result["reconstruction"].item() == pytest.approx((2 + 4 + 6 + 7) / 4)
+    batch = trajectory_batch([[NEVER] * 2] * 300)
+    num_masked = objective.corrupt(batch, MASK, row_draws(batch)).is_target.sum(1)
+    assert set(num_masked.tolist()) == {0, 1, 2}
+
+
+def test_weights_in_the_mean_over_the_tokens_of_the_batch():
+    objective = NelboObjective(weighting="cart", reduction="batch_tokens")
+    weight = torch.tensor([[1.0, 2.0], [3.0, NAN]])
+    corrupted = dataclasses.replace(corrupted_batch([[True, True], [True, False]]), token_weight=weight)
+    result = objective.terms(token_statistics_of([[1.0, 2.0], [4.0, NAN]]), corrupted)
+    assert result["loss"].item() == pytest.approx((1 * 1 + 2 * 2 + 3 * 4) / 3)
+    with pytest.raises(TabomError) as error:
+        NelboObjective(weighting="inverse_ratio", reduction="batch_tokens")
+    assert str(error.value) == "reduction: expected trajectories with weighting inverse_ratio, got batch_tokens"
+
+
+@pytest.mark.parametrize("weighting", ["mean", "inverse_ratio", "cart"])
+def test_ratios_spread_evenly_over_the_batch(weighting):
+    batch = trajectory_batch([[NEVER] * 400] * 8)
+    corrupted = NelboObjective(weighting=weighting, stratified_ratios=True).corrupt(batch, MASK, row_draws(batch))
+    assert sorted((8 * (1 - corrupted.mask_ratio)).floor().clamp(max=7).tolist()) == list(range(8))

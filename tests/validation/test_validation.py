@@ -47,7 +47,7 @@ def test_batch_size_plays_no_part(tested, far):
 def test_the_base_has_changed_in_nothing(tested):
     results = tested(*several_domains(), "--data.validation.num_base_prompts=3")
     assert {name: value for name, value in results.items() if name.startswith(("kl", "nelbo_change"))} == dict.fromkeys(
-        (f"{name}{domain}" for name in ("kl", "nelbo_change") for domain in ("", "/puzzles", "/python")), 0.0
+        (f"{name}{end}" for name in ("kl", "nelbo_change") for end in ("", "_error", "/puzzles", "/python")), 0.0
     )
     assert results["accuracy_minus_forgetting"] == results["accuracy_1_per_step"]
     assert results["inverted_under_base"] == pytest.approx(1 - results["order_agreement"])
