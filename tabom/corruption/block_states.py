@@ -4,7 +4,7 @@ import torch
 
 from tabom.corruption.trajectory_segments import check_order, is_revealed
 from tabom.errors import require
-from tabom.functional.masking import block_index, draw_tokens
+from tabom.functional.masking import block_index, draw_block, draw_tokens
 from tabom.functional.unmasking import block_ranks, unmasking_order, unmasking_rank
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
@@ -23,12 +23,17 @@ class BlockStates:
 
     Positions that decoding never revealed stay masked and are never asked for.
 
+    With ``one_block`` a row asks for one of its blocks, drawn uniformly: the blocks before it are clean, and what is
+    right of it is not there. So a block sees what it sees in a block-causal model, for which the released code was
+    written and which learns all blocks of a row at once.
+
     Args:
         block_length: Response positions in a block, >= 1; None for one block. The last one may be shorter.
         random_ratio: Probability with which a masked position shows a random token instead of the mask, in [0, 1]. It
             is drawn uniformly from the distinct tokens that the row's response was decoded into, so that no vocabulary
             is needed and a row does not depend on its batch; the released code draws from the vocabulary. Such a
             position counts as masked: its own token is not seen.
+        one_block: Ask for one block alone.
 
     Raises:
         TabomError: If a value is out of range.
@@ -37,13 +42,14 @@ class BlockStates:
         The code of T3D, arXiv:2602.12262, which draws once when the data set is built; here every visit draws anew.
     """
 
-    def __init__(self, block_length: int | None = 8, *, random_ratio: float = 0.1) -> None:
+    def __init__(self, block_length: int | None = 8, *, random_ratio: float = 0.1, one_block: bool = False) -> None:
         require(
             block_length is None or block_length >= 1, f"block_length: expected at least 1 or null, got {block_length}"
         )
         require(0 <= random_ratio <= 1, f"random_ratio: expected 0 to 1, got {random_ratio}")
         self.block_length = block_length
         self.random_ratio = random_ratio
+        self.one_block = one_block
 
     def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Draw one state per row.
@@ -60,14 +66,19 @@ class BlockStates:
         block = block_index(batch.is_response, block_length=self.block_length or where.shape[1])
         rank, num_revealed = block_ranks(order, block, where=where)
         is_target = where & (rank < ratio[:, None] * num_revealed)
-        is_masked = is_target | (batch.is_response & ~where)
         is_random = is_target & (draws.per_position(where) < self.random_ratio)
         random_ids = draw_tokens(batch.clean_ids, draws.per_position(where), where=where)
+        attention_mask = batch.attention_mask
+        if self.one_block:
+            current = draw_block(block, draws.per_row(), where=where)[:, None]
+            is_target, is_random = (part & (block == current) for part in (is_target, is_random))
+            attention_mask = attention_mask & ~(batch.is_response & (block > current))
+        is_masked = is_target | (batch.is_response & ~where & attention_mask)
         noisy_ids = batch.clean_ids.masked_fill(is_masked, mask_token_id)
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
             noisy_ids=random_ids.where(is_random, noisy_ids),
-            attention_mask=batch.attention_mask,
+            attention_mask=attention_mask,
             is_masked=is_masked,
             is_target=is_target,
             order=unmasking_rank(batch.unmask_step, batch.unmask_entropy, where=where),

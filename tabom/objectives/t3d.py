@@ -22,7 +22,7 @@ from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 PathTerm = Literal["rank_weighted", "prefix_levels"]
-States = Literal["uniform", "mostly_masked"]
+States = Literal["uniform", "mostly_masked", "one_block"]
 _GLOBAL_WINDOW = 2**31  # longer than any response
 
 
@@ -36,8 +36,9 @@ class T3DObjective(Objective):
     reference samples at the same state. Both come from one forward pass of the model and one of the reference; the
     released code runs four. The path term weights the negative log-likelihoods of that pass by the decoding order.
 
-    The defaults are the paper's equations; ``path: prefix_levels`` with ``states: mostly_masked`` and
-    ``reference_interval: 10`` is what the released code runs.
+    The defaults are the paper's equations; ``path: prefix_levels`` with ``states: one_block`` and
+    ``reference_interval: 10`` is what the released code runs, one block of a row a visit instead of all of them at once
+    (it trains block-causal models alone).
 
     Args:
         beta: Scale of the log-ratios, in 1/nats, > 0; the name is that of direct discriminative optimisation, and no
@@ -48,11 +49,13 @@ class T3DObjective(Objective):
             is its rank in a block of B. ``prefix_levels`` (released code): the mean over the first k, 2k ... tokens of
             every block, masked or not, averaged over these levels.
         path_tokens: k, tokens by which the levels grow, >= 1; of ``prefix_levels`` alone.
-        block_length: Response positions in a block, >= 1, of the path term and of ``mostly_masked``; None for the whole
-            response. A shorter last block has its own B.
+        block_length: Response positions in a block, >= 1, of the path term and of all states but ``uniform``; None for
+            the whole response. A shorter last block has its own B.
         states: ``uniform``: a denoising step drawn uniformly; everything that is not decoded before it is masked.
-            ``mostly_masked``: see :class:`tabom.corruption.block_states.BlockStates`.
-        random_ratio: Probability with which a masked position shows a random token, of ``mostly_masked`` alone.
+            ``mostly_masked``: the first-decoded share of every block is masked, and all blocks see each other.
+            ``one_block``: one such block, which sees the prompt, the clean blocks before it and itself. See
+            :class:`tabom.corruption.block_states.BlockStates`.
+        random_ratio: Probability with which a masked position shows a random token, not of ``uniform``.
         sample_temperature: At which the reference samples, >= 0; 0 takes the likeliest tokens.
         reference_interval: Optimizer steps after which the reference becomes a copy of the model, >= 1; None keeps the
             base.
@@ -83,7 +86,7 @@ class T3DObjective(Objective):
         reference_interval: int | None = None,
         supervise_padding: bool = True,
     ) -> None:
-        block_states = BlockStates(block_length, random_ratio=random_ratio)
+        block_states = BlockStates(block_length, random_ratio=random_ratio, one_block=states == "one_block")
         uniform_states = TrajectorySegments(_GLOBAL_WINDOW, window_unit="steps", truncated_windows=True)
         corruption = uniform_states if states == "uniform" else block_states
         super().__init__(corruption, supervise_padding=supervise_padding)
@@ -100,6 +103,7 @@ class T3DObjective(Objective):
         self.fake_weight = fake_weight
         self.path_weight = path_weight
         self.path: PathTerm = path
+        self._is_one_block = states == "one_block"
         self.path_tokens = path_tokens
         self.block_length = block_length
         self.sample_temperature = sample_temperature
@@ -113,10 +117,12 @@ class T3DObjective(Objective):
         """
         corrupted = super().corrupt(batch, mask_token_id, draws)
         is_target = corrupted.is_target
-        if self.path == "prefix_levels":
-            is_target = is_revealed(batch)
-            is_target = is_target if self.supervise_padding else is_target & ~batch.is_filler
         block = block_index(batch.is_response, block_length=self.block_length or is_target.shape[1])
+        if self.path == "prefix_levels":
+            wanted = is_revealed(batch)
+            if self._is_one_block:
+                wanted = wanted & (block == block.masked_fill(~corrupted.is_masked, -1).amax(1, keepdim=True))
+            is_target = wanted if self.supervise_padding else wanted & ~batch.is_filler
         rank, block_size = block_ranks(corrupted.order, block, where=batch.is_response)
         if self.path == "rank_weighted":
             weight = rank_weights(rank, block_size, where=is_target)

@@ -147,3 +147,36 @@ def test_values_out_of_range_are_errors(options, message):
     with pytest.raises(TabomError) as error:
         BlockStates(**options)
     assert str(error.value) == message
+
+
+@given(recordings(), st.sampled_from([1, 2, 4, None]), st.integers(0, 1000))
+def test_one_block_sees_clean_blocks_before_it_and_nothing_behind(recording, block_length, seed):
+    """As released: the first-decoded share of one block is asked for."""
+    steps, entropies = recording
+    batch = trajectory_batch(steps, entropy=entropies)
+    whole, one = (
+        BlockStates(block_length, random_ratio=0.5, one_block=flag)(batch, MASK, row_draws(batch, seed))
+        for flag in (False, True)
+    )
+    for row in range(len(steps)):
+        length = len(steps[row]) if block_length is None else block_length
+        asked = response(one.is_target)[row].nonzero().flatten().tolist()
+        (block,) = {position // length for position in asked}
+        inside = [position for position in range(len(steps[row])) if position // length == block]
+        assert asked == [position for position in inside if response(whole.is_target)[row, position]]
+        is_there = [position // length <= block for position in range(len(steps[row]))]
+        assert response(one.attention_mask)[row].tolist() == is_there
+        for position in range(len(steps[row])):
+            if position // length < block:
+                expected = MASK if steps[row][position] == NEVER else response(batch.clean_ids)[row, position]
+                assert response(one.noisy_ids)[row, position] == expected
+            elif position // length == block:
+                assert response(one.noisy_ids)[row, position] == response(whole.noisy_ids)[row, position]
+
+
+def test_every_block_is_as_likely_as_another():
+    num_rows = 3000
+    batch = trajectory_batch([[0, 1, NEVER, NEVER, 2, 3, 4]] * num_rows)
+    corrupted = BlockStates(2, one_block=True)(batch, MASK, row_draws(batch))
+    counts = [response(corrupted.is_target)[:, start : start + 2].any(1).sum() / num_rows for start in (0, 2, 4, 6)]
+    torch.testing.assert_close(torch.tensor(counts), torch.tensor([1 / 3, 0, 1 / 3, 1 / 3]), rtol=0, atol=0.03)

@@ -326,7 +326,7 @@ def checkpoint_every_step(directory):
 
 
 LORA = "--model.backbone.lora={'r': 2, 'alpha': 4}"
-CODE_FORM = {"path": "prefix_levels", "states": "mostly_masked", "sample_temperature": 1.0}
+CODE_FORM = {"path": "prefix_levels", "states": "one_block", "sample_temperature": 1.0}
 
 
 @pytest.mark.parametrize(

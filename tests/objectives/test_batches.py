@@ -22,7 +22,7 @@ EOS = 2
 SHARED = ("nelbo", "inverse_ratio", "cart", "papl", "dparallel", "dinfer", "t3d")
 OBJECTIVES = {
     **{name: two_ranks.OBJECTIVES[name] for name in SHARED},
-    "t3d_released": T3DObjective(block_length=3, path="prefix_levels", states="mostly_masked", random_ratio=0.5),
+    "t3d_released": T3DObjective(block_length=3, path="prefix_levels", states="one_block", random_ratio=0.5),
     "tabom": TabomObjective(),
     "jumps": TabomObjective(window=3, starts="non_left_to_right"),
     "shuffled": TabomObjective(window=3, truncated_windows=True, ranking=Ranking(order="shuffled")),

@@ -15,7 +15,7 @@ from tabom.types import NEVER
 MASK = 99
 NAN = float("nan")
 FORMS = ("rank_weighted", "prefix_levels")
-STATES = ("uniform", "mostly_masked")
+STATES = ("uniform", "mostly_masked", "one_block")
 
 
 def seeded(seed=0):
@@ -85,13 +85,20 @@ def path_loss(objective, batch, row, asked, nll):
     return mean(levels)
 
 
-def oracle(objective, batch, is_masked, model, reference):
-    """All terms by loops; ``is_masked`` are the masked positions that decoding revealed."""
+def oracle(objective, batch, corrupted, model, reference, *, one_block):
+    """All terms by loops."""
+    is_masked = corrupted.is_masked
     real, fake, path, reconstruction, ratios = [], [], [], [], []
     for row in range(len(is_masked)):
         revealed = [i for i, key in decoding_keys(batch, row).items() if key[0] != math.inf]
         if not objective.supervise_padding:
             revealed = [i for i in revealed if not batch.is_filler[row, i]]
+        if one_block:
+            places = [i for i, is_in in enumerate(batch.is_response[row].tolist()) if is_in]
+            length = objective.block_length or len(places)
+            last = max(i for i in places if corrupted.attention_mask[row, i])
+            current = (last - places[0]) // length
+            revealed = [i for i in revealed if (i - places[0]) // length == current]
         masked = [i for i in revealed if is_masked[row, i]]
         if masked:
             ratio = mean([reference.nll[row, i] - model.nll[row, i] for i in masked])
@@ -128,8 +135,11 @@ def test_values_and_gradients_are_those_of_the_equations(path, states, supervise
         model, reference = random_statistics(corrupted.is_target.shape, seed)
         result = objective.terms(model, corrupted, reference)
         gradients = torch.autograd.grad(result["loss"], [model.nll, model.sampled_nll])
-        expected = oracle(objective, batch, corrupted.is_masked, model, reference)
+        expected = oracle(objective, batch, corrupted, model, reference, one_block=states == "one_block")
         torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-7)
+        if not corrupted.is_target.any():
+            assert not any(gradient.any() for gradient in gradients)
+            continue
         of_loops = torch.autograd.grad(expected["loss"], [model.nll, model.sampled_nll])
         torch.testing.assert_close(gradients, of_loops, rtol=1e-6, atol=1e-7)
         assert not gradients[0][~corrupted.is_target].any()
@@ -305,6 +315,10 @@ def test_prefix_levels_ask_for_visible_tokens_too(states, supervise_padding):
     )
     learnt = batch.is_response & (batch.unmask_step != NEVER)
     learnt = learnt if supervise_padding else learnt & ~batch.is_filler
+    if states == "one_block":  # of eight
+        number = batch.is_response.long().cumsum(1) - 1
+        last = (number * (batch.is_response & narrow.attention_mask)).amax(1, keepdim=True)
+        learnt = learnt & (number // 8 == last // 8)
     assert torch.equal(wide.is_target, learnt)
     assert torch.equal(narrow.is_target, learnt & narrow.is_masked)
     assert torch.equal(wide.noisy_ids, narrow.noisy_ids)

@@ -37,7 +37,7 @@ OBJECTIVES = {
     "dparallel": DParallelObjective(block_length=3),
     "dinfer": DInferObjective(),
     "t3d": T3DObjective(block_length=3),
-    "t3d_released": T3DObjective(block_length=4, path="prefix_levels", states="mostly_masked"),
+    "t3d_released": T3DObjective(block_length=4, path="prefix_levels", states="one_block"),
     "tabom": TabomObjective(**WINDOW),
     "released": TabomObjective(**WINDOW, window_unit="steps", ties="positional", reduction="batch_tokens"),
     **{
