@@ -8,11 +8,19 @@ import pytest
 from helpers import slow
 
 from tabom.cli.main import main
-from tabom.demo import command, full, stages
-from tabom.demo.full import FULL_METHODS, FULL_OUTPUT_DIR, INTERPOLATIONS, FullDemo
-from tabom.demo.stages import METHODS, OUTPUT_DIR, Demo, Training, keep_earlier_results
+from tabom.demo import command, stages
+from tabom.demo.stages import (
+    FULL_METHODS,
+    FULL_OUTPUT_DIR,
+    METHODS,
+    OUTPUT_DIR,
+    Demo,
+    FullDemo,
+    Training,
+    keep_earlier_results,
+)
 from tabom.errors import TabomError
-from tabom.reporting.comparison import MethodResult
+from tabom.storage.run_record import find_records
 from tabom.tasks import Sudoku4x4
 
 SMALL = (
@@ -50,7 +58,7 @@ def small_demo(elsewhere, tmp_path, repository):
 @pytest.fixture
 def small_full_demo(elsewhere, monkeypatch, repository):
     """Two methods of the full demo, one of them off the frontier; made anew, as by another process."""
-    monkeypatch.setattr(FullDemo, "methods", {"SFT-GT": "sft_gt", "SFT-SD": "sft_sd"})
+    monkeypatch.setattr(FullDemo, "methods", ["sft_gt", "sft_sd"])
 
     def make(**changes):
         options = {"seeds": [3], "overrides": OVERRIDES, "learning_rates": [1e-2, 1e-3], **changes}
@@ -59,33 +67,35 @@ def small_full_demo(elsewhere, monkeypatch, repository):
     return make
 
 
-@pytest.mark.parametrize("methods", [["TABOM"], *slow([*METHODS])], ids=["one method", "all methods"])
-def test_all_stages_and_what_they_leave(small_demo, methods, monkeypatch, capsys):
-    monkeypatch.setattr(Demo, "methods", {method: METHODS[method] for method in methods})
-    results = small_demo.run()
-    assert [(result.method, result.seed) for result in results] == [
-        ("base", 0),
-        *((method, 3) for method in methods),
-    ]
-    record = json.loads((OUTPUT_DIR / "results.json").read_text())
-    assert [row["metrics"] for row in record["results"]] == [result.metrics for result in results]
-    columns = {column.metric for column in stages.COLUMNS + stages.PUBLIC_COLUMNS}
-    assert all(columns <= result.metrics.keys() for result in results)
-    assert results[0].metrics["kl"] == 0
-    assert all(result.metrics["kl"] > 0 for result in results[1:])
-    assert len({result.metrics["kl"] for result in results}) == 1 + len(methods)
+def rows(page, caption):
+    """Cells of one table of a page in Markdown."""
+    text = page.read_text().partition(f"**{caption}")[2].partition("\n\n")[2].partition("\n\n")[0]
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if not line.startswith("| ---")]
 
-    table = (OUTPUT_DIR / "table.md").read_text()
-    assert table.count("\n") == 2 + 1 + len(methods)
-    assert (OUTPUT_DIR / "figure.png").stat().st_size > 1000
+
+@pytest.mark.parametrize("methods", [["tabom"], *slow([*METHODS])], ids=["one method", "all methods"])
+def test_all_stages_and_what_they_leave(small_demo, methods, monkeypatch, capsys):
+    monkeypatch.setattr(Demo, "methods", methods)
+    small_demo.run()
+    kl = []
+    for kind in ("test", "public"):
+        head, base, *others = rows(OUTPUT_DIR / f"{kind}.md", "Mean ± standard deviation over the seeds")
+        assert [row[0] for row in others] == list(methods)
+        columns = {f"accuracy at {n} a step, %" for n in (1, 2)} | {"NELBO change", "KL", "TDS", "order agreement"}
+        assert columns <= set(head)
+        assert base[head.index("KL")] == "0.000"
+        kl += [row["kl"] for row in (r.last("test") for r in find_records([OUTPUT_DIR])) if row]
+        assert (OUTPUT_DIR / f"{kind}.html").read_text().startswith("<!DOCTYPE html>")
+        assert (OUTPUT_DIR / f"figures-{kind}/frontier.png").stat().st_size > 1000
+    assert len(set(kl)) == 1 + len(methods)
     out = capsys.readouterr().out
     assert "tabom fit --config" in out
-    assert "4x4 Sudoku after post-training" in out
-    assert set(record["seconds"]) == set(small_demo.seconds)
+    assert "Mean ± standard deviation over the seeds" in out
+    assert "Time, tokens and device hours" in out
 
 
 def commands_of(out):
-    return [line.split(": tabom ")[1].split()[0] for line in out.splitlines() if ": tabom " in line]
+    return [line.split()[1] for line in out.splitlines() if line.startswith("tabom ")]
 
 
 @pytest.mark.slow
@@ -94,7 +104,7 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
     run = FullDemo._run
 
     def run_until_killed(self, training):
-        if training.method == "SFT-SD" and training.learning_rate == 1e-2:
+        if training.config == "sft_sd" and training.learning_rate == 1e-2:
             raise KeyboardInterrupt
         return run(self, training)
 
@@ -102,72 +112,55 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
     with pytest.raises(KeyboardInterrupt):
         small_full_demo().run()
     assert commands_of(capsys.readouterr().out) == ["fit", "predict", "test", *["fit", "test"] * 2]
-    path = FULL_OUTPUT_DIR / "results.json"
-    kept = json.loads(path.read_text())
-    assert not (FULL_OUTPUT_DIR / "frontier.md").exists()
+    assert not (FULL_OUTPUT_DIR / "test.md").exists()
 
     monkeypatch.setattr(FullDemo, "_run", run)
-    results = small_full_demo(learning_rates=[1e-3, 1e-2], kl_levels=[1e-12, 1e6]).run()
+    small_full_demo(learning_rates=[1e-3, 1e-2]).run()
     out = capsys.readouterr().out
-    assert commands_of(out) == ["fit", "test", *["test"] * len(INTERPOLATIONS)]
+    assert commands_of(out) == ["fit", "test", *["test"] * len(FullDemo.interpolations)]
     assert "3 of 3 runs done" in out
-    record = json.loads(path.read_text())
-    assert record["results"][:3] == kept["results"]
-    assert record["seconds"]["pretraining"] == kept["seconds"]["pretraining"]
-    assert [(r.method, r.seed, r.learning_rate) for r in results] == [
-        ("base", 0, None),
-        ("SFT-GT", 3, 1e-2),
-        ("SFT-SD", 3, 1e-3),
-        ("SFT-SD", 3, 1e-2),
-        *((method, 3, 1e-2) for method in INTERPOLATIONS),
-    ]
-    *_, whole, quarter, half, most = [r.metrics["kl"] for r in results]
-    assert 0 < quarter < half < most < whole
     assert {path.name for path in FULL_OUTPUT_DIR.iterdir() if path.is_file()} == {
-        "frontier.md",
-        "frontier.png",
-        "results.json",
-        "table.md",
+        "settings.json",
+        *(f"test{suffix}.{ending}" for suffix in FullDemo.metrics for ending in ("md", "html")),
     }
-    table = (FULL_OUTPUT_DIR / "table.md").read_text().splitlines()
-    assert [line.split(" | ")[:3] for line in table[2:]] == [
-        ["| base", "-", "1"],
-        ["| SFT-GT", "0.01", "1"],
-        ["| SFT-SD", "0.001", "1"],
-        ["| SFT-SD", "0.01", "1"],
-        *([f"| {method}", "0.01", "1"] for method in INTERPOLATIONS),
+    between = [f"sft_sd x {weight:g}" for weight in reversed(FullDemo.interpolations)]
+    _, *table = rows(FULL_OUTPUT_DIR / "test.md", "Mean ± standard deviation over the seeds")
+    assert [row[:3] for row in table] == [
+        ["base", "-", "1"],
+        ["sft_gt", "0.01", "1"],
+        ["sft_sd", "0.001", "1"],
+        ["sft_sd", "0.01", "1"],
+        *([method, "0.01", "1"] for method in between),
     ]
-    frontier = (FULL_OUTPUT_DIR / "frontier.md").read_text()
-    assert frontier.startswith(full.FRONTIER_LEGEND)
-    assert frontier.count("| SFT-SD | 1 |") == frontier.count(f"| {full.TOWARDS_BASE} | 1 |") == 2
-    assert frontier.count("| 100.0 | - |") == 2
-    assert frontier.count("| 100.0 (+0.0) | - |") == 2
-    assert "SFT-GT" not in frontier.removeprefix(full.FRONTIER_LEGEND)
+    measured = {record.run_id: record.last("test").get("kl") for record in find_records([FULL_OUTPUT_DIR])}
+    assert len({kl for kl in measured.values() if kl is not None}) == len(table)
+    for suffix in FullDemo.metrics:
+        _, *frontier = rows(FULL_OUTPUT_DIR / f"test{suffix}.md", "Accuracy at matched forgetting")
+        assert [row[:2] for row in frontier] == [["sft_sd", "1"], ["sft_sd (lr 0.01) towards the base", "1"]]
+        assert all("(+0.0)" in cell for cell in frontier[1][3:])
 
 
 def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_path):
     """The seed is the training's alone: all models are tested under the same masks. The public test logs nothing."""
     commands = []
 
-    def record(self, stage, *words):
+    def record(self, *words):
         commands.append(words)
-        self._last_metrics = {"kl": 0.5}
         return "best.ckpt"
 
     monkeypatch.setattr(FullDemo, "_command", record)
     public = tmp_path / "public.csv"
-    (result,) = small_full_demo(public_test=public)._run(Training("SFT-SD", "sft_sd", seed=3, learning_rate=1e-3))
-    assert result == MethodResult("SFT-SD", 3, {"kl": 0.5, "public_kl": 0.5}, 1e-3)
     name = "sft_sd-lr0.001-seed3"
+    assert small_full_demo(public_test=public)._run(Training("sft_sd", seed=3, learning_rate=1e-3)) == [name]
     place, rate, checkpoint = f"--run_dir=runs/demo-full/{name}", "--model.optimizer.lr=0.001", "--ckpt_path=best.ckpt"
     assert commands == [
         ("fit", "sft_sd", place, "--seed_everything=3", rate, "--ckpt_path=last"),
         ("test", "sft_sd", f"{place}-test", checkpoint),
         (
-            *("test", "sft_sd", f"{place}-test", checkpoint),
+            *("test", "sft_sd", f"{place}-public", checkpoint),
             "--data.validation.num_test_prompts=500",
-            f"--data.task.test_file={public}",
             "--trainer.logger=false",
+            f"--data.task.test_file={public}",
         ),
     ]
 
@@ -177,9 +170,9 @@ def test_a_full_demo_is_not_mixed_with_another(small_full_demo, tmp_path, monkey
     configs = tmp_path / "configs"
     monkeypatch.setattr(FullDemo, "_command", lambda *words: pytest.fail("expected an error before"))
     first = small_full_demo()
-    settings = first._settings()
-    first._save(settings, [])
-    path = "runs/demo-full/results.json"
+    path = FULL_OUTPUT_DIR / "settings.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(first._settings()))
     advice = "give what was given before, or move runs/demo-full away to start afresh"
 
     with pytest.raises(TabomError) as error:
@@ -210,8 +203,9 @@ def test_other_trajectories_are_other_results(small_full_demo, monkeypatch):
     (directory / "manifest.json").write_text("one")
     (OUTPUT_DIR / "base").mkdir()
     (OUTPUT_DIR / "base" / "model.safetensors").write_text("")
-    settings = small_full_demo()._settings()
-    small_full_demo()._save(settings | {"trajectories": "of another"}, [])
+    FULL_OUTPUT_DIR.mkdir()
+    settings = small_full_demo()._settings() | {"trajectories": "of another"}
+    (FULL_OUTPUT_DIR / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(
         TabomError, match='expected trajectories "of another", of the results that are there, got 7692c3ad'
     ):
@@ -231,9 +225,9 @@ def test_plan_of_the_full_demo(repository):
     """Ten methods at three rates, and SFT-GT at the middle one; each has its config."""
     trainings = FullDemo(repository / "configs" / "demo", seeds=[1, 2])._trainings()
     assert len(trainings) == 2 * (10 * 3 + 1)
-    assert [t.learning_rate for t in trainings if t.method == "SFT-GT"] == [1e-3, 1e-3]
+    assert [t.learning_rate for t in trainings if t.config == "sft_gt"] == [1e-3, 1e-3]
     assert len(FULL_METHODS) == 11
-    assert all((repository / "configs" / "demo" / f"{config}.yaml").is_file() for config in FULL_METHODS.values())
+    assert all((repository / "configs" / "demo" / f"{config}.yaml").is_file() for config in FULL_METHODS)
 
 
 def test_earlier_results_are_kept(monkeypatch, tmp_path, capsys):
@@ -241,10 +235,10 @@ def test_earlier_results_are_kept(monkeypatch, tmp_path, capsys):
     keep_earlier_results()
     assert capsys.readouterr().out == ""
     OUTPUT_DIR.mkdir(parents=True)
-    (OUTPUT_DIR / "table.md").write_text("mine")
+    (OUTPUT_DIR / "test.md").write_text("mine")
     keep_earlier_results()
     (aside,) = Path("runs").iterdir()
-    assert (aside / "table.md").read_text() == "mine"
+    assert (aside / "test.md").read_text() == "mine"
     assert capsys.readouterr().out == f"Earlier results are kept in {aside}\n"
 
 
@@ -264,16 +258,15 @@ def test_options_of_the_full_demo(monkeypatch, repository, capsys):
     seen = []
     monkeypatch.setattr(FullDemo, "run", lambda self: seen.append(self))
     main(["demo", "--full"])
-    main(["demo", "--full", "--seeds", "5", "--learning_rates", "1e-3", "2e-3", "--kl_levels", "0.02"])
-    assert [(list(d.seeds), list(d.learning_rates), d.kl_levels) for d in seen] == [
-        ([1, 2], [3e-4, 1e-3, 2e-3], None),
-        ([5], [1e-3, 2e-3], [0.02]),
+    main(["demo", "--full", "--seeds", "5", "--learning_rates", "1e-3", "2e-3"])
+    assert [(list(d.seeds), list(d.learning_rates)) for d in seen] == [
+        ([1, 2], [3e-4, 1e-3, 2e-3]),
+        ([5], [1e-3, 2e-3]),
     ]
-    for option in ("learning_rates", "kl_levels"):
-        with pytest.raises(SystemExit):
-            main(["demo", f"--{option}", "1e-3"])
-        expected = f"tabom: error: {option}: expected --full beside it, which compares learning rates\n"
-        assert capsys.readouterr().err == expected
+    with pytest.raises(SystemExit):
+        main(["demo", "--learning_rates", "1e-3"])
+    expected = "tabom: error: learning_rates: expected --full beside it, which compares learning rates\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.slow

@@ -7,8 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabom.demo.full import FULL_OUTPUT_DIR, LEARNING_RATES, FullDemo
-from tabom.demo.stages import Demo, keep_earlier_results
+from tabom.demo.stages import FULL_OUTPUT_DIR, LEARNING_RATES, Demo, FullDemo, keep_earlier_results
 from tabom.errors import require
 
 
@@ -20,9 +19,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--configs", type=Path, default=Path("configs/demo"), help="directory of the stages' configs")
     parser.add_argument("--public_test", type=Path, help="CSV of public 4x4 Sudoku puzzles to be tested on as well")
     parser.add_argument("--full", action="store_true", help=f"all methods, at equal forgetting: {FULL_OUTPUT_DIR}/")
-    full = parser.add_argument_group("with --full")
-    full.add_argument("--learning_rates", type=float, nargs="+", help="of each method (3e-4 1e-3 2e-3)")
-    full.add_argument("--kl_levels", type=float, nargs="+", help="KL to compare at (default: what all methods reach)")
+    parser.add_argument("--learning_rates", type=float, nargs="+", help="of each method with --full (3e-4 1e-3 2e-3)")
     arguments = parser.parse_args(words)
     require(
         (arguments.configs / "pretrain.yaml").is_file(),
@@ -31,10 +28,10 @@ def run(words: Sequence[str]) -> None:
     )
     shared = (arguments.configs, arguments.seeds, arguments.public_test)
     if arguments.full:
-        rates = arguments.learning_rates or LEARNING_RATES
-        FullDemo(*shared, learning_rates=rates, kl_levels=arguments.kl_levels).run()
+        FullDemo(*shared, learning_rates=arguments.learning_rates or LEARNING_RATES).run()
         return
-    for name in ("learning_rates", "kl_levels"):
-        require(getattr(arguments, name) is None, f"{name}: expected --full beside it, which compares learning rates")
+    require(
+        arguments.learning_rates is None, "learning_rates: expected --full beside it, which compares learning rates"
+    )
     keep_earlier_results()
     Demo(*shared).run()

@@ -302,5 +302,5 @@ def _cost(comparison: Comparison) -> Iterator[dict[str, str]]:
     for row, name in itertools.product(comparison.rows, comparison.benchmarks):
         for machine, own in grouped(comparison.of(name, row), lambda one: one.record.machine).items():
             length = {"response length": show_value(own[0].settings.get("response_length"))}
-            cells = {column.title: column.show_of(one.result.cost for one in own) for column in _COSTS}
+            cells = {column.title: column.show(one.result.cost.get(column.metric) for one in own) for column in _COSTS}
             yield {"model": row[1], "benchmark": _title(name), **length, **cells, "hardware": machine}

@@ -1,34 +1,20 @@
 """What is measured of models, and how it is shown: groups, means with their errors, tables."""
 
-import statistics
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pandas as pd
 from rich import table
 
 MISSING = "-"
 Rows = list[list[str]]
+Frame = Any
+"""A ``pandas.DataFrame``, whose own annotations lose their way behind a ``groupby``."""
 Value = float | str
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """One trained and tested model.
-
-    Attributes:
-        method: Row of the table.
-        seed: Of its post-training.
-        metrics: Test results by name.
-        learning_rate: Of its post-training, where it is not the one of the method's config.
-    """
-
-    method: str
-    seed: int
-    metrics: dict[str, float]
-    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +22,7 @@ class Column:
     """How one metric is shown.
 
     Attributes:
-        metric: Key in :attr:`MethodResult.metrics`.
+        metric: Name of what was measured.
         title: Heading.
         scale: Factor before rounding.
         digits: After the decimal point.
@@ -50,24 +36,18 @@ class Column:
     is_signed: bool = False
 
     def with_error(self, value: float, error: float | None) -> str:
-        """A value, and its error where there is one.
+        """A value, and its error where there is one, neither None nor NaN.
 
         >>> Column("gain", "points gained", scale=100, is_signed=True).with_error(0.125, 0.01)
         '+12.5 ± 1.0'
         """
         text = f"{self.scale * value:{'+' if self.is_signed else ''}.{self.digits}f}"
-        return text if error is None else f"{text} ± {self.scale * error:.{self.digits}f}"
+        return text if error is None or math.isnan(error) else f"{text} ± {self.scale * error:.{self.digits}f}"
 
-    def show(self, values: Iterable[float]) -> str:
+    def show(self, values: Iterable[float | None]) -> str:
         """Mean, and standard deviation over seeds where there are several; a dash where there is no value."""
-        values = list(values)
-        if not values:
-            return MISSING
-        return self.with_error(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-    def show_of(self, measured: Iterable[Mapping[str, float]]) -> str:
-        """The same for the metric of models, as far as they have it."""
-        return self.show(metrics[self.metric] for metrics in measured if self.metric in metrics)
+        known: Any = pd.Series(list(values), dtype=float).dropna()
+        return self.with_error(known.mean(), known.std()) if len(known) else MISSING
 
 
 PERCENT = Column("", "", scale=100)
@@ -75,14 +55,14 @@ POINTS = Column("", "", scale=100, is_signed=True)
 
 
 def show_value(value: Value | None) -> str:
-    """Six significant digits of a number; a dash for nothing.
+    """Six significant digits of a number; a dash for None and NaN.
 
     >>> [show_value(value) for value in (0.001, 8, "logistic", None)]
     ['0.001', '8', 'logistic', '-']
     """
-    if value is None:
-        return MISSING
-    return value if isinstance(value, str) else f"{value:g}"
+    if isinstance(value, str):
+        return value
+    return MISSING if value is None or math.isnan(value) else f"{value:g}"
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -110,21 +90,35 @@ def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, 
     return groups
 
 
-def comparison_rows(results: Iterable[MethodResult], columns: Sequence[Column]) -> Rows:
+def measurements(models: Iterable[tuple[str, int, float | None, Mapping[str, float]]]) -> Frame:
+    """One row a model, from method, seed, learning rate (None leaves it to the method) and values by metric.
+
+    Returns:
+        Columns ``method``, ``seed``, ``learning_rate``, and the metrics; NaN where there is no value.
+    """
+    rows = list(models)
+    names = pd.DataFrame([row[:3] for row in rows], columns=["method", "seed", "learning_rate"])
+    return names.astype({"learning_rate": float}).join(pd.DataFrame([row[3] for row in rows], dtype=float))
+
+
+def comparison_rows(results: Frame, columns: Sequence[Column]) -> Rows:
     """Head, then one row a method and learning rate, in order of first appearance.
+
+    Args:
+        results: As :func:`measurements` makes them.
+        columns: That are shown.
 
     Returns:
         Method, learning rate (only if a result has one), number of seeds, then the columns; a dash where no seed has
         the metric.
     """
-    groups = grouped(results, lambda result: (result.method, result.learning_rate))
-    has_rates = any(rate is not None for _, rate in groups)
+    has_rates = results["learning_rate"].notna().any()
     return table_rows(
-        {"method": method}
+        {"method": str(method)}
         | ({"learning rate": show_value(rate)} if has_rates else {})
         | {"seeds": str(len(group))}
-        | {column.title: column.show_of(result.metrics for result in group) for column in columns}
-        for (method, rate), group in groups.items()
+        | {column.title: column.show(group.get(column.metric, ())) for column in columns}
+        for (method, rate), group in results.groupby(["method", "learning_rate"], sort=False, dropna=False)
     )
 
 

@@ -95,7 +95,7 @@ def _reached(models: Sequence[Model], column: Column) -> str:
     """One cell: the mean over the seeds, at each learning rate if there are several."""
     measured = [model for model in models if model.interpolation == 1 and column.metric in model.values]
     groups = grouped(measured, lambda model: (model.method, model.rate)).values()
-    return "; ".join(column.show_of(model.values for model in group) for group in groups) or MISSING
+    return "; ".join(column.show(model.values[column.metric] for model in group) for group in groups) or MISSING
 
 
 def _folders(model: Model) -> set[str]:

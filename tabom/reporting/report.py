@@ -13,7 +13,7 @@ from tabom.reporting.benchmarks import benchmark_sections, collect_benchmarks
 from tabom.reporting.comparison import (
     MISSING,
     Column,
-    MethodResult,
+    Frame,
     comparison_rows,
     grouped,
     short_names,
@@ -22,10 +22,10 @@ from tabom.reporting.comparison import (
 )  # fmt: skip
 from tabom.reporting.curves import CURVES, curve_positions, plot_lines
 from tabom.reporting.figures import mean_gains, plot_frontiers
-from tabom.reporting.frontier import frontier_rows, matched_levels, seed_curves
+from tabom.reporting.frontier import frontier_rows, matched_levels
 from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.paper import paper_section
-from tabom.reporting.results import BASE, Model, Results
+from tabom.reporting.results import Model, Results
 from tabom.reporting.sensitivity import plot_sensitivity, sensitivity_rows
 from tabom.storage.run_record import RunRecord
 
@@ -59,7 +59,7 @@ def sections(
     names = sorted({name for model in results.compared for name in model.values})
     require(not names or metric in names, f"--metric: expected one of {', '.join(names)}, got {metric}")
     points, models = results.on_frontier(), [one.result.model for one in answers]
-    methods = list(dict.fromkeys([*(point.method for point in points), *models]))
+    methods = list(dict.fromkeys([*points["method"], *models]))
     known = ", ".join(methods) or "no method"
     require(baseline in (None, *methods), f"--baseline: expected one of {known}, got {baseline}")
     baseline, shown = baseline or BASELINE, results.shown(metric)
@@ -113,9 +113,10 @@ def _name(metric: str) -> str:
 
 def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
     """Accuracy gained against forgetting, and the table at matched forgetting."""
-    points = [point for point in results.on_frontier() if {"kl", metric} <= set(point.metrics)]
+    points: Frame = results.on_frontier().reindex(columns=["method", "seed", "learning_rate", "kl", metric])
+    points = points.dropna(subset=["kl", metric])
     bases = [model.values[metric] for model in results.base if metric in model.values]
-    if not points:
+    if points.empty:
         return "No frontier: no model has a KL from its base beside its accuracy."
     if not bases:
         return (
@@ -125,20 +126,19 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
     if len(results.base_models) > 1:
         return "No frontier: the runs start from different base models. Give the runs of one base model at a time."
     accuracy = statistics.mean(bases)
-    base = MethodResult(BASE, 0, {"kl": 0.0, metric: accuracy})
     means = mean_gains(points, accuracy, metric)
-    single = [method for method, own in grouped(means["method"], str).items() if len(own) == 1]
+    single = list(means["method"].drop_duplicates(keep=False))
     texts = [
         "A method is compared with the others at equal KL from the base, never at one learning rate: at one learning "
         "rate, methods differ in how far they went as well as in what they learnt.",
     ]
     if single:
         texts.append(f"With one learning rate, a method is a point and not compared: {', '.join(single)}.")
-    compared = [point for point in points if point.method not in single]
+    compared = points[~points["method"].isin(single)]
     rows = table_rows(
         {
             "method": method,
-            "learning rate or weight": show_value(None if pd.isna(rate) else rate),
+            "learning rate or weight": show_value(rate),
             "seeds": str(num_seeds),
             "KL": f"{kl:.4f}",
             "gain, points": f"{gain:+.1f}",
@@ -153,23 +153,22 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
         "frontier",
         f"Points gained over the base ({100 * accuracy:.1f} %) in {_name(metric)}, against KL.",
         f"Accuracy points gained over the base against KL from it. {'; '.join(words)}.",
-        plot_frontiers(points, base, metric),
+        plot_frontiers(points, accuracy, metric),
         rows,
     )
     tables = []
-    if compared:
-        curves = seed_curves(compared, base, metric)
+    if len(compared):
         caption = f"Accuracy at matched forgetting: {_name(metric)} in %, KL(base || model) in nats a token"
-        if baseline in curves:
+        if baseline in set(compared["method"]):
             caption += f"; in brackets the difference to {baseline} with the same seed ± its standard error"
-        rows = frontier_rows(curves, matched_levels(curves), baseline)
+        rows = frontier_rows(compared, accuracy, metric, matched_levels(compared), baseline)
         tables = [Table(f"{caption}; {MISSING}: not every seed goes so far", rows)]
     return Section("Gain against forgetting", texts, [plot], tables)
 
 
 def _table(results: Results) -> Section:
     rows = results.rows()
-    names = {name for row in rows for name in row.metrics}
+    names = set(rows.columns[3:])
     accuracies = sorted(name for name in names if re.fullmatch(r"accuracy_\d+_per_step", name))
     main = [*map(column_of, accuracies), *(column for column in _COLUMNS if column.metric in names)]
     others = [column_of(name) for name in sorted(names - {column.metric for column in main})]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tabom.errors import require
-from tabom.reporting.comparison import MethodResult, Value, grouped, short_names, show_value
+from tabom.reporting.comparison import Frame, Value, grouped, measurements, short_names, show_value
 from tabom.reporting.sensitivity import Setting
 from tabom.storage.run_record import RunRecord
 from tabom.storage.settings import flat_config
@@ -86,10 +86,6 @@ class Model:
         parts = (self.keys.get(_TASK), self.keys.get(f"{_TASK}.test_file"))
         return " ".join(str(part) for part in parts if part is not None)
 
-    def result(self, method: str, rate: float | None) -> MethodResult:
-        """Row of a table or point of a curve."""
-        return MethodResult(method, self.seed, self.values, rate)
-
 
 @dataclass(frozen=True)
 class Results:
@@ -151,20 +147,22 @@ class Results:
             shown[f"{method} (lr {show_value(best[0].rate)})" if len(rates) > 1 else method] = best
         return shown | ({BASE: self.base} if self.base else {})
 
-    def rows(self) -> list[MethodResult]:
+    def rows(self) -> Frame:
         """One a model, the base first, for tables; an interpolated one has a method of its own."""
-        base = [model.result(BASE, None) for model in self.base]
-        names = ["" if model.interpolation == 1 else f" x {model.interpolation:g}" for model in self.models]
-        return base + [m.result(m.method + name, m.rate) for m, name in zip(self.models, names, strict=True)]
+        names = ["" if model.interpolation == 1 else f" x {model.interpolation:g}" for model in self.compared]
+        return measurements((m.method + x, m.seed, m.rate, m.values) for m, x in zip(self.compared, names, strict=True))
 
-    def on_frontier(self) -> list[MethodResult]:
+    def on_frontier(self) -> Frame:
         """One a point: each method over its learning rates, and towards the base over its interpolation weights."""
         towards = {(model.method, model.rate) for model in self.models if model.interpolation < 1}
-        return [model.result(model.method, model.rate) for model in self.trained] + [
-            model.result(f"{model.method} (lr {show_value(model.rate)}) towards the base", model.interpolation)
-            for model in self.models
-            if (model.method, model.rate) in towards
-        ]
+        names = {key: f"{key[0]} (lr {show_value(key[1])}) towards the base" for key in towards}
+        between = [model for model in self.models if (model.method, model.rate) in towards]
+        return measurements(
+            [
+                *((model.method, model.seed, model.rate, model.values) for model in self.trained),
+                *((names[m.method, m.rate], m.seed, m.interpolation, m.values) for m in between),
+            ]
+        )
 
     def settings(self, label: str, metric: str) -> list[Setting]:
         """The runs of a label by what varies in it, with the learning rate where it varies as well."""
@@ -245,7 +243,14 @@ def trainings(records: Sequence[RunRecord]) -> dict[Path, list[RunRecord]]:
         parents = [fit for fit in fits if fit.run_id == record.parent and fit.time < record.time]
         return [*(chain(parents[-1]) if parents else []), record]
 
-    return {record.path: chain(record)[: None if record.verb == "fit" else -1] for record in records}
+    def made(record: RunRecord) -> list[RunRecord]:
+        own = chain(record)[:-1]
+        for fit in fits if own else ():  # that went on in the same place before the measurement
+            if fit.time < record.time and fit.directory == own[-1].directory and own[-1] in chain(fit):
+                own = chain(fit)
+        return own
+
+    return {record.path: chain(record) if record.verb == "fit" else made(record) for record in records}
 
 
 def differences(what: str, records: Sequence[RunRecord], parts: Mapping[str, Sequence[str]] | None = None) -> list[str]:

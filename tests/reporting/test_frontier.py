@@ -5,101 +5,82 @@ import math
 import numpy as np
 import pytest
 
-from tabom.errors import TabomError
-from tabom.reporting.comparison import MethodResult
+from tabom.reporting.comparison import measurements
 from tabom.reporting.figures import plot_frontiers
-from tabom.reporting.frontier import (
-    Matched,
-    Point,
-    accuracy_at,
-    frontier_rows,
-    match,
-    matched_levels,
-    seed_curves,
-)
+from tabom.reporting.frontier import accuracies_at, frontier_rows, matched_levels
 
-BASE = MethodResult("base", 0, {"kl": 0.0, "accuracy": 0.4, "accuracy_1_per_step": 0.4})
+BASE = 0.4
+METRIC = "accuracy_1_per_step"
 
 
 def result(method, seed, rate, kl, accuracy):
-    return MethodResult(method, seed, {"kl": kl, "accuracy": accuracy, "accuracy_1_per_step": accuracy}, rate)
+    return method, seed, rate, {"kl": kl, METRIC: accuracy}
 
 
-RESULTS = [
-    result("SFT-SD", 1, 1e-3, 0.04, 0.6),
-    result("SFT-SD", 1, 2e-3, 0.16, 0.8),
-    result("SFT-SD", 2, 1e-3, 0.04, 0.5),
-    result("SFT-SD", 2, 2e-3, 0.16, 0.9),
-    result("TABOM", 1, 1e-3, 0.01, 0.5),
-    result("TABOM", 1, 2e-3, 0.09, 0.7),
-    result("TABOM", 2, 1e-3, 0.01, 0.6),
-    result("TABOM", 2, 2e-3, 0.04, 0.7),
-]
-CURVES = seed_curves(RESULTS, BASE, "accuracy")
+RESULTS = measurements(
+    [
+        result("SFT-SD", 1, 1e-3, 0.04, 0.6),
+        result("SFT-SD", 1, 2e-3, 0.16, 0.8),
+        result("SFT-SD", 2, 1e-3, 0.04, 0.5),
+        result("SFT-SD", 2, 2e-3, 0.16, 0.9),
+        result("TABOM", 1, 1e-3, 0.01, 0.5),
+        result("TABOM", 1, 2e-3, 0.09, 0.7),
+        result("TABOM", 2, 1e-3, 0.01, 0.6),
+        result("TABOM", 2, 2e-3, 0.04, 0.7),
+    ]
+)
+SEEDS, METHODS = RESULTS["seed"], RESULTS["method"]
 
 
-def test_every_curve_starts_at_the_base_and_is_sorted_by_kl():
-    shuffled = seed_curves([RESULTS[5], RESULTS[4]], BASE, "accuracy")
-    assert shuffled == {"TABOM": {1: [(0.0, 0.4), (0.01, 0.5), (0.09, 0.7)]}}
+def cells(method, level, baseline="SFT-SD", results=RESULTS):
+    head, *rows = frontier_rows(results, BASE, METRIC, [level], baseline)
+    assert head[-1] == f"KL {level:g}"
+    return next(row[-1] for row in rows if row[0] == method)
 
 
 @pytest.mark.parametrize(
     ("kl", "accuracy"),
-    [(0.0, 0.4), (0.01, 0.5), (0.04, 0.6), (0.09, 0.5), (0.16, 0.4), (0.1601, None)],
+    [(1e-12, 0.4), (0.01, 0.5), (0.04, 0.6), (0.09, 0.5), (0.16, 0.4), (0.1601, math.nan)],
 )
 def test_linear_in_the_root_of_the_kl_between_neighbours_and_nothing_beyond(kl, accuracy):
-    """A curve that falls again; 0.01 and 0.09 are half-way in the root."""
-    curve = [Point(0.0, 0.4), Point(0.04, 0.6), Point(0.16, 0.4)]
-    assert accuracy_at(curve, kl) == (None if accuracy is None else pytest.approx(accuracy))
+    """A curve that falls again, given in any order; 0.01 and 0.09 are half-way in the root."""
+    curve = measurements([result("a", 1, 2e-3, 0.16, 0.4), result("a", 1, 1e-3, 0.04, 0.6)])
+    found = accuracies_at(curve, BASE, METRIC, [kl]).loc[("a", 1), kl]
+    assert found == pytest.approx(accuracy, abs=1e-5, nan_ok=True)
 
 
 def test_models_of_equal_kl():
-    assert accuracy_at([Point(0.0, 0.4), Point(0.0, 0.5), Point(0.04, 0.7)], 0.0) == 0.4
-    assert accuracy_at([Point(0.0, 0.4), Point(0.0, 0.5), Point(0.04, 0.7)], 0.01) == pytest.approx(0.6)
+    curve = measurements([result("a", 1, 1e-3, 0.0, 0.5), result("a", 1, 2e-3, 0.04, 0.7)])
+    assert accuracies_at(curve, BASE, METRIC, [0.01]).to_numpy() == pytest.approx(0.6)
 
 
 def test_levels_are_what_all_seeds_of_all_methods_reach():
     """TABOM's second seed ends at 0.04, with root 0.2: parts 0.05, 0.1, 0.15, 0.2; 0.0225 is rounded down."""
-    assert matched_levels(CURVES) == [0.0025, 0.01, 0.022, 0.04]
-    ends = {"a": {1: [Point(0.0, 0.1), Point(0.056789, 0.2)]}}
-    assert matched_levels(ends, num_levels=1) == [0.056]
+    assert matched_levels(RESULTS) == [0.0025, 0.01, 0.022, 0.04]
 
 
-def test_difference_is_paired_by_seed():
-    """At 0.04 TABOM has 0.5 + (0.2 - 0.1) / 0.2 * 0.2 = 0.6 and 0.7, SFT-SD 0.6 and 0.5: differences 0.0 and 0.2."""
-    matched = match(CURVES, "TABOM", 0.04, "SFT-SD")
-    assert matched is not None
-    assert matched.accuracy == pytest.approx(0.65)
-    assert matched.difference == pytest.approx(0.1)
-    assert matched.standard_error == pytest.approx(math.sqrt(0.02) / math.sqrt(2))
-    assert match(CURVES, "SFT-SD", 0.04, "SFT-SD") == Matched(pytest.approx(0.55))
-
-
-def test_one_seed_has_no_standard_error():
-    curves = seed_curves([r for r in RESULTS if r.seed == 1], BASE, "accuracy")
-    assert match(curves, "TABOM", 0.04, "SFT-SD") == Matched(pytest.approx(0.6), pytest.approx(0.0, abs=1e-12), None)
+def test_difference_to_the_same_seed_of_the_baseline():
+    """At 0.04: TABOM 60 and 70, SFT-SD 60 and 50; differences 0 and 20, standard error 10."""
+    assert cells("TABOM", 0.04) == "65.0 (+10.0 ± 10.0)"
+    assert cells("SFT-SD", 0.04) == "55.0"
 
 
 def test_no_number_unless_every_seed_goes_so_far():
     """0.09 is reached by TABOM's first seed alone; then SFT-SD lacks a seed, or does not go so far, or is missing."""
-    assert match(CURVES, "TABOM", 0.09, "SFT-SD") is None
-    first = {"TABOM": CURVES["TABOM"], "SFT-SD": {1: CURVES["SFT-SD"][1]}}
-    assert match(first, "TABOM", 0.04, "SFT-SD") == Matched(pytest.approx(0.65))
-    assert match(CURVES, "SFT-SD", 0.16, "TABOM") == Matched(pytest.approx(0.85))
-    assert match(CURVES, "TABOM", 0.04, "T3D") == Matched(pytest.approx(0.65))
+    assert cells("TABOM", 0.09) == "-"
+    assert cells("TABOM", 0.04, results=RESULTS[(METHODS == "TABOM") | (SEEDS == 1)]) == "65.0"
+    assert cells("SFT-SD", 0.16, baseline="TABOM") == "85.0"
+    assert cells("TABOM", 0.04, baseline="T3D") == "65.0"
 
 
 def test_table():
-    one_seed = seed_curves([r for r in RESULTS if r.seed == 2], BASE, "accuracy")
-    assert frontier_rows(CURVES, [0.04, 0.16], "SFT-SD") == [
+    assert frontier_rows(RESULTS, BASE, METRIC, [0.04, 0.16], "SFT-SD") == [
         ["method", "seeds", "KL up to", "KL 0.04", "KL 0.16"],
         ["SFT-SD", "2", "0.160", "55.0", "85.0"],
         ["TABOM", "2", "0.040", "65.0 (+10.0 ± 10.0)", "-"],
     ]
-    assert frontier_rows(one_seed, [0.04], "SFT-SD")[2] == ["TABOM", "1", "0.040", "70.0 (+20.0)"]
-    with pytest.raises(TabomError) as error:
-        frontier_rows(CURVES, [0.1, 0.0], "SFT-SD")
-    assert str(error.value) == "kl_levels: expected numbers above 0 nats, got [0.1, 0.0]"
+    one_seed = frontier_rows(RESULTS[SEEDS == 2], BASE, METRIC, [0.04], "SFT-SD")
+    assert one_seed[2] == ["TABOM", "1", "0.040", "70.0 (+20.0)"]
 
 
 def test_figure_has_one_line_a_method_from_the_base_through_the_means_over_seeds(tmp_path):
@@ -116,7 +97,7 @@ def test_figure_has_one_line_a_method_from_the_base_through_the_means_over_seeds
 
 
 def test_ten_methods_are_told_apart():
-    results = [result(f"method {index}", 1, 1e-3, 0.01, 0.5) for index in range(10)]
+    results = measurements(result(f"method {index}", 1, 1e-3, 0.01, 0.5) for index in range(10))
     lines = plot_frontiers(results, BASE).axes[0].lines[:-1]
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 10
     assert len({line.get_marker() for line in lines}) == 10

@@ -7,8 +7,8 @@ import pytest
 from records import check, curves, write_record
 
 from tabom.cli.main import main
-from tabom.reporting.comparison import MethodResult
-from tabom.reporting.frontier import frontier_rows, matched_levels, seed_curves
+from tabom.reporting.comparison import measurements
+from tabom.reporting.frontier import frontier_rows, matched_levels
 from tabom.reporting.page import html_page
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
@@ -91,15 +91,13 @@ def test_sections_in_order(page):
 
 
 def test_the_table_at_matched_forgetting_is_that_of_the_frontier(page):
-    results = [
-        MethodResult(method, seed, {"kl": kl, "accuracy_1_per_step": accuracy}, rate)
+    results = measurements(
+        (method, seed, rate, {"kl": kl, "accuracy_1_per_step": accuracy})
         for method, models in POINTS.items()
         for rate, seed, kl, accuracy in models
         if method != "dinfer"
-    ]
-    base = MethodResult("base", 0, {"accuracy_1_per_step": 0.4})
-    curves = seed_curves(results, base, "accuracy_1_per_step")
-    rows = frontier_rows(curves, matched_levels(curves), "sft_sd")
+    )
+    rows = frontier_rows(results, 0.4, "accuracy_1_per_step", matched_levels(results), "sft_sd")
     section = page["Gain against forgetting"]
     assert list(tables(section).values()) == [rows]
     assert rows[2] == [

@@ -1,7 +1,5 @@
 """Which run belongs to which method, and which count."""
 
-import dataclasses
-
 import pytest
 from records import ENVIRONMENT, check, write_record
 
@@ -60,9 +58,9 @@ def test_a_test_belongs_to_its_training(write, read):
     (model,) = read().models
     assert (model.label, model.seed, model.rate, model.interpolation) == ("sft_sd", 7, 3e-4, 0.5)
     assert roles(read()) == {"f": "training", "t": "counted"}
-    assert [dataclasses.astuple(row) for row in read().rows()] == [
-        ("sft_sd x 0.5", 7, {"accuracy_1_per_step": 0.5, "kl": 0.1}, 3e-4)
-    ]
+    (row,) = read().rows().to_dict("records")
+    numbers = {"accuracy_1_per_step": 0.5, "kl": 0.1}
+    assert row == {"method": "sft_sd x 0.5", "seed": 7, "learning_rate": 3e-4, **numbers}
 
 
 def test_what_varies_within_a_label_is_a_setting(write, read):
@@ -125,6 +123,27 @@ def test_a_run_that_goes_on_under_its_own_id_is_one_training(write, read, tmp_pa
     assert roles(read()) == {"a": "resumed by a", "again": "counted"}
 
 
+def test_the_best_checkpoint_of_before_an_interruption(write, read, tmp_path):
+    """It is one of the whole training, which went on in the same directory; a test from before it did is not."""
+    place = tmp_path / "place"
+    lines = [check("validate", accuracy_1_per_step=0.1)]
+    write_record(place, "fit", "a", lines=lines, state="stopped", seed=5)
+    write("early", parent="a", ckpt_path="x")
+    write_record(place, "fit", "b", lines=lines, parent="a", seed=5)
+    write_record(place, "fit", "c", lines=lines, parent="b", seed=5)
+    write("late", parent="a", ckpt_path="x")
+    results = read()
+    roles = {path.stem.rpartition("-")[2]: role for path, role in results.roles.items()}
+    assert roles == {
+        "a": "resumed by c",
+        "early": "its training was resumed by c",
+        "b": "resumed by c",
+        "c": "training",
+        "late": "counted",
+    }
+    assert [training.run_id for training in results.models[0].trainings] == ["a", "b", "c"]
+
+
 def test_of_runs_that_are_alike_the_latest_counts(write, read):
     write("a", accuracy=0.1, ckpt_path="x")
     write("b", accuracy=0.2, ckpt_path="x")
@@ -169,8 +188,12 @@ def test_interpolated_models_make_a_curve_that_ends_at_the_trained_one(write, re
     write("a", parent="f", accuracy=0.6, ckpt_path="x")
     write("b", parent="f", accuracy=0.4, interpolation=0.5, ckpt_path="x")
     towards = "tabom (lr 0.002) towards the base"
-    points = [(p.method, p.learning_rate, p.metrics["accuracy_1_per_step"]) for p in read().on_frontier()]
-    assert points == [("tabom", 2e-3, 0.6), (towards, 1.0, 0.6), (towards, 0.5, 0.4)]
+    points = read().on_frontier()[["method", "learning_rate", "accuracy_1_per_step"]]
+    assert list(points.itertuples(index=False, name=None)) == [
+        ("tabom", 2e-3, 0.6),
+        (towards, 1.0, 0.6),
+        (towards, 0.5, 0.4),
+    ]
 
 
 def test_shown_at_the_learning_rate_with_the_highest_mean(write, read):

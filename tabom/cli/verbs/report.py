@@ -7,8 +7,12 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tabom.errors import require
+
+if TYPE_CHECKING:
+    from tabom.reporting.page import Section
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,27 +38,50 @@ def parser() -> argparse.ArgumentParser:
 
 def run(words: Sequence[str]) -> None:
     """``tabom report``."""
-    arguments = parser().parse_args(words)
-    for output in arguments.output:
+    options = vars(parser().parse_args(words))
+    outputs = options.pop("output")
+    for output in outputs:
         require(output.suffix in (".html", ".md"), f"--output: expected a file ending in .html or .md, got {output}")
+    options.pop("verb")
+    write_pages(options.pop("paths"), outputs, **options)
 
+
+def write_pages(
+    paths: Sequence[Path],
+    outputs: Sequence[Path],
+    *,
+    title: str,
+    metric: str,
+    stage: str | None = None,
+    baseline: str | None = None,
+    figures: Path | None = None,
+) -> list["Section"]:
+    """Write what the runs below some paths say; the options are those of ``tabom report``.
+
+    Returns:
+        What the pages hold.
+
+    Raises:
+        TabomError: If there are no runs there, or none with the metric or of the baseline.
+    """
     from tabom.reporting.page import html_page, markdown_page, save_figures
     from tabom.reporting.report import sections
     from tabom.reporting.results import collect
     from tabom.storage.files import whole_file
     from tabom.storage.run_record import find_records
 
-    records = find_records(arguments.paths)
-    content = sections(records, collect(records, arguments.stage), arguments.metric, arguments.baseline)
-    if arguments.figures is not None:
-        save_figures(content, arguments.figures)
-    for output in arguments.output:
+    records = find_records(paths)
+    content = sections(records, collect(records, stage), metric, baseline)
+    if figures is not None:
+        save_figures(content, figures)
+    for output in outputs:
         if output.suffix == ".html":
-            text = html_page(arguments.title, content)
+            text = html_page(title, content)
         else:
-            figures = arguments.figures and Path(os.path.relpath(arguments.figures, output.parent)).as_posix()
-            text = markdown_page(arguments.title, content, figures)
+            links = figures and Path(os.path.relpath(figures, output.parent)).as_posix()
+            text = markdown_page(title, content, links)
         output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(output) as file:
             file.write(text.encode())
         print(f"{output}: {len(records)} runs")
+    return content
