@@ -2,84 +2,67 @@
 
 import fcntl
 import os
+import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from tabom.storage.run_record import DIRECTORY, RunRecord, read_record
 
 PROGRAM = (sys.executable, "-m", "tabom")
-State = Literal["running", "finished", "pruned", "stopped", "failed"]
 
 
-@dataclass(frozen=True)
 class Run:
-    """What is known of a run of a sweep.
+    """One setting with one seed: a process of this sweep command, or of one that was killed; then it went on.
 
-    Attributes:
-        run_id: Name of its directory.
-        wandb_id: Of W&B and of the record; another one each time that it goes on from its checkpoint.
+    A lock on a file tells that the process runs, which holds it as long as it lives; the file holds its id. All else
+    is read from the run's own records.
+
+    Args:
+        directory: Of the run.
         setting: Number of the setting that it tries.
         values: Of the setting.
         seed: None leaves it to the configuration.
-        state: ``stopped`` goes on, or is started again, when the sweep does.
-        pid: Of its process, which leads a group; 0 before it is there.
-        metric: At its end.
-        seconds: That it took.
-        reason: Why it failed.
+        metric: Stage and name of what is optimised.
     """
 
-    run_id: str
-    wandb_id: str
-    setting: int
-    values: dict[str, Any]
-    seed: int | None
-    state: State = "running"
-    pid: int = 0
-    metric: float | None = None
-    seconds: float | None = None
-    reason: str = ""
-
-
-class RunningProcess:
-    """A run in progress, of this sweep command or of one that was killed: then its process went on.
-
-    A lock on a file tells that it runs; the process holds it as long as it lives.
-
-    Args:
-        run: What runs.
-        directory: Of the run.
-    """
-
-    def __init__(self, run: Run, directory: Path) -> None:
-        self.run = run
+    def __init__(self, directory: Path, setting: int, values: dict[str, Any], seed: int | None, metric: str) -> None:
         self.directory = directory
-        self.start = time.monotonic()
-        self.is_ended_early = False
+        self.setting = setting
+        self.values = values
+        self.seed = seed
         self.num_reported = 0
+        self._stage, _, self._name = metric.partition("/")
         self._lock_file = directory / "lock"
         self._is_asked = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._wandb_id = ""
+        self.is_tried = self.is_running()
+        self.metric: float | None = None  # at its end
+        if not self.is_tried:
+            self.finish()
 
     def begin(self, words: Sequence[str], num_threads: int) -> None:
-        """Start the process.
+        """Start the process; one that was stopped and has a checkpoint goes on from it.
 
         Args:
             words: After ``tabom``.
             num_threads: Of its tensor operations, unless ``OMP_NUM_THREADS`` says otherwise.
         """
+        self.is_tried = True
+        self.directory.mkdir(exist_ok=True)
+        self._wandb_id = secrets.token_hex(4)  # another one each time: W&B takes no run twice
         environment = {"OMP_NUM_THREADS": str(num_threads)} | os.environ
         environment.pop("WANDB_SWEEP_ID", None)
-        environment |= {"WANDB_MODE": "offline", "WANDB_RUN_ID": self.run.wandb_id}
-        with (self.directory / "output.log").open("ab") as output, self._lock_file.open("ab") as lock:
+        environment |= {"WANDB_MODE": "offline", "WANDB_RUN_ID": self._wandb_id}
+        goes_on = ["--ckpt_path=last"] if (self.directory / "checkpoints/last.ckpt").exists() else []
+        with (self.directory / "output.log").open("ab") as output, self._lock_file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._process = subprocess.Popen(
-                [*PROGRAM, *words],
+                [*PROGRAM, *words, f"--run_dir={self.directory}", *goes_on],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -87,37 +70,38 @@ class RunningProcess:
                 pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
-        self.run = replace(self.run, pid=self._process.pid)
+            lock.write(str(self._process.pid))
 
     def is_running(self) -> bool:
         """Whether the process lives."""
-        return is_locked(self._lock_file) if self._process is None else self._process.poll() is None
+        if self._process is None:
+            return self._lock_file.exists() and is_locked(self._lock_file)
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """Ask it to end, with all its helpers; asking again changes nothing."""
-        if self.run.pid and not self._is_asked and self.is_running():
-            os.killpg(self.run.pid, signal.SIGTERM)
+        pid = self._lock_file.read_text() if self._lock_file.exists() else ""
+        if pid and not self._is_asked and self.is_running():
             self._is_asked = True
+            os.killpg(int(pid), signal.SIGTERM)
 
-    def values(self, metric: str) -> list[float]:
+    def checks(self) -> list[float]:
         """The metric at all checks so far, also at those before it was stopped."""
-        stage, _, name = metric.partition("/")
-        checks = [check for record in self._records() for check in record.checks if check.stage == stage]
-        return list({check.step: check.values[name] for check in checks if name in check.values}.values())
+        checks = [check for record in self._records() for check in record.checks if check.stage == self._stage]
+        return list({check.step: check.values[self._name] for check in checks if self._name in check.values}.values())
 
-    def outcome(self, metric: str) -> Run:
-        """What became of it, once it has ended."""
-        record = next((record for record in reversed(self._records()) if record.run_id == self.run.wandb_id), None)
-        run = replace(self.run, seconds=round(time.monotonic() - self.start, 1))
-        if record is not None and record.state == "finished":
-            if values := self.values(metric):
-                return replace(run, state="finished", metric=values[-1], seconds=record.seconds)
-            return replace(run, state="failed", reason=f"expected the metric {metric} in {record.path}, found none")
-        if self.is_ended_early:
-            return replace(run, state="pruned")
-        if self._is_asked or (self._process is None if record is None else record.state != "failed"):
-            return replace(run, state="stopped")
-        return replace(run, state="failed", reason=self._last_line() if record is None else record.reason)
+    def finish(self) -> str:
+        """Read what became of it, once it has ended; returns why it failed, if it did."""
+        records, values = self._records(), self.checks()
+        record = next((one for one in reversed(records) if self._wandb_id in ("", one.run_id)), None)
+        if record is None:
+            return self._last_line() if self._process is not None and not self._is_asked else ""
+        if record.state == "finished":
+            self.metric = values[-1] if values else None
+            return "" if values else f"expected the metric {self._stage}/{self._name} in {record.path}, found none"
+        if record.state == "failed":
+            return record.reason
+        return "" if self._is_asked else "its process was killed"
 
     def _records(self) -> list[RunRecord]:
         """By time; one whose first line is not whole yet is left out."""

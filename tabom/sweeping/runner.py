@@ -1,18 +1,15 @@
 """Runs a sweep on this machine: several processes at once, resumable, with a summary at the end."""
 
 import os
-import secrets
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import yaml
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from tabom.errors import TabomError, require
@@ -25,7 +22,7 @@ from tabom.storage.files import whole_file
 from tabom.storage.run_record import DIRECTORY
 from tabom.storage.settings import check_same
 from tabom.sweeping.file import Sweep, identity, read_yaml
-from tabom.sweeping.run import Run, RunningProcess, is_locked
+from tabom.sweeping.run import Run, is_locked
 from tabom.sweeping.search import Search
 
 _POLL_SECONDS = 0.2
@@ -55,8 +52,10 @@ class Runner:
         self._num_settings, self._num_runs = num_settings, num_settings * len(self._seeds)
         self._names = short_names(list(sweep.axes))
         self._choose = max if sweep.goal == "maximize" else min
-        self._active: list[RunningProcess] = []
-        self._tried: set[tuple[int, int | None]] = set()
+        self._runs: dict[int, list[Run]] = {}
+        for trial in self._search.suggested():
+            self._add(trial)
+        self._active = [run for runs in self._runs.values() for run in runs if run.is_tried]
         self._failed: set[str] = set()
         self._is_stopping = False
 
@@ -66,23 +65,26 @@ class Runner:
         Raises:
             TabomError: If runs failed; the same command tries them again.
         """
-        self._take_up()
+        for setting in self._runs:
+            self._tell(setting)
         with handled_by(self._note_signal), Display() as self._display:
             task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=self._num_done)
             while True:
                 self._collect()
                 if self._is_stopping:
-                    for process in self._active:
-                        process.stop()
+                    for run in self._active:
+                        run.stop()
                 else:
                     self._stop_hopeless()
-                    while len(self._active) < self._num_jobs and (following := next(self._following(), None)):
-                        self._start(*following)
+                    while len(self._active) < self._num_jobs and (following := self._following()):
+                        words = self._words(following)
+                        following.begin(words, max(1, (os.cpu_count() or 1) // self._num_jobs))
+                        self._active.append(following)
                 self._display.update(task, self._num_done, self._numbers())
                 if not self._active:
                     break
                 time.sleep(_POLL_SECONDS)
-        if any(self._runs("finished")):
+        if self._finished():
             self._summarise()
         if self._is_stopping:
             print("tabom sweep: stopped; the same command goes on", file=sys.stderr)
@@ -93,62 +95,39 @@ class Runner:
 
     @property
     def _num_done(self) -> int:
-        return len(self._runs("finished", "pruned"))
+        """Runs that have finished, and those of settings that were stopped early."""
+        pruned = {trial.number for trial in self._search.suggested(TrialState.PRUNED)}
+        return sum(run.metric is not None or run.setting in pruned for runs in self._runs.values() for run in runs)
 
-    def _runs(self, *states: str, setting: int | None = None) -> list[Run]:
-        runs = self._search.runs.values()
-        return [run for run in runs if run.state in states and setting in (None, run.setting)]
+    def _finished(self) -> list[tuple[Run, float]]:
+        """Runs with what they reached."""
+        return [(run, run.metric) for runs in self._runs.values() for run in runs if run.metric is not None]
 
-    def _take_up(self) -> None:
-        """Find what an earlier command left: processes that outlived it, and settings of which it told nothing."""
-        for run in self._runs("running"):
-            process = RunningProcess(run, self._directory / run.run_id)
-            if process.is_running():
-                self._active.append(process)
-                self._tried.add((run.setting, run.seed))
-            else:
-                self._search.note(process.outcome(self._sweep.metric))
-        for trial in self._search.open():
-            self._tell(trial.number)
+    def _is_open(self, setting: int) -> bool:
+        return any(trial.number == setting for trial in self._search.suggested(TrialState.RUNNING))
 
-    def _following(self) -> Iterator[tuple[FrozenTrial, int | None]]:
-        """What is to be run: the seeds of each setting that have no end and were not tried by this command."""
+    def _add(self, trial: FrozenTrial) -> None:
+        names = [f"{trial.number:03}" + ("" if seed is None else f"-seed{seed}") for seed in self._seeds]
+        self._runs[trial.number] = [
+            Run(self._directory / name, trial.number, dict(trial.params), seed, self._sweep.metric)
+            for name, seed in zip(names, self._seeds, strict=True)
+        ]
+
+    def _following(self) -> Run | None:
+        """What is to be run: a seed of a setting that has not finished and was not tried by this command."""
         while True:
-            for trial in self._search.open():
-                is_pruned = any(self._runs("pruned", setting=trial.number))
-                done = {run.seed for run in self._runs("finished", setting=trial.number)}
-                for seed in () if is_pruned else self._seeds:
-                    if seed not in done and (trial.number, seed) not in self._tried:
-                        yield trial, seed
-            if self._search.num_suggested() >= self._num_settings:
-                return
-            self._search.suggest()
+            for trial in self._search.suggested(TrialState.RUNNING):
+                for run in self._runs[trial.number]:
+                    if run.metric is None and not run.is_tried:
+                        return run
+            if len(self._runs) >= self._num_settings:
+                return None
+            self._add(self._search.suggest())
 
-    def _start(self, trial: FrozenTrial, seed: int | None) -> None:
-        """Go on with a run that was stopped and has a checkpoint, or begin a new one."""
-        self._tried.add((trial.number, seed))
-        stopped = [
-            run.run_id
-            for run in self._runs("stopped", setting=trial.number)
-            if run.seed == seed and (self._directory / run.run_id / "checkpoints/last.ckpt").exists()
-        ]
-        wandb_id = secrets.token_hex(4)
-        run = Run(stopped[-1] if stopped else wandb_id, wandb_id, trial.number, dict(trial.params), seed)
-        process = RunningProcess(run, self._directory / run.run_id)
-        process.directory.mkdir(exist_ok=True)
-        self._search.note(run)  # before the process is there: it must not be lost if this one is killed meanwhile
-        process.begin(self._words(run, is_resumed=bool(stopped)), max(1, (os.cpu_count() or 1) // self._num_jobs))
-        self._search.note(process.run)
-        self._active.append(process)
-
-    def _words(self, run: Run, *, is_resumed: bool) -> list[str]:
+    def _words(self, run: Run) -> list[str]:
         logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run)}
-        return [
-            *self._sweep.words(run.values, run.seed),
-            *(f"--trainer.logger.{key}={value}" for key, value in logger.items()),
-            f"--run_dir={self._directory / run.run_id}",
-            *(["--ckpt_path=last"] if is_resumed else []),
-        ]
+        options = [f"--trainer.logger.{key}={value}" for key, value in logger.items()]
+        return [*self._sweep.words(run.values, run.seed), *options]
 
     def _name(self, run: Run) -> str:
         parts = [f"{self._names[key]}={show_value(value)}" for key, value in run.values.items()]
@@ -156,46 +135,36 @@ class Runner:
 
     def _collect(self) -> None:
         """Note what became of the runs that have ended."""
-        for process in [process for process in self._active if not process.is_running()]:
-            self._active.remove(process)
-            self._is_hopeless(process)
-            run = process.outcome(self._sweep.metric)
-            if run.state == "stopped" and not self._is_stopping:
-                run = replace(run, reason="its process was killed")
-            self._search.note(run)
-            if run.reason:
-                self._failed.add(run.run_id)
-                self._display.line(f"{run.run_id} ({self._name(run)}): {run.reason}; {process.directory}/output.log")
+        for run in [run for run in self._active if not run.is_running()]:
+            self._active.remove(run)
+            self._is_hopeless(run)
+            if reason := run.finish():
+                self._failed.add(run.directory.name)
+                self._display.line(f"{run.directory.name} ({self._name(run)}): {reason}; {run.directory}/output.log")
             self._tell(run.setting)
 
     def _tell(self, setting: int) -> None:
-        """Say to the search what a setting reached, once all its seeds have ended."""
-        if any(self._runs("pruned", setting=setting)):
-            if not any(process.run.setting == setting for process in self._active):
-                self._search.tell(setting, None)
-            return
-        metrics = {run.seed: run.metric for run in self._runs("finished", setting=setting) if run.metric is not None}
-        if metrics.keys() == set(self._seeds):
-            self._search.tell(setting, statistics.mean(metrics.values()))
+        """Say to the search what a setting reached, once all its seeds have finished."""
+        metrics = [run.metric for run in self._runs[setting] if run.metric is not None]
+        if len(metrics) == len(self._seeds) and self._is_open(setting):
+            self._search.tell(setting, statistics.mean(metrics))
 
     def _stop_hopeless(self) -> None:
         """Early stopping, by the checks of a setting's first seed; the other seeds end with it."""
-        for process in self._active:
-            if self._is_hopeless(process):
-                self._tried |= {(process.run.setting, seed) for seed in self._seeds}
-                for other in self._active:
-                    if other.run.setting == process.run.setting:
-                        other.is_ended_early = True
-                        other.stop()
+        for run in self._active:
+            if self._is_hopeless(run):
+                self._search.tell(run.setting, None)
+                for other in self._runs[run.setting]:
+                    other.stop()
 
-    def _is_hopeless(self, process: RunningProcess) -> bool:
+    def _is_hopeless(self, run: Run) -> bool:
         """Report the checks that are new, of a run that has ended as well: others are compared with it."""
-        if not self._sweep.early_terminate or process.run.seed != self._seeds[0]:
+        if not self._sweep.early_terminate or run.seed != self._seeds[0] or not self._is_open(run.setting):
             return False
-        values = process.values(self._sweep.metric)
-        new = range(process.num_reported, len(values))
-        process.num_reported = len(values)
-        return any([self._search.is_hopeless(process.run.setting, check + 1, values[check]) for check in new])  # noqa: C419
+        values = run.checks()
+        new = range(run.num_reported, len(values))
+        run.num_reported = len(values)
+        return any([self._search.is_hopeless(run.setting, check + 1, values[check]) for check in new])  # noqa: C419
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -205,16 +174,15 @@ class Runner:
             print(f"tabom sweep: {name}, the runs in progress are being stopped", file=sys.stderr)
 
     def _numbers(self) -> dict[str, str]:
-        metrics = [run.metric for run in self._runs("finished") if run.metric is not None]
+        metrics = [metric for _, metric in self._finished()]
         numbers = {"failed": str(len(self._failed))} if self._failed else {}
         return numbers | ({f"best {self._sweep.metric}": f"{self._choose(metrics):.4g}"} if metrics else {})
 
     def _summarise(self) -> None:
         """Best setting, table, and figure, as far as the sweep has come."""
         settings = [
-            Setting({k: "null" if v is None else v for k, v in run.values.items()}, run.seed or 0, run.metric)
-            for run in self._runs("finished")
-            if run.metric is not None
+            Setting({k: "null" if v is None else v for k, v in run.values.items()}, run.seed or 0, metric)
+            for run, metric in self._finished()
         ]
         rows = sensitivity_rows(settings, self._sweep.metric, digits=4, goal=self._sweep.goal)
         best = self._choose(

@@ -1,6 +1,5 @@
-"""The settings and runs of a sweep: Optuna chooses the settings, and its journal on disk keeps all of it."""
+"""The settings of a sweep: Optuna chooses them, and its journal on disk keeps what came of them."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -11,19 +10,16 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tabom.storage.log import drop_unfinished_line
-from tabom.storage.names import plain_name
-from tabom.storage.typed import typed
 from tabom.sweeping.file import Sweep
-from tabom.sweeping.run import Run
 
 
 class Search:
     """Suggests settings and is told what came of them; a resumed search goes on with what it was told before.
 
-    A setting is a trial of Optuna's study, and a run an attribute of the study. A grid is enqueued once, so every
-    combination is suggested once. With ``hyperband`` a run goes on beyond a check only if it is among the better 1/eta
-    of those that came so far: with ``min_iter`` at checks ``min_iter * eta ** k`` (successive halving), with
-    ``max_iter`` and ``s`` in brackets up to ``max_iter``.
+    A setting is a trial of Optuna's study. A grid is enqueued once, so every combination is suggested once. With
+    ``hyperband`` a run goes on beyond a check only if it is among the better 1/eta of those that came so far: with
+    ``min_iter`` at checks ``min_iter * eta ** k`` (successive halving), with ``max_iter`` and ``s`` in brackets up to
+    ``max_iter``.
 
     Args:
         sweep: What is searched.
@@ -42,32 +38,20 @@ class Search:
             pruner=_pruner(sweep.early_terminate),
             load_if_exists=True,
         )
-        self.runs = {
-            plain_name(name, f"{path}: run"): typed(Run, run, f"{path}: run {name}")
-            for name, run in self._study.user_attrs.items()
-        }
         seed = len(self._trials())  # a resumed search draws on, not the same again
         is_bayes = sweep.method == "bayes"
         self._study.sampler = TPESampler(seed=seed, constant_liar=True) if is_bayes else RandomSampler(seed=seed)
         for values in sweep.grid() if sweep.method == "grid" else ():
             self._study.enqueue_trial(values, skip_if_exists=True)
 
-    def note(self, run: Run) -> None:
-        """Keep the newest state of a run."""
-        self.runs[run.run_id] = run
-        self._study.set_user_attr(run.run_id, asdict(run))
+    def suggested(self, *states: TrialState) -> list[FrozenTrial]:
+        """Settings by number: all, or those in some states; nothing was told yet of those that are running."""
+        return [trial for trial in self._trials(*states) if trial.state != TrialState.WAITING]
 
-    def open(self) -> list[FrozenTrial]:
-        """Settings that were suggested and of which nothing was told yet."""
-        return self._trials(TrialState.RUNNING)
-
-    def num_suggested(self) -> int:
-        """How many settings were suggested."""
-        return len(self._trials()) - len(self._trials(TrialState.WAITING))
-
-    def suggest(self) -> None:
+    def suggest(self) -> FrozenTrial:
         """Open a further setting."""
-        self._study.ask(self._sweep.axes)
+        number = self._study.ask(self._sweep.axes).number
+        return self._trials()[number]
 
     def is_hopeless(self, setting: int, check: int, metric: float) -> bool:
         """Note what a setting reached at one of its checks, counted from 1; whether it should be stopped there."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from journal import journaled_runs
+from journal import made_runs
 
 from tabom.errors import TabomError
 from tabom.storage.claims import Claims, alone
@@ -48,7 +48,7 @@ def sweep(*options, **content):
 
 
 def runs(state=None):
-    return [entry for entry in journaled_runs(OUT) if state in (None, entry.state)]
+    return [entry for entry in made_runs(OUT, "validate/score") if state in (None, entry.state)]
 
 
 def tried(state="finished"):
@@ -76,17 +76,17 @@ def test_a_grid_runs_once(capsys):
     assert tried() == GRID
     assert len(runs()) == len(list(OUT.glob("*/argv.json"))) == 6
     first = runs()[0]
-    words, environment = json.loads((OUT / first.run_id / "argv.json").read_text())
+    words, environment = json.loads((OUT / first.name / "argv.json").read_text())
     assert words == [
         *("fit", "--x=0.1", "--seed_everything=1", "--trainer.logger.offline=true"),
         *("--trainer.logger.group=group", "--trainer.logger.name=x=0.1 seed=1"),
-        f"--run_dir=out/{first.run_id}",
+        "--run_dir=out/000-seed1",
     ]
-    assert (environment["WANDB_RUN_ID"], environment["WANDB_MODE"]) == (first.run_id, "offline")
+    assert (environment["WANDB_RUN_ID"], environment["WANDB_MODE"]) == (first.records[0].run_id, "offline")
     assert "WANDB_SWEEP_ID" not in environment
-    assert (first.metric, first.seconds) == (pytest.approx(-0.04), 1.5)
+    assert first.metric == pytest.approx(-0.04)
     sweep("--jobs=2")
-    assert len(runs()) == 6
+    assert [len(entry.records) for entry in runs()] == [1] * 6
 
 
 def test_the_summary(capsys):
@@ -120,24 +120,24 @@ def test_threads_are_shared_out(monkeypatch):
 
 
 def test_a_failed_run_does_not_end_the_sweep_and_is_tried_again(capsys):
-    with pytest.raises(TabomError, match=r"^2 runs failed \(\w+, \w+\); the same command tries them again$"):
+    message = r"^2 runs failed \(001-seed1, 001-seed2\); the same command tries them again$"
+    with pytest.raises(TabomError, match=message):
         sweep(words=["--crash=0.3"])
     assert tried() == [(x, seed) for x, seed in GRID if x != 0.3]
-    failed = runs("failed")
-    assert {entry.reason for entry in failed} == {"it burns"}
-    assert f"{failed[0].run_id} (x=0.3 seed=1): it burns; out/{failed[0].run_id}/output.log" in capsys.readouterr().out
+    assert "001-seed1 (x=0.3 seed=1): it burns; out/001-seed1/output.log" in capsys.readouterr().out
     Path("mended").touch()
     sweep(words=["--crash=0.3"])
     assert tried() == GRID
-    assert len(runs()) == 8
+    assert [len(entry.records) for entry in runs()] == [1] * 6
 
 
-def test_a_metric_that_is_not_logged_is_a_failure():
+def test_a_metric_that_is_not_logged_is_a_failure(capsys):
     with pytest.raises(TabomError, match=r"^1 runs failed"):
         sweep(metric={"name": "validate/other"}, x=[0.1], seeds=[1])
-    (entry,) = runs("failed")
-    record = f"{OUT}/{entry.run_id}/records/fit-0-{entry.run_id}.jsonl"
-    assert entry.reason == f"expected the metric validate/other in {record}, found none"
+    (entry,) = runs()
+    record = f"out/000-seed1/records/fit-0-{entry.records[0].run_id}.jsonl"
+    reason = f"expected the metric validate/other in {record}, found none"
+    assert f"000-seed1 (x=0.1 seed=1): {reason}; out/000-seed1/output.log" in capsys.readouterr().out
 
 
 def test_stopped_and_resumed(capsys):
@@ -151,11 +151,12 @@ def test_stopped_and_resumed(capsys):
     thread.join()
     assert error.value.code == 75
     assert "tabom sweep: stopped; the same command goes on" in capsys.readouterr().err
-    assert (len(runs("stopped")), len(runs())) == (2, 2)
+    assert [(entry.state, entry.metric) for entry in runs()] == [("running", pytest.approx(-0.04))] * 2
     Path("gate").touch()
     sweep("--jobs=2", words=["--gate=gate"])
     assert tried() == GRID
-    assert len(runs()) == 8  # the stopped ones had no checkpoint and began anew elsewhere
+    assert [len(entry.records) for entry in runs()] == [2, 2, 1, 1, 1, 1]
+    assert "--ckpt_path=last" not in json.loads((OUT / "000-seed1/argv.json").read_text())[0]
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint():
@@ -174,12 +175,10 @@ def test_a_stopped_run_goes_on_from_its_checkpoint():
     sweep(words=words)
     assert tried() == GRID
     assert len(runs()) == 6
-    again, environment = json.loads((OUT / stopped.run_id / "argv.json").read_text())
-    assert again[-1] == "--ckpt_path=last"
-    (entry,) = (entry for entry in runs() if entry.run_id == stopped.run_id)
-    assert (
-        environment["WANDB_RUN_ID"] == entry.wandb_id != stopped.wandb_id
-    )  # a W&B run of its own, which names the other as its parent
+    again, environment = json.loads((OUT / stopped.name / "argv.json").read_text())
+    assert again[-2:] == [f"--run_dir=out/{stopped.name}", "--ckpt_path=last"]
+    first, second = (record.run_id for record in runs()[0].records)
+    assert environment["WANDB_RUN_ID"] == second != first  # a W&B run of its own, which names the other as its parent
 
 
 def test_killed_and_resumed():
@@ -191,8 +190,7 @@ def test_killed_and_resumed():
     with subprocess.Popen([sys.executable, "-c", f"{code}({arguments})"]) as process:
         wait_for(lambda: len(list(OUT.glob("*/records/*.jsonl"))) == 2)
         process.kill()
-    orphans = {entry.run_id for entry in runs("running")}
-    assert len(orphans) == 2
+    assert len(runs("running")) == 2
 
     def open_gate():
         wait_for(lambda: Claims(OUT).others("sweep"))
@@ -202,34 +200,42 @@ def test_killed_and_resumed():
     sweep("--jobs=2", words=words)
     thread.join()
     assert tried() == GRID
-    assert len(runs()) == 6
-    assert orphans <= {entry.run_id for entry in runs("finished")}
+    assert [len(entry.records) for entry in runs()] == [1] * 6
 
 
 def test_runs_that_died_with_the_command_begin_anew():
     sweep(x=[0.1], seeds=[1])
     journal = OUT / "search.journal"
     lines = journal.read_text().splitlines(keepends=True)
-    _, is_running, *_ = (number for number, line in enumerate(lines, 1) if '"state":"running"' in line)
-    journal.write_text("".join(lines[:is_running]) + lines[is_running][:20])  # the command was killed then
+    journal.write_text("".join(lines[:-1]) + lines[-1][:20])  # the command was killed before it had told the search
     journal.with_suffix(".journal.lock").touch()
     record = next(OUT.glob("*/records/*.jsonl"))
-    record.write_text("".join(record.read_text().splitlines(keepends=True)[:-1]))  # and was killed as well
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:-1]))  # and the run was killed as well
     sweep(x=[0.1], seeds=[1])
-    assert [entry.state for entry in runs()] == ["stopped", "finished"]
+    (entry,) = runs()
+    assert [record.state for record in entry.records] == ["running", "finished"]
 
 
-def test_a_run_that_is_killed_has_failed():
+def test_a_run_that_is_killed_has_failed(capsys):
     def kill():
-        wait_for(lambda: list(OUT.glob("*/records/*.jsonl")) and runs()[0].pid)
+        wait_for(lambda: runs("running") and runs()[0].pid)
         os.kill(runs()[0].pid, signal.SIGKILL)
 
     thread = in_background(kill)
-    with pytest.raises(TabomError, match=r"^1 runs failed \(\w+\); the same command tries them again$"):
+    with pytest.raises(TabomError, match=r"^1 runs failed \(000-seed1\); the same command tries them again$"):
         sweep(x=[0.1], seeds=[1], words=["--gate=gate"])
     thread.join()
-    (entry,) = runs()
-    assert (entry.state, entry.reason) == ("stopped", "its process was killed")
+    assert "000-seed1 (x=0.1 seed=1): its process was killed; " in capsys.readouterr().out
+
+
+def test_a_setting_whose_end_was_not_told_is_told_without_a_run():
+    sweep(x=[0.1], seeds=[1])
+    journal = OUT / "search.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]))
+    sweep(x=[0.1], seeds=[1])
+    assert len(journal.read_text().splitlines()) >= len(lines)
+    assert [len(entry.records) for entry in runs()] == [1]
 
 
 def test_no_two_commands_at_once():
@@ -279,7 +285,7 @@ def test_hyperband_stops_what_is_behind():
     hyperband = {"type": "hyperband", "min_iter": 1, "eta": 2}
     sweep(x=(0.3, 0.9), seeds=(1, 2), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
     assert tried() == [(0.3, 1), (0.3, 2)]
-    assert tried("pruned") == [(0.9, 1)]
+    assert [entry.values["x"] for entry in runs() if entry.is_pruned] == [0.9]
     sweep(x=(0.3, 0.9), seeds=(1, 2), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
     assert len(runs()) == 3  # the second seed of what was stopped is not begun
 

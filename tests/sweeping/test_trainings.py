@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import SMALL
-from journal import journaled_runs
+from journal import made_runs
 from wandb_records import inspect
 
 from tabom.storage.run_record import find_records
@@ -23,6 +23,7 @@ COMMAND = [
     *("--jobs=2", f"--config={ROOT / 'configs/demo/tabom.yaml'}", "--", *SMALL),
 ]
 OUT = Path("runs/sweeps/margin_x_weight")
+METRIC = "validate/accuracy_1_per_step"
 
 
 @pytest.mark.slow
@@ -31,7 +32,7 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     first = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stop = time.monotonic() + 300
-    while sum(run.state == "finished" for run in journaled_runs(OUT)) < 3:
+    while sum(run.state == "finished" for run in made_runs(OUT, METRIC)) < 3:
         assert first.poll() is None, first.stderr.read()
         assert time.monotonic() < stop
         time.sleep(0.2)
@@ -40,9 +41,8 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
-    log = journaled_runs(OUT)
-    runs = [run for run in log if run.state == "finished"]
-    assert all(run.state == "stopped" and run.pid == 0 for run in log if run not in runs)  # noted, and killed then
+    runs = made_runs(OUT, METRIC)
+    assert {run.state for run in runs} == {"finished"}
     tried = sorted((run.values[WEIGHT], run.values[MARGIN], run.seed) for run in runs)
     assert tried == list(itertools.product((1.0, 2.0), (0.1, 0.2, 0.3), (1, 2)))
     assert [(OUT / f"sensitivity.{ending}").is_file() for ending in ("png", "svg")] == [True, True]
@@ -51,11 +51,11 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     records = {record.run_id: record for record in find_records([OUT]) if record.state == "finished"}
     assert len(records) == 12
     for run in runs:
-        (run_file,) = (OUT / run.run_id).glob(f"wandb/offline-run-*-{run.wandb_id}/run-*.wandb")
+        (run_file,) = (OUT / run.name).glob(f"wandb/offline-run-*-{run.records[-1].run_id}/run-*.wandb")
         summary = json.loads(inspect(run_file, "--summary"))
         assert summary["state"] == "finished"
-        assert summary["config"]["cli"]["seed_everything"] == run.seed == records[run.wandb_id].seed
+        assert summary["config"]["cli"]["seed_everything"] == run.seed == records[run.records[-1].run_id].seed
         objective = summary["config"]["cli"]["model"]["objective"]
         assert (objective["rank_weight"], objective["margin"]) == (run.values[WEIGHT], run.values[MARGIN])
-        assert records[run.wandb_id].wandb["group"] == "margin_x_weight"
-        assert summary["summary"]["validate/accuracy_1_per_step"] == run.metric
+        assert records[run.records[-1].run_id].wandb["group"] == "margin_x_weight"
+        assert summary["summary"][METRIC] == run.metric
