@@ -37,17 +37,12 @@
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const nats = (value) => value.toFixed(value < 0.1 ? 3 : 2);
 
-  /** Fill and the text colour, black or white, that contrasts more with it (WCAG 2). */
+  /** Fill, and the text's colour: each is the one of black and white that contrasts more (WCAG 2: above 4.5). */
   function colours(share) {
     const at = share * (RAMP.length - 1);
     const low = Math.min(Math.floor(at), RAMP.length - 2);
     const channels = RAMP[low].map((value, i) => Math.round(value + (at - low) * (RAMP[low + 1][i] - value)));
-    const [red, green, blue] = channels.map((value) => {
-      const part = value / 255;
-      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-    });
-    const luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
-    return [`rgb(${channels.join(" ")})`, (luminance + 0.05) ** 2 > 0.05 * 1.05 ? "#000" : "#fff"];
+    return [`rgb(${channels.join(" ")})`, share < 0.57 ? "#000" : "#fff"];
   }
 
   // The list and its filters
@@ -67,9 +62,7 @@
     });
     find("list").append(...rows);
     for (const task of [...new Set(queries.map((query) => query.task))].sort()) {
-      const option = make("option", "", task);
-      option.value = task;
-      find("task").append(option);
+      find("task").append(make("option", "", task));
     }
   }
 
@@ -132,8 +125,8 @@
     find("reference").textContent = query.reference;
     numSteps = Math.max(...query.decodings.filter(Boolean).map((decoding) => Math.max(...decoding.steps) + 1));
     slider.max = numSteps;
-    panels = query.decodings.map((decoding, i) => (decoding === null ? emptyPanel(i) : buildPanel(decoding, i)));
-    find("panels").replaceChildren(...panels.map((panel) => panel.node));
+    panels = [];
+    find("panels").replaceChildren(...query.decodings.map(buildPanel));
     panels.forEach((panel) => panel.drawCurve());
     offerEntropy();
     paint();
@@ -141,17 +134,15 @@
     showPlace();
   }
 
-  function emptyPanel(number) {
-    const node = make("section", "panel");
-    node.setAttribute("aria-label", models[number]);
-    node.append(make("h3", "", models[number]), make("p", "quiet", "This model has no trajectory of the query."));
-    return { node, decoding: null, cells: [], dots: [], drawCurve() {}, moveCurve() {}, update() {} };
-  }
-
   function buildPanel(decoding, number) {
     const node = make("section", "panel");
     node.setAttribute("aria-label", models[number]);
     const heading = make("h3", "", models[number]);
+    node.append(heading);
+    if (decoding === null) {
+      node.append(make("p", "quiet", "This model has no trajectory of the query."));
+      return node;
+    }
     const name = verdict(decoding);
     heading.append(make("span", `judged ${name}`, `${MARKS[name]} ${name}`));
     const list = make("ol", "tokens");
@@ -163,7 +154,10 @@
       cell.append(make("span", "text", shown(text)));
       cell.append(make("span", "at", decoding.steps[i] < 0 ? MARKS.none : decoding.steps[i] + 1));
       list.append(cell);
-      if (text.includes("\n") && i < decoding.numTokens - 1) list.append(lineBreak());
+      if (text.includes("\n") && i < decoding.numTokens - 1) {
+        list.append(make("li", "break"));
+        list.lastChild.setAttribute("role", "presentation");
+      }
       return cell;
     });
     const figure = make("figure", "");
@@ -171,7 +165,7 @@
     const written = make("div", "");
     written.append(list, make("h4", "", "Response"), make("pre", "response", decoding.response));
     body.append(written, figure);
-    node.append(heading, body);
+    node.append(body);
     const states = cells.map(() => "");
     const panel = { node, decoding, cells, dots: [], figure, moveCurve() {} };
     panel.drawCurve = () => drawCurve(panel);
@@ -185,19 +179,14 @@
       });
       panel.moveCurve();
     };
-    return panel;
+    panels.push(panel);
+    return node;
   }
 
   /** Of a token, what can be seen of it: blanks get a sign, all else stands as it is. */
   function shown(text) {
     const signs = text.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5").replace(/\r/g, "\u240d");
     return signs.trim() === "" ? signs.replace(/\s/g, "\u2423") || "\u2205" : signs;
-  }
-
-  function lineBreak() {
-    const node = make("li", "break");
-    node.setAttribute("role", "presentation");
-    return node;
   }
 
   function describe(decoding, i) {
@@ -210,7 +199,7 @@
   // Colours
 
   function offerEntropy() {
-    const isThere = panels.some((panel) => panel.decoding?.entropies.some((value) => value !== null));
+    const isThere = panels.some((panel) => panel.decoding.entropies.some((value) => value !== null));
     const radio = find("by-entropy");
     radio.disabled = !isThere;
     find("why").textContent = isThere ? "" : "no entropies were recorded here, as in imported trajectories";
@@ -219,8 +208,7 @@
 
   /** Of the shown responses up to their ends: what both curves and the colours reach to. */
   function highestEntropy() {
-    const decodings = panels.map((panel) => panel.decoding).filter(Boolean);
-    return Math.max(...decodings.flatMap((decoding) => decoding.entropies.slice(0, decoding.numTokens))) || 1;
+    return Math.max(...panels.flatMap(({ decoding }) => decoding.entropies.slice(0, decoding.numTokens))) || 1;
   }
 
   function paint() {
@@ -254,13 +242,11 @@
     slider.value = step;
     panels.forEach((panel) => panel.update());
     find("position").textContent = `step ${step} of ${numSteps}`;
-    const revealed = panels
-      .filter((panel) => panel.decoding)
-      .map((panel, i) => {
-        const fresh = panel.cells.filter((cell) => cell.classList.contains("new")).map((cell) => cell.firstChild.textContent);
-        const name = panels.length > 1 ? `${panel.node.ariaLabel}: ` : "";
-        return `${name}${fresh.length ? `revealed ${fresh.join(" ")}` : "nothing new"}`;
-      });
+    const revealed = panels.map((panel) => {
+      const fresh = panel.cells.filter((cell) => cell.classList.contains("new")).map((cell) => cell.firstChild.textContent);
+      const name = panels.length > 1 ? `${panel.node.ariaLabel}: ` : "";
+      return `${name}${fresh.length ? `revealed ${fresh.join(" ")}` : "nothing new"}`;
+    });
     find("status").textContent = `Step ${step} of ${numSteps}. ${step === 0 ? "Everything is masked" : revealed.join("; ")}.`;
     slider.setAttribute("aria-valuetext", `step ${step} of ${numSteps}`);
   }
