@@ -9,7 +9,6 @@ from typing import Any
 from tabom.reporting.comparison import (
     MISSING,
     PERCENT,
-    POINTS,
     Column,
     grouped,
     short_names,
@@ -17,7 +16,7 @@ from tabom.reporting.comparison import (
     table_rows,
 )
 from tabom.reporting.page import Section, Table
-from tabom.reporting.paired import mcnemar, pair
+from tabom.reporting.paired import paired_cells
 from tabom.reporting.paper import PaperScores, paper_scores
 from tabom.reporting.results import BENCHMARK, Results, differences
 from tabom.storage.run_record import BenchmarkResult, RunRecord
@@ -140,21 +139,22 @@ def collect_benchmarks(records: Sequence[RunRecord], results: Results) -> tuple[
             settings = dict(flat(result.settings)) | {"task": result.task, "metric": result.metric}
             settings.pop(_SEED, None)
             answers.append(Answers(record, result, (results.trainings[record.path] or [record])[-1], settings))
-    counted: dict[tuple[Any, ...], Answers] = {}
-    replaced: dict[tuple[Path, str], str] = {}
-    for one in answers:
-        best = counted.setdefault(one.identity, one)
-        if one is not best and len(one.result.scores) >= len(best.result.scores):
-            counted[one.identity] = one
-            replaced[best.record.path, best.name] = f"{best.name} repeated by {one.record.run_id}"
-        elif one is not best:
-            replaced[one.record.path, one.name] = f"{one.name} fewer questions than in {best.record.run_id}"
+    counted: list[Answers] = []
+    others: dict[tuple[Path, str], str] = {}
+    for same in grouped(answers, lambda one: one.identity).values():
+        place = max(range(len(same)), key=lambda index: (len(same[index].result.scores), index))
+        best = same[place]
+        counted.append(best)
+        for index, one in enumerate(same):
+            if index != place:
+                why = "repeated by" if index < place else "fewer questions than in"
+                others[one.record.path, one.name] = f"{one.name} {why} {best.record.run_id}"
     roles = {}
     for path in (record.path for record in own):
-        names = [one.name for one in counted.values() if one.record.path == path]
-        others = [text for (other, name), text in replaced.items() if other == path and name not in names]
-        roles[path] = "; ".join([f"{BENCHMARK}: {', '.join(names)}"] * bool(names) + others)
-    return list(counted.values()), roles
+        names = [one.name for one in counted if one.record.path == path]
+        why = [text for (other, name), text in others.items() if other == path and name not in names]
+        roles[path] = "; ".join([f"{BENCHMARK}: {', '.join(names)}"] * bool(names) + why)
+    return counted, roles
 
 
 def benchmark_sections(answers: Sequence[Answers], baseline: str) -> list[Section]:
@@ -277,24 +277,8 @@ def _pair_row(comparison: Comparison, *couple: Answers) -> dict[str, str]:
         one.result.model + (f", seed {one.training.seed}" if len(comparison.of(one.name, one.row)) > 1 else "")
         for one in couple
     )
-    paired = pair(*(one.result.scores for one in couple))
-    difference = p = MISSING
-    if paired.num_questions:
-        difference = POINTS.with_error(paired.difference, paired.standard_error)
-        p_value = mcnemar(paired.only_first, paired.only_second)
-        p = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-    return {
-        "benchmark": _title(couple[0].name),
-        "A": first,
-        "B": second,
-        "questions of both": str(paired.num_questions),
-        "both right": str(paired.both),
-        "only A": str(paired.only_first),
-        "only B": str(paired.only_second),
-        "both wrong": str(paired.neither),
-        "A less B, points": difference,
-        "p": p,
-    }
+    cells = paired_cells(*(one.result.scores for one in couple))
+    return {"benchmark": _title(couple[0].name), "A": first, "B": second, **cells}
 
 
 def _cost(comparison: Comparison) -> Iterator[dict[str, str]]:

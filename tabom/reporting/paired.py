@@ -1,48 +1,36 @@
 """Two models on the same questions."""
 
-import math
-from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import pandas as pd
+
+from tabom.reporting.comparison import MISSING, POINTS, Frame
 
 
-class Paired(NamedTuple):
-    """How often both of two models were right on a question, only the first, only the second, and neither."""
-
-    both: int
-    only_first: int
-    only_second: int
-    neither: int
-
-    @property
-    def num_questions(self) -> int:
-        """That both answered."""
-        return sum(self)
-
-    @property
-    def difference(self) -> float:
-        """Share that the first got right less that of the second; there must be a question."""
-        return (self.only_first - self.only_second) / self.num_questions
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the mean difference of a question, which is 1, 0 or -1; None for fewer than two questions."""
-        n = self.num_questions
-        if n < 2:
-            return None
-        squares = self.only_first + self.only_second - n * self.difference**2
-        return math.sqrt(squares / (n - 1) / n)
-
-
-def pair(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
-    """Count over the questions that both answered.
+def paired_cells(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, str]:
+    """Cells of a table by their heads: counts over the questions that both answered, mean difference, McNemar's p.
 
     Args:
         first: 0 or 1 for each question, by its hash.
         second: Likewise, of the other model.
+
+    Returns:
+        The difference in points with its standard error, which one question does not have; it and p are a dash where
+        both answered none.
     """
-    answers = Counter((first[question], second[question]) for question in first.keys() & second.keys())
-    return Paired(answers[1, 1], answers[1, 0], answers[0, 1], answers[0, 0])
+    both: Frame = pd.DataFrame({"A": first, "B": second}, dtype=float).dropna()
+    difference = both["A"] - both["B"]
+    only_first, only_second = int((difference > 0).sum()), int((difference < 0).sum())
+    p = mcnemar(only_first, only_second)
+    return {
+        "questions of both": str(len(both)),
+        "both right": str(int(both.min(axis=1).sum())),
+        "only A": str(only_first),
+        "only B": str(only_second),
+        "both wrong": str(int((both.max(axis=1) == 0).sum())),
+        "A less B, points": POINTS.with_error(difference.mean(), difference.sem()) if len(both) else MISSING,
+        "p": MISSING if both.empty else "< 0.001" if p < 0.001 else f"{p:.3f}",
+    }
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

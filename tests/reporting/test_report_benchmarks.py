@@ -8,7 +8,7 @@ from records import ENVIRONMENT, benchmark_line, check, write_record
 from tabom.cli.verbs.report import run
 from tabom.errors import TabomError
 from tabom.reporting.page import html_page
-from tabom.reporting.paired import Paired, mcnemar, pair
+from tabom.reporting.paired import mcnemar, paired_cells
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
 from tabom.storage.run_record import find_records
@@ -97,15 +97,15 @@ def test_mcnemar_is_the_binomial_test(first, second):
 def test_pairs_are_of_the_same_questions():
     first = {"a": 1, "b": 1, "c": 1, "d": 0, "e": 0, "only here": 1}
     second = {"e": 0, "d": 1, "c": 0, "b": 0, "only there": 1, "a": 1.0}
-    assert pair(first, second) == Paired(both=1, only_first=2, only_second=1, neither=1)
+    cells = paired_cells(first, second)
+    assert list(cells.values())[:5] == ["5", "1", "2", "1", "1"]
 
 
 def test_the_difference_has_the_standard_error_of_its_mean():
     """Differences 0, 1, 1, -1, 0: mean 0.2, sum of squares about it 3 - 5 * 0.04 = 2.8."""
-    paired = Paired(both=1, only_first=2, only_second=1, neither=1)
-    assert (paired.num_questions, paired.difference) == (5, 0.2)
-    assert paired.standard_error == pytest.approx((2.8 / 4 / 5) ** 0.5)
-    assert Paired(0, 1, 0, 0).standard_error is None
+    cells = paired_cells({"a": 1, "b": 1, "c": 1, "d": 0, "e": 0}, {"a": 1, "b": 0, "c": 0, "d": 1, "e": 0})
+    assert cells["A less B, points"] == f"+20.0 ± {100 * (2.8 / 4 / 5) ** 0.5:.1f}"
+    assert paired_cells({"a": 1}, {"a": 0})["A less B, points"] == "+100.0"
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
