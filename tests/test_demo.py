@@ -8,7 +8,7 @@ import pytest
 from helpers import slow
 
 from tabom.cli.main import main
-from tabom.demo import command, stages
+from tabom.demo import stages
 from tabom.demo.stages import (
     FULL_METHODS,
     FULL_OUTPUT_DIR,
@@ -17,7 +17,6 @@ from tabom.demo.stages import (
     Demo,
     FullDemo,
     Training,
-    keep_earlier_results,
 )
 from tabom.errors import TabomError
 from tabom.storage.run_record import find_records
@@ -92,6 +91,8 @@ def test_all_stages_and_what_they_leave(small_demo, methods, monkeypatch, capsys
     assert "tabom fit --config" in out
     assert "Mean ± standard deviation over the seeds" in out
     assert "Time, tokens and device hours" in out
+    small_demo.run()
+    assert commands_of(capsys.readouterr().out) == []
 
 
 def commands_of(out):
@@ -230,18 +231,6 @@ def test_plan_of_the_full_demo(repository):
     assert all((repository / "configs" / "demo" / f"{config}.yaml").is_file() for config in FULL_METHODS)
 
 
-def test_earlier_results_are_kept(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    keep_earlier_results()
-    assert capsys.readouterr().out == ""
-    OUTPUT_DIR.mkdir(parents=True)
-    (OUTPUT_DIR / "test.md").write_text("mine")
-    keep_earlier_results()
-    (aside,) = Path("runs").iterdir()
-    assert (aside / "test.md").read_text() == "mine"
-    assert capsys.readouterr().out == f"Earlier results are kept in {aside}\n"
-
-
 def test_options(monkeypatch, tmp_path, repository):
     monkeypatch.chdir(repository)
     monkeypatch.setattr(stages, "OUTPUT_DIR", tmp_path / "runs")
@@ -254,7 +243,6 @@ def test_options(monkeypatch, tmp_path, repository):
 
 def test_options_of_the_full_demo(monkeypatch, repository, capsys):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(command, "keep_earlier_results", lambda: pytest.fail("expected runs/demo to stay"))
     seen = []
     monkeypatch.setattr(FullDemo, "run", lambda self: seen.append(self))
     main(["demo", "--full"])

@@ -1,13 +1,14 @@
 """``tabom demo``: base model, trajectories, four trainings, one table and one figure.
 
-``--full`` trains every method at several learning rates and compares the methods at equal forgetting.
+The same command goes on after an interruption. ``--full`` trains every method at several learning rates and compares
+the methods at equal forgetting.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabom.demo.stages import FULL_OUTPUT_DIR, LEARNING_RATES, Demo, FullDemo, keep_earlier_results
+from tabom.demo.stages import FULL_OUTPUT_DIR, LEARNING_RATES, Demo, FullDemo
 from tabom.errors import require
 
 
@@ -30,8 +31,6 @@ def run(words: Sequence[str]) -> None:
     if arguments.full:
         FullDemo(*shared, learning_rates=arguments.learning_rates or LEARNING_RATES).run()
         return
-    require(
-        arguments.learning_rates is None, "learning_rates: expected --full beside it, which compares learning rates"
-    )
-    keep_earlier_results()
+    is_one_rate = arguments.learning_rates is None
+    require(is_one_rate, "learning_rates: expected --full beside it, which compares learning rates")
     Demo(*shared).run()

@@ -1,6 +1,5 @@
 """The demo's commands: base model, trajectories, trainings with their tests, reports."""
 
-import datetime
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -48,9 +47,9 @@ class Training(NamedTuple):
 
 @dataclass
 class Demo:
-    """Runs the commands in order, in one process; tests that have finished, by their own records, stay.
+    """Runs the commands in order, in one process; goes on after an interruption, and makes what is missing.
 
-    Base and trajectories are those under ``runs/demo``; what is missing there is made first.
+    Base and trajectories are those under ``runs/demo``.
 
     Attributes:
         configs: Directory with ``pretrain.yaml``, ``distill.yaml`` and one file a method.
@@ -189,7 +188,7 @@ class Demo:
 
 @dataclass
 class FullDemo(Demo):
-    """Every method at several learning rates, compared at equal forgetting; goes on after an interruption.
+    """Every method at several learning rates, compared at equal forgetting.
 
     SFT-GT, which is no part of the comparison, is trained at the middle learning rate alone.
     """
@@ -210,12 +209,3 @@ class FullDemo(Demo):
 def _has_finished(directory: Path) -> bool:
     """Whether a test in it has come to its end."""
     return any(read_record(path).state == "finished" for path in (directory / DIRECTORY).glob("test-*.jsonl"))
-
-
-def keep_earlier_results() -> None:
-    """Move an earlier demo aside; nothing is overwritten."""
-    if OUTPUT_DIR.exists():
-        stamp = datetime.datetime.fromtimestamp(OUTPUT_DIR.stat().st_mtime, tz=datetime.UTC)
-        aside = OUTPUT_DIR.with_name(f"{OUTPUT_DIR.name}-{stamp:%Y%m%d-%H%M%S}")
-        OUTPUT_DIR.rename(aside)
-        print(f"Earlier results are kept in {aside}")

@@ -1,9 +1,9 @@
 """How much a metric depends on what was varied: a table and a figure over the settings of finished runs."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -107,21 +107,21 @@ def _by_values(settings: Sequence[Setting], keys: Sequence[str]) -> Groups:
     return {values: [setting.metric for setting in groups[values]] for values in order}
 
 
-def _panel(axes: Axes, groups: Mapping[tuple[Value, ...], list[float]], scale: float, *, is_joined: bool) -> None:
-    values = [value for (value,) in groups]
-    is_numeric = not any(isinstance(value, str) for value in values)
-    positions = np.array(values if is_numeric else range(len(values)), dtype=float)
-    if is_numeric and positions.min() > 0 and positions.max() / positions.min() >= _LOG_RATIO:
+def _panel(axes: Axes, groups: Groups, scale: float, *, is_joined: bool) -> None:
+    values: list[Any] = [value for (value,) in groups]
+    if any(isinstance(value, str) for value in values):
+        values = list(map(show_value, values))  # an axis of words
+    elif min(values) > 0 and max(values) / min(values) >= _LOG_RATIO:
         axes.set_xscale("log")
-    elif not is_numeric or len(values) <= _MAX_TICKS:
-        axes.set_xticks(positions, [show_value(value) for value in values])
-    metrics = [scale * np.array(group) for group in groups.values()]
-    points = np.repeat(positions, [len(group) for group in metrics])
-    axes.scatter(points, np.concatenate(metrics), s=14, color=COLORS[1], alpha=0.5)
+    elif len(values) <= _MAX_TICKS:
+        axes.set_xticks(values, map(show_value, values))
+    runs = [(value, scale * metric) for value, group in zip(values, groups.values(), strict=True) for metric in group]
+    axes.scatter(*zip(*runs, strict=True), s=14, color=COLORS[1], alpha=0.5)
     if is_joined:
+        metrics = [scale * np.array(group) for group in groups.values()]
         spread = [group.std(ddof=1) if len(group) > 1 else 0.0 for group in metrics]
         means = [group.mean() for group in metrics]
-        axes.errorbar(positions, means, spread, color=COLORS[2], marker="D", markersize=5, capsize=3, linewidth=1.3)
+        axes.errorbar(values, means, spread, color=COLORS[2], marker="D", markersize=5, capsize=3, linewidth=1.3)
 
 
 def _heat_map(
