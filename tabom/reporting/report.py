@@ -24,7 +24,6 @@ from tabom.reporting.curves import CURVES, curve_positions, plot_lines
 from tabom.reporting.figures import mean_gains, plot_frontiers
 from tabom.reporting.frontier import frontier_rows, matched_levels
 from tabom.reporting.page import Plot, Section, Table
-from tabom.reporting.paper import paper_section
 from tabom.reporting.results import Model, Results
 from tabom.reporting.sensitivity import plot_sensitivity, sensitivity_rows
 from tabom.storage.run_record import RunRecord
@@ -71,7 +70,6 @@ def sections(
         *benchmark_sections(answers, baseline),
         _cost(records, results),
         _runs(records, results),
-        paper_section(results, column_of(metric)),
     ]
     counts = [f"Runs: {len(records)}."]
     if results.compared:

@@ -275,36 +275,6 @@ def test_what_is_missing_is_said(tmp_path):
     assert about.warnings == ["The runs differ in their base model: runs/demo/base (2), other (1)."]
 
 
-def test_the_papers_numbers_where_the_task_is_its(tmp_path, page):
-    assert "The paper's numbers" not in page
-    points = {"tabom": [(1e-3, 1, 0.01, 0.5), (2e-3, 1, 0.09, 0.7)], "trajectory_masking": [(1e-3, 1, 0.01, 0.25)]}
-    write_runs(tmp_path, points, folder="configs/llada_prm12k")
-    section = read(tmp_path)["The paper's numbers"]
-    caption = "arXiv 2605.11854, Table 3: LLaDA-8B-Instruct, post-trained on maths"
-    assert tables(section) == {
-        caption: [
-            ["method", "GSM8K", "MATH500", "HumanEval", "MBPP", "IFEval", "here: accuracy at 1 a step, %"],
-            ["No-SFT", "76.12", "36.20", "36.01", "39.20", "33.08", "40.0"],
-            ["SFT-GT", "74.29", "35.50", "31.09", "40.60", "26.98", "-"],
-            ["SFT-SD", "75.96", "35.70", "36.58", "39.80", "34.38", "-"],
-            ["dInfer", "76.72", "36.50", "38.90", "39.40", "34.38", "-"],
-            ["T3D", "76.34", "36.10", "37.74", "39.60", "34.38", "-"],
-            ["TABOM", "78.62", "36.80", "40.30", "40.10", "32.98", "50.0; 70.0"],
-            ["trajectory_masking", "-", "-", "-", "-", "-", "25.0"],
-        ]
-    }
-
-
-def test_the_papers_sweeps_where_their_settings_vary(tmp_path):
-    for window in (16, 32):
-        lines = [check("validate", accuracy_1_per_step=0.5)]
-        write_record(
-            tmp_path, "fit", str(window), ["configs/dream_prm12k/tabom.yaml"], lines, objective={"window": window}
-        )
-    captions = [caption.removeprefix("arXiv 2605.11854, ") for caption in tables(read(tmp_path)["The paper's numbers"])]
-    assert captions == ["Table 3: Dream-7B-Instruct, post-trained on maths", "Table 9: window, Dream on maths"]
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
