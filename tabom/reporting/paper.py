@@ -1,8 +1,13 @@
 """The paper's numbers."""
 
-import json
 from importlib.resources import files
 from typing import NamedTuple
+
+import pandas as pd
+
+from tabom.reporting.comparison import Frame
+
+_KEYS = ["table", "model", "trained_on", "tokens_per_step"]
 
 
 class PaperScores(NamedTuple):
@@ -25,16 +30,12 @@ def paper_scores(base_model: str, trained_on: str | None, tokens_per_step: float
         trained_on: ``maths`` or ``code``; None for the base alone.
         tokens_per_step: Of the decoding.
     """
-    paper = json.loads(files("tabom.reporting").joinpath("paper.json").read_text())
-    for table in paper["scores"]:
-        if (
-            table["base"].lower() in base_model.lower()
-            and trained_on in (table["trained_on"], None)
-            and tokens_per_step == table["tokens_per_step"]
-        ):
-            rows = zip(paper["methods"], *table["benchmarks"].values(), strict=True)
-            scores = {method: dict(zip(table["benchmarks"], cells, strict=True)) for method, *cells in rows}
-            base, *_ = paper["methods"]
-            source = f"{paper['source']}, Table {table['number']}: {table['title']}"
-            return PaperScores(source, scores if trained_on else {base: scores[base]})
+    paper: Frame = pd.read_csv(str(files("tabom.reporting") / "paper.csv"), dtype=str)
+    for (number, model, domain, speed), table in paper.groupby(_KEYS, sort=False):
+        is_base = model.partition("-")[0].lower() in base_model.lower()
+        if is_base and trained_on in (domain, None) and tokens_per_step == int(speed):
+            scores = table.set_index("benchmark").drop(columns=_KEYS)
+            title = f"{model}, post-trained on {domain}" + (f", {speed} tokens a step" if speed != "1" else "")
+            shown = scores if trained_on else scores.iloc[:, :1]
+            return PaperScores(f"arXiv 2605.11854, Table {number}: {title}", shown.to_dict())
     return None
