@@ -98,16 +98,10 @@ class Artifacts(Callback):
 
     def _keepers(self, trainer: Trainer) -> list[ModelCheckpoint | LastCheckpoint]:
         """The callbacks that write the wanted checkpoint; without a monitor the best is the last."""
-        is_best = self.checkpoints == "best"
-        return [
-            callback
-            for callback in trainer.checkpoint_callbacks
-            if self.checkpoints != "none"
-            and (
-                (isinstance(callback, ModelCheckpoint) and is_best == (callback.monitor is not None))
-                or (isinstance(callback, LastCheckpoint) and not is_best)
-            )
-        ]
+        kinds = (ModelCheckpoint, LastCheckpoint)
+        keepers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, kinds)]
+        wanted = {"best": (True,), "last": (False,), "none": ()}[self.checkpoints]
+        return [keeper for keeper in keepers if (getattr(keeper, "monitor", None) is not None) in wanted]
 
     def _use(self, artifact: Any) -> None:
         """Declare an input.

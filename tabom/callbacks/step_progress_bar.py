@@ -1,7 +1,6 @@
 """How far a training, an evaluation or a distillation has come."""
 
 import math
-from contextlib import ExitStack
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -35,9 +34,7 @@ class StepProgressBar(Callback):
     def __init__(self, interval: float = 10.0) -> None:
         require(interval > 0, f"interval: expected seconds above 0, got {interval}")
         self.interval = interval
-        self._is_shown = False
-        self._display: Display | None = None
-        self._exits = ExitStack()
+        self._display = Display(is_shown=False)
         self._num_done = self._num_seen = self._num_verified = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,29 +43,29 @@ class StepProgressBar(Callback):
         bar = trainer.progress_bar_callback
         if bar is not None:
             bar.disable()
-        self._is_shown = bar is not None and trainer.is_global_zero
+        self._display = Display(interval=self.interval, is_shown=bar is not None and trainer.is_global_zero)
 
     def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the steps from where training starts, which is in the middle when it resumes."""
         total = _whole(trainer.estimated_stepping_batches)
-        self._training = self._open().add("Training", total, "steps", completed=trainer.global_step)
+        self._training = self._display.add("Training", total, "steps", completed=trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the step; what is logged to the bar is read as seldom as it is shown, since a device is waited for."""
-        numbers = _logged(trainer) if self._open().is_due(self._training) else {}
-        self._open().update(self._training, trainer.global_step, numbers)
+        numbers = _logged(trainer) if self._display.is_due(self._training) else {}
+        self._display.update(self._training, trainer.global_step, numbers)
 
     def on_train_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Leave the last values."""
-        self._open().update(self._training, trainer.global_step, _logged(trainer))
-        self._close()
+        self._display.update(self._training, trainer.global_step, _logged(trainer))
+        self._display.close()
 
     def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the batches of all loaders."""
         if trainer.sanity_checking:
             self._begin("Sanity check", sum(trainer.num_sanity_val_batches), "batches")
         elif trainer.state.fn == TrainerFn.FITTING:
-            self._open().show(self._training, is_visible=False)  # W&B's log keeps every redraw of more than one line
+            self._display.show(self._training, is_visible=False)  # W&B's log keeps every redraw of more than one line
             self._begin(f"Validation after step {trainer.global_step}", sum(trainer.num_val_batches), "batches")
         else:
             self._begin("Validation", sum(trainer.num_val_batches), "batches")
@@ -81,12 +78,12 @@ class StepProgressBar(Callback):
         """Go back to the training, with what was measured; make room for the table where there is none."""
         numbers = {} if trainer.sanity_checking else _measured(trainer, pl_module)
         self._count(0, numbers)
-        self._open().remove(self._task)
+        self._display.remove(self._task)
         if trainer.state.fn != TrainerFn.FITTING:
-            self._close()
+            self._display.close()
         elif not trainer.sanity_checking:
-            self._open().show(self._training, is_visible=True)
-            self._open().update(self._training, trainer.global_step, _logged(trainer) | numbers)
+            self._display.show(self._training, is_visible=True)
+            self._display.update(self._training, trainer.global_step, _logged(trainer) | numbers)
 
     def on_test_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Show the batches of all loaders."""
@@ -118,26 +115,17 @@ class StepProgressBar(Callback):
 
     def on_predict_end(self, *_: Any, **__: Any) -> None:
         """Leave the last values, and the terminal as it was."""
-        self._close()
+        self._display.close()
 
     on_exception = on_predict_end
 
-    def _open(self) -> Display:
-        if self._display is None:
-            self._display = self._exits.enter_context(Display(interval=self.interval, is_shown=self._is_shown))
-        return self._display
-
-    def _close(self) -> None:
-        self._exits.close()
-        self._display = None
-
     def _begin(self, description: str, total: float, unit: str) -> None:
         self._num_done = 0
-        self._task = self._open().add(description, _whole(total), unit)
+        self._task = self._display.add(description, _whole(total), unit)
 
     def _count(self, num: int, numbers: dict[str, str] | None = None) -> None:
         self._num_done += num
-        self._open().update(self._task, self._num_done, numbers)
+        self._display.update(self._task, self._num_done, numbers)
 
 
 def _whole(number: float) -> int | None:

@@ -5,8 +5,7 @@ import math
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, ProgressSample, Task, TaskID
@@ -49,25 +48,6 @@ class Display:
         )
         self._exits = ExitStack()
 
-    def __enter__(self) -> Self:
-        """Start to show."""
-        if self._is_live:
-            names = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}
-            self._exits.enter_context(self._bars)
-            for handler in _stream_handlers():
-                if id(handler.stream) in names:
-                    old = handler.setStream(getattr(sys, names[id(handler.stream)]))
-                    self._exits.callback(handler.setStream, old)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave the bars as they are; where there is no terminal, write the last lines of what was not removed."""
-        for task in self._bars.tasks:
-            self._write(task.id, is_ended=True)
-        self._exits.close()
-
     def add(self, description: str, total: int | None, unit: str, completed: int = 0) -> TaskID:
         """Show a further task.
 
@@ -78,6 +58,8 @@ class Display:
             completed: How many were done before; the rate leaves them out.
         """
         now = self._console.get_time()
+        if self._is_live and not self._bars.live.is_started:
+            self._start()
         task = self._bars.add_task(description, total=total, completed=completed, unit=unit, numbers={}, shown=now)
         # Rich itself would measure the rate from the first update, and a few long runs have only a few.
         self._find(task)._progress.append(ProgressSample(now, 0))
@@ -114,6 +96,22 @@ class Display:
     def line(self, text: str) -> None:
         """Print a line, above the bars if there are any."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the bars as they are; where there is no terminal, write the last lines of what was not removed."""
+        for task in self._bars.tasks:
+            self._write(task.id, is_ended=True)
+        self._exits.close()
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+
+    def _start(self) -> None:
+        names = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}
+        self._exits.enter_context(self._bars)
+        for handler in _stream_handlers():
+            if id(handler.stream) in names:
+                old = handler.setStream(getattr(sys, names[id(handler.stream)]))
+                self._exits.callback(handler.setStream, old)
 
     def _find(self, task: TaskID) -> Task:
         return next(found for found in self._bars.tasks if found.id == task)

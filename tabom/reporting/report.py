@@ -62,15 +62,11 @@ def sections(
     known = ", ".join(methods) or "no method"
     require(baseline in (None, *methods), f"--baseline: expected one of {known}, got {baseline}")
     baseline, shown = baseline or BASELINE, results.shown(metric)
-    parts: list[Section | str | None] = []
+    parts: list[Section | str] = []
     if results.compared:
         parts += [_frontier(results, metric, baseline), _table(results), _along_curves(results.stage, shown, metric)]
         parts += [_forgetting(shown, metric), _sensitivity(results, metric)]
-    parts += [
-        *benchmark_sections(answers, baseline),
-        _cost(records, results),
-        _runs(records, results),
-    ]
+    parts += [*benchmark_sections(answers, baseline), _cost(records, results), _runs(records, results)]
     counts = [f"Runs: {len(records)}."]
     if results.compared:
         stage = {"test": "the test split", "validate": "the validation split, of a training at its last check"}

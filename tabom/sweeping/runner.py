@@ -5,6 +5,7 @@ import signal
 import statistics
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -67,7 +68,7 @@ class Runner:
         """
         for setting in self._runs:
             self._tell(setting)
-        with handled_by(self._note_signal), Display() as self._display:
+        with handled_by(self._note_signal), closing(Display()) as self._display:
             task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=self._num_done)
             while True:
                 self._collect()

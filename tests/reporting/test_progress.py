@@ -1,6 +1,7 @@
 import io
 import logging
 import sys
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -45,7 +46,7 @@ def screen(console):
 
 
 def test_plain_lines_come_once_an_interval_and_at_the_end(plain, clock):
-    with Display(console=plain, interval=10) as display:
+    with closing(Display(console=plain, interval=10)) as display:
         task = display.add("Training", 150, "steps")
         for step in range(1, 151):
             clock.now += 0.25
@@ -61,7 +62,7 @@ def test_plain_lines_come_once_an_interval_and_at_the_end(plain, clock):
 
 
 def test_the_rate_leaves_out_what_was_done_before(plain, clock):
-    with Display(console=plain, interval=1) as display:
+    with closing(Display(console=plain, interval=1)) as display:
         task = display.add("Training", 110, "steps", completed=100)
         for step in (101, 102, 103):
             clock.now += 2
@@ -75,7 +76,7 @@ def test_the_rate_leaves_out_what_was_done_before(plain, clock):
 
 
 def test_slow_tasks_and_those_without_a_total(plain, clock):
-    with Display(console=plain, interval=1) as display:
+    with closing(Display(console=plain, interval=1)) as display:
         slow, endless = display.add("Sweep", 24, "runs"), display.add("Reading", None, "rows")
         for number in (1, 2):
             clock.now += 5400
@@ -90,7 +91,7 @@ def test_slow_tasks_and_those_without_a_total(plain, clock):
 
 
 def test_without_a_terminal_a_removed_task_has_one_last_line(plain):
-    with Display(plain) as display:
+    with closing(Display(plain)) as display:
         display.line("[1] before")
         task = display.add("Validation", 3, "batches")
         display.update(task, 3, {"accuracy": "50.0 %"})
@@ -101,7 +102,7 @@ def test_without_a_terminal_a_removed_task_has_one_last_line(plain):
 def test_what_has_failed_says_how_far_it_came(plain):
     display = Display(console=plain)
     display.update(display.add("Training", 3, "steps"), 1)
-    with pytest.raises(ZeroDivisionError), display:
+    with pytest.raises(ZeroDivisionError), closing(display):
         raise ZeroDivisionError
     assert lines(plain) == ["Training: 1 of 3 steps in 0:00"]
 
@@ -122,7 +123,7 @@ def test_an_update_is_due_once_an_interval(plain, terminal, clock):
 def test_a_display_that_is_not_shown(monkeypatch, capsys):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with Display(interval=1e-9, is_shown=False) as display:
+    with closing(Display(interval=1e-9, is_shown=False)) as display:
         task = display.add("Training", 3, "steps")
         print("from elsewhere")
         display.update(task, 2)
@@ -137,7 +138,7 @@ def test_on_a_terminal_what_others_write_stands_above_the_bars(terminal, clock):
     logger = logging.getLogger("tests.progress")
     logger.addHandler(handler)
     try:
-        with Display(terminal) as display:
+        with closing(Display(terminal)) as display:
             task = display.add("Training", 4, "steps")
             clock.now += 1
             display.update(task, 1, {"loss": "1.5"})
@@ -160,7 +161,7 @@ def test_on_a_terminal_what_others_write_stands_above_the_bars(terminal, clock):
 
 
 def test_on_a_terminal_bars_disappear(terminal):
-    with Display(console=terminal) as display:
+    with closing(Display(console=terminal)) as display:
         training, other = display.add("Training", 4, "steps"), display.add("Other", 2, "steps")
         display.show(training, is_visible=False)
         task = display.add("Validation", 2, "batches")
@@ -176,6 +177,6 @@ def test_on_a_terminal_bars_disappear(terminal):
 def test_on_a_narrow_terminal_a_task_is_one_line(monkeypatch, clock):
     monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), force_terminal=True, width=30, get_time=clock)
-    with Display(console=console) as display:
+    with closing(Display(console=console)) as display:
         display.update(display.add("Training", 40, "steps"), 20, {"loss": "1.234", "accuracy": "41.0 %"})
     assert screen(console) == ["Training: 20 of 40 steps, los…"]
