@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tabom.storage.run_record import DIRECTORY, RunRecord, read_record
 
@@ -113,20 +113,11 @@ class Run:
         return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
-def claimed(path: Path) -> BinaryIO | None:
-    """A file with a lock that is held until it is closed; None if another process holds it."""
-    lock = path.open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
-
-
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock."""
-    lock = claimed(path)
-    if lock is not None:
-        lock.close()
-    return lock is None
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
