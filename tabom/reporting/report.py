@@ -21,8 +21,7 @@ from tabom.reporting.comparison import (
     table_rows,
 )  # fmt: skip
 from tabom.reporting.curves import CURVES, curve_positions, plot_lines
-from tabom.reporting.figures import mean_gains, plot_frontiers
-from tabom.reporting.frontier import frontier_rows, matched_levels
+from tabom.reporting.frontier import frontier_rows, matched_levels, mean_gains, plot_frontiers
 from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.results import Model, Results
 from tabom.reporting.sensitivity import plot_sensitivity, sensitivity_rows
@@ -250,11 +249,11 @@ def _sensitivity(results: Results, metric: str) -> Section | str:
         settings = results.settings(label, metric)
         if not settings:
             continue
-        rows = sensitivity_rows(settings, column.title, column.scale, column.digits)
+        rows = sensitivity_rows(settings, column)
         varied = " and ".join(short_names(list(settings[0].values)).values())
         text = f"{column.title} of {label} by {varied}. Best: {', '.join(map(': '.join, zip(*rows[:2], strict=True)))}."
         name = f"sensitivity_{re.sub(r'[^A-Za-z0-9]+', '_', label)}"
-        figure = plot_sensitivity(settings, f"{label}: {varied}", column.title, column.scale, column.digits)
+        figure = plot_sensitivity(settings, f"{label}: {varied}", column)
         plots.append(Plot(name, f"{label}: {column.title} by {varied}.", text, figure, rows))
         tables.append(Table(f"{label} by {varied}, the best first", rows))
     if not plots:

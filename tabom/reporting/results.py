@@ -170,7 +170,7 @@ class Results:
         varies = len({model.rate for model in own}) > 1
         rates = [{RATE: model.rate} if varies and model.rate is not None else {} for model in own]
         return [
-            Setting(model.settings | rate, model.seed, model.values[metric])
+            Setting(model.settings | rate, model.values[metric])
             for model, rate in zip(own, rates, strict=True)
             if model.settings
         ]

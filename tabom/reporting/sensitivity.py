@@ -2,8 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,53 +16,41 @@ _LOG_RATIO = 30  # from which on positive values are drawn on a logarithmic scal
 Groups = dict[tuple[Value, ...], list[float]]
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One finished run.
 
     Attributes:
         values: Of the varied keys, by key; the same keys in every run. The seed is none of them.
-        seed: Of the run.
         metric: What it reached.
     """
 
     values: dict[str, Value]
-    seed: int
     metric: float
 
 
 def sensitivity_rows(
-    settings: Sequence[Setting],
-    title: str,
-    scale: float = 1.0,
-    digits: int = 1,
-    goal: Literal["maximize", "minimize"] = "maximize",
+    settings: Sequence[Setting], column: Column, goal: Literal["maximize", "minimize"] = "maximize"
 ) -> Rows:
     """Head, then one row a combination of values, the best mean first and marked.
 
     Args:
         settings: At least one.
-        title: Of the metric.
-        scale: Factor before rounding.
-        digits: After the decimal point.
+        column: How the metric is shown.
         goal: Which mean is the best.
 
     Returns:
         The values, number of seeds, and mean ± standard deviation over the seeds.
     """
     keys = list(settings[0].values)
-    column = Column("", title, scale, digits)
     groups = _by_values(settings, keys)
     best_first = sorted(groups, key=lambda values: statistics.mean(groups[values]), reverse=goal == "maximize")
     rows = [[*map(show_value, key), str(len(groups[key])), column.show(groups[key])] for key in best_first]
     if len(rows) > 1:
         rows[0][-1] += " (best)"
-    return [[*short_names(keys).values(), "seeds", title], *rows]
+    return [[*short_names(keys).values(), "seeds", column.title], *rows]
 
 
-def plot_sensitivity(
-    settings: Sequence[Setting], title: str, ylabel: str, scale: float = 1.0, digits: int = 1
-) -> Figure:
+def plot_sensitivity(settings: Sequence[Setting], title: str, column: Column) -> Figure:
     """One varied key: mean and spread over the seeds. Two that form a grid: a heat map. Else one panel a key.
 
     A panel shows every run as a point, and the mean over the other keys as a line where they share a value.
@@ -71,15 +58,13 @@ def plot_sensitivity(
     Args:
         settings: At least one.
         title: Of the figure.
-        ylabel: The metric, with its unit.
-        scale: Factor of the metric.
-        digits: After the point, in the cells of a heat map.
+        column: How the metric is shown.
     """
     keys = list(settings[0].values)
     levels = [[value for (value,) in _by_values(settings, [key])] for key in keys]
     groups = _by_values(settings, keys)
     if len(keys) == 2 and 2 * len(groups) >= len(levels[0]) * len(levels[1]):
-        figure, axes = _heat_map(groups, levels[0], levels[1], ylabel, Column("", "", scale, digits))
+        figure, axes = _heat_map(groups, levels[0], levels[1], column)
         columns, rows = (short_names(keys)[key] for key in reversed(keys))
         axes.set(xlabel=columns, ylabel=rows, title=title)
         return figure
@@ -89,13 +74,13 @@ def plot_sensitivity(
     panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).ravel()
     for key, name, axes in zip(keys, short_names(keys).values(), panels, strict=False):
         groups = _by_values(settings, [key])
-        _panel(axes, groups, scale, is_joined=len(keys) == 1 or len(groups) < len(settings))
+        _panel(axes, groups, column.scale, is_joined=len(keys) == 1 or len(groups) < len(settings))
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     for axes in panels[len(keys) :]:
         axes.set_axis_off()
     for axes in panels[::num_columns]:
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(column.title)
     figure.suptitle(title)
     return figure
 
@@ -124,23 +109,19 @@ def _panel(axes: Axes, groups: Groups, scale: float, *, is_joined: bool) -> None
         axes.errorbar(values, means, spread, color=COLORS[2], marker="D", markersize=5, capsize=3, linewidth=1.3)
 
 
-def _heat_map(
-    groups: Groups, rows: Sequence[Value], columns: Sequence[Value], label: str, shown: Column
-) -> tuple[Figure, Axes]:
+def _heat_map(groups: Groups, rows: Sequence[Value], columns: Sequence[Value], shown: Column) -> tuple[Figure, Axes]:
     """Means as colours, and in words in each cell that has runs."""
-    means = np.full((len(rows), len(columns)), np.nan)
-    cells = {(rows.index(row), columns.index(column)): group for (row, column), group in groups.items()}
-    for cell, group in cells.items():
-        means[cell] = shown.scale * statistics.mean(group)
+    means = np.array([[shown.scale * np.mean(groups.get((row, column), np.nan)) for column in columns] for row in rows])
     figure = Figure(figsize=(2.2 + 1.1 * len(columns), 1.6 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(means, cmap="cividis", aspect="auto")
-    figure.colorbar(image, label=label)
-    for (i, j), group in cells.items():
+    figure.colorbar(image, label=shown.title)
+    for (row, column), group in groups.items():
+        i, j = rows.index(row), columns.index(column)
         red, green, blue, _ = image.to_rgba(means[i, j])
         color = "#111111" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "#ffffff"
         text = shown.show(group).replace(" ± ", "\n± ")
         axes.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
-    axes.set_xticks(range(len(columns)), [show_value(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [show_value(value) for value in rows])
+    axes.set_xticks(range(len(columns)), map(show_value, columns))
+    axes.set_yticks(range(len(rows)), map(show_value, rows))
     return figure, axes

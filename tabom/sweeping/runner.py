@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from tabom.errors import TabomError, require
-from tabom.reporting.comparison import markdown_table, rich_table
+from tabom.reporting.comparison import Column, markdown_table, rich_table, short_names, show_value
 from tabom.reporting.progress import Display
-from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows, short_names, show_value
+from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows
 from tabom.signals import EXIT_CODE, handled_by
 from tabom.storage.claims import remove_empty
 from tabom.storage.files import whole_file
@@ -182,17 +182,18 @@ class Runner:
     def _summarise(self) -> None:
         """Best setting, table, and figure, as far as the sweep has come."""
         settings = [
-            Setting({k: "null" if v is None else v for k, v in run.values.items()}, run.seed or 0, metric)
+            Setting({k: "null" if v is None else v for k, v in run.values.items()}, metric)
             for run, metric in self._finished()
         ]
-        rows = sensitivity_rows(settings, self._sweep.metric, digits=4, goal=self._sweep.goal)
+        column = Column("", self._sweep.metric, digits=4)
+        rows = sensitivity_rows(settings, column, self._sweep.goal)
         best = self._choose(
             settings, key=lambda one: statistics.mean(other.metric for other in settings if other.values == one.values)
         )
         command = " ".join(["tabom", *self._sweep.words(best.values, None)])
         sync = f"wandb sync {self._directory}/*/wandb/offline-run-*"
         if self._sweep.axes:
-            figure = plot_sensitivity(settings, self._sweep.name, self._sweep.metric, digits=3)
+            figure = plot_sensitivity(settings, self._sweep.name, column)
             for ending in ("png", "svg"):
                 figure.savefig(self._directory / f"sensitivity.{ending}", dpi=150)
         text = f"# {self._sweep.name}\n\n{markdown_table(rows)}\nBest: `{command}`\n\nTo W&B: `{sync}`\n"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tabom.reporting.comparison import measurements
-from tabom.reporting.figures import plot_frontiers
-from tabom.reporting.frontier import accuracies_at, frontier_rows, matched_levels
+from tabom.reporting.frontier import accuracies_at, frontier_rows, matched_levels, plot_frontiers
 
 BASE = 0.4
 METRIC = "accuracy_1_per_step"
