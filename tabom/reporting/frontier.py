@@ -18,6 +18,7 @@ from tabom.reporting.curves import line_style
 
 NUM_LEVELS = 4
 _SEEDS = ["method", "seed"]
+_WIDE = 100  # how many times farther one model is than another, from where the nearest would be drawn as one
 
 
 def accuracies_at(results: Frame, base: float, metric: str, levels: Sequence[float]) -> Frame:
@@ -103,11 +104,17 @@ def plot_frontiers(results: Frame, base_accuracy: float, metric: str = "accuracy
         line = sorted(([(0.0, 0.0)] if len(own) > 1 else []) + list(zip(own["kl"], own["gain"], strict=True)))
         axes.plot(*zip(*line, strict=True), **line_style(index), markersize=5, linewidth=1.3, label=method)
     axes.set_xlim(left=0)
-    axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    far, near = means["kl"].max(), means["kl"][means["kl"] > 0].min()
+    if is_wide := far > _WIDE * near:
+        axes.set_xscale("symlog", linthresh=near)
+        axes.set_xlim(right=1.5 * far)
+    else:
+        axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(
         title="Gain against forgetting over learning rates",
-        xlabel="forgetting: KL(base || model) on base-domain text\n(nats, square-root scale)",
+        xlabel="forgetting: KL(base || model) on base-domain text\n"
+        f"(nats, {'logarithmic' if is_wide else 'square-root'} scale)",
         ylabel="accuracy gained (points)",
     )
     axes.grid(alpha=0.3)

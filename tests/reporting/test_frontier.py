@@ -95,6 +95,14 @@ def test_figure_has_one_line_a_method_from_the_base_through_the_means_over_seeds
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
+def test_a_method_far_off_does_not_hide_the_others():
+    results = measurements(result(name, 1, 1e-3, kl, 0.5) for name, kl in (("a", 0.02), ("b", 0.04), ("far", 5.0)))
+    (axes,) = plot_frontiers(results, BASE).axes
+    start, first, second, end = (axes.transData.transform((kl, 0))[0] for kl in (0, 0.02, 0.04, 5.0))
+    assert min(first - start, second - first) > 0.08 * (end - start)
+    assert "logarithmic" in axes.get_xlabel()
+
+
 def test_ten_methods_are_told_apart():
     results = measurements(result(f"method {index}", 1, 1e-3, 0.01, 0.5) for index in range(10))
     lines = plot_frontiers(results, BASE).axes[0].lines[:-1]
