@@ -3,17 +3,16 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-if TYPE_CHECKING:
-    from tabom.types import TrajectoryRow
+from tabom.types import TrajectoryRow
 
 
 def viewer_page(
     models: Sequence[str],
-    queries: Sequence[Sequence["TrajectoryRow | None"]],
+    queries: Sequence[Sequence[TrajectoryRow | None]],
     tokenizer: Any | None,
     *,
     title: str,
@@ -44,7 +43,7 @@ def viewer_page(
     return environment.get_template("viewer.html").render(title=title, note=note, models=models, data=data)
 
 
-def _query(decoded: Sequence["TrajectoryRow | None"], numbers: dict[int, int], eos: int | None) -> dict[str, Any]:
+def _query(decoded: Sequence[TrajectoryRow | None], numbers: dict[int, int], eos: int | None) -> dict[str, Any]:
     first = next(row for row in decoded if row is not None)
     return {
         "id": first.query_id if first.sample == 0 else f"{first.query_id}, sample {first.sample}",
@@ -55,7 +54,7 @@ def _query(decoded: Sequence["TrajectoryRow | None"], numbers: dict[int, int], e
     }
 
 
-def _decoding(row: "TrajectoryRow", numbers: dict[int, int], eos: int | None) -> dict[str, Any]:
+def _decoding(row: TrajectoryRow, numbers: dict[int, int], eos: int | None) -> dict[str, Any]:
     is_end = [token == eos for token in row.response_ids]
     return {
         "isCorrect": row.is_verified,
