@@ -113,6 +113,11 @@ class Backbone(Denoiser):
         """Ids of ``mask``, ``pad`` (padding) and ``eos`` (end of sequence), as far as the model's config has them."""
 
     @property
+    def max_length(self) -> int | None:
+        """Most tokens of prompt and response together that the model has positions for; None if it has no limit."""
+        return None
+
+    @property
     def has_adapter(self) -> bool:
         """Whether only an adapter is trained."""
         return False

@@ -73,6 +73,11 @@ class LladaBackbone(DecoderBackbone):
         }
     )
 
+    @property
+    def max_length(self) -> int:
+        """As ``config.json`` says."""
+        return self.config["max_sequence_length"]
+
     @classmethod
     def native_config(cls, config: dict[str, Any]) -> LlamaConfig:
         """Translate the original fields; those that would change the computation have to be at LLaDA's values."""

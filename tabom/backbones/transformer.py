@@ -66,6 +66,11 @@ class TransformersBackbone(Backbone):
         return head.weight.shape[0]
 
     @property
+    def max_length(self) -> int | None:
+        """As ``config.json`` says."""
+        return self.config.get("max_position_embeddings")
+
+    @property
     def special_ids(self) -> dict[str, int]:
         """Those in ``config.json``."""
         ids = {kind: self.config.get(f"{kind}_token_id") for kind in ("mask", "pad", "eos")}
