@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
 from tabom.errors import require
+from tabom.modules.untrusted import check_callback_paths
 from tabom.signals import EXIT_CODE, SIGNALS, handled_by
 
 _PROGRESS = "epoch_loop.val_loop.batch_progress"
@@ -146,6 +147,15 @@ class LastCheckpoint(Checkpoint):
             self._agree(trainer)
             self._save(trainer)
             self._stop_if_told(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """See that no file outside of the run's directory is removed on the word of a checkpoint.
+
+        Raises:
+            TabomError: If it names one.
+        """
+        del pl_module
+        check_callback_paths(checkpoint, str(trainer.ckpt_path))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let the time limit count anew, and a validation that is ahead be repeated.

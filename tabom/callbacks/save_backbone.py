@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from tabom.backbones.checkpoint import check_no_model
 from tabom.data.tokenizer import save_tokenizer
 from tabom.errors import require
+from tabom.storage.files import whole_directory
 
 
 class SaveBackbone(Callback):
@@ -39,5 +40,6 @@ class SaveBackbone(Callback):
         if trainer.is_global_zero:
             backbone: Any = pl_module.backbone
             save = backbone.save_adapter if backbone.has_adapter else backbone.save_pretrained
-            save(self.output_dir)
-            save_tokenizer(trainer.datamodule.tokenizer, self.output_dir)  # pyright: ignore[reportAttributeAccessIssue]
+            with whole_directory(self.output_dir, "export") as new:
+                save(new)
+                save_tokenizer(trainer.datamodule.tokenizer, new)  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,6 +13,8 @@ from tabom.errors import require
 from tabom.evaluation.module import BenchmarkModule
 from tabom.modules.checkpoints import read_checkpoint
 from tabom.modules.training import TrainingModule
+from tabom.modules.untrusted import check_sharded
+from tabom.storage.files import whole_directory
 
 
 class TabomTrainer(Trainer):
@@ -30,6 +32,14 @@ class TabomTrainer(Trainer):
             TabomError: If something is missing.
         """
         check_paths(verb, config)
+
+    def _run(
+        self, model: LightningModule, ckpt_path: str | Path | None = None, weights_only: bool | None = None
+    ) -> Any:
+        """Read a checkpoint without running anything that is in it, unless the command line says otherwise."""
+        if ckpt_path is not None and Path(ckpt_path).is_dir() and weights_only is not False:
+            check_sharded(Path(ckpt_path))
+        return super()._run(model, ckpt_path, weights_only is not False)
 
     def evaluate(self, model: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None = None) -> None:
         """Run a benchmark; an evaluation that was stopped goes on where it stopped.
@@ -83,13 +93,15 @@ class TabomTrainer(Trainer):
             model.interpolate()
         backbone = cast("TransformersBackbone", model.backbone)
         if kind == "adapter":
-            backbone.save_adapter(path)
+            with whole_directory(path, "export") as new:
+                backbone.save_adapter(new)
         else:
             require(
                 all(parameter.is_floating_point() for parameter in backbone.parameters()),
                 "kind: expected adapter, since the weights are quantised, got merged; to merge it into the original "
                 """weights add --model.backbone='{"init_args": {"quantization": null}}'""",
             )
-            backbone.save_pretrained(path)
-            save_tokenizer(datamodule.tokenizer, path)  # pyright: ignore[reportAttributeAccessIssue]
+            with whole_directory(path, "export") as new:
+                backbone.save_pretrained(new)
+                save_tokenizer(datamodule.tokenizer, new)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{path}: {kind} model written")

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from tabom.backbones import Backbone
 from tabom.errors import require
+from tabom.modules.untrusted import check_sharded
 
 _WEIGHTS = "state_dict."
 """What stands before the names of weights in a sharded checkpoint."""
@@ -29,6 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     rest = path / "meta.pt"  # what Lightning stores beside the shards
     require(rest.is_file(), f"{path}: expected the directory of a sharded checkpoint, found no {rest.name} in it")
+    check_sharded(path)
     reader = FileSystemReader(path)
     stored: dict[str, Any] = {
         name.removeprefix(_WEIGHTS): torch.empty(entry.size, dtype=entry.properties.dtype)

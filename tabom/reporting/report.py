@@ -183,6 +183,7 @@ def _along_curves(stage: str, shown: Mapping[str, list[Model]], metric: str) -> 
         measured = [model.record.curves[-1] for model in models if model.record.curves]
         for name in dict.fromkeys(name for one in measured for name in one.curves):
             own = [one for one in measured if name in one.curves]
+            own = [one for one in own if one.mask_ratios == own[0].mask_ratios or not name.startswith("ce_")]
             line = pd.DataFrame([one.curves[name] for one in own], dtype=float).mean()
             line.index = pd.Index(curve_positions(name, len(line), own[0].mask_ratios))
             lines.setdefault(name, {})[method] = line

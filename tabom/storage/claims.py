@@ -224,7 +224,7 @@ def alone(directory: Path, verb: str) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     claims = Claims(directory)
     try:
-        holder = claims.take(verb)
+        holder = claims.take(verb.replace(" ", "-"))
         if holder is not None:
             raise TabomError(f"{directory}: expected no other tabom {verb} here, but one is running ({holder})")
         yield

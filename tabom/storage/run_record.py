@@ -7,7 +7,7 @@ run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``met
 
 import dataclasses
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -217,6 +217,9 @@ def read_record(path: Path) -> RunRecord:
             case Curves():
                 for name in (line.stage, *line.curves):
                     plain_name(name, f"{where}: curves")
+                num = len(line.mask_ratios)
+                wrong = [name for name, curve in line.curves.items() if name.startswith("ce_") and len(curve) != num]
+                require(not wrong, f"{where}: curves.{''.join(wrong[:1])}: expected {num} points, one a mask ratio")
                 parts["curves"].append(line)
             case _:
                 plain_name(line.benchmark, f"{where}: benchmark")
@@ -224,11 +227,18 @@ def read_record(path: Path) -> RunRecord:
                 parts["benchmarks"].append(line)
     first = vars(typed(_Start, start, f"{path}, line 1", "kind start"))
     plain_name(first["run_id"], f"{path}, line 1: run_id")
-    known = {known.name for known in dataclasses.fields(_Environment)}
-    given = {key: value for key, value in first["environment"].items() if key in known}
-    known_environment = typed(_Environment, given, f"{path}, line 1", "environment")
-    first["environment"] = dataclasses.asdict(known_environment) | first["environment"]
+    options = {key.replace(".", "_"): value for key, value in flat_config(first["config"]).items()}
+    _read_of(_Config, options, f"{path}, line 1: config")
+    _read_of(_Inputs, first["inputs"].get("trajectories", {}), f"{path}, line 1: inputs.trajectories")
+    first["environment"] = _read_of(_Environment, first["environment"], f"{path}, line 1: environment")
     return RunRecord(**first, **found, **parts)
+
+
+def _read_of(kind: type[Any], content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Content, in which the fields of a data class are as they should be; what is not there is as by default."""
+    known = {known.name for known in dataclasses.fields(kind)}
+    own = typed(kind, {key: value for key, value in content.items() if key in known}, where)
+    return dataclasses.asdict(own) | dict(content)
 
 
 @dataclass(frozen=True)
@@ -242,6 +252,27 @@ class _Environment:
     num_cpus: int | None = None
     gpus: list[str] = field(default_factory=list)
     num_processes: int = 1
+    python: str = ""
+    platform: str = ""
+    num_threads: int | None = None
+    memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What is read of the configuration by its name."""
+
+    ckpt_path: str | None = None
+    model_backbone_path: str | None = None
+    model_optimizer_lr: float | None = None
+    model_interpolation: float | None = None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is read of the trajectories."""
+
+    manifest_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabom.cli.main import main
+from tabom.cli.verbs import trajectory_import
 from tabom.data import TrajectoryDataModule
 from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tabom.tasks import Sudoku4x4
@@ -237,6 +238,27 @@ def test_nothing_is_written_over(released, output_dir, capsys):
         "give another output_dir or move them away"
     )
     assert {file.name: file.read_bytes() for file in output_dir.iterdir()} == before
+
+
+def test_an_import_that_fails_leaves_nothing_behind(released, output_dir, monkeypatch):
+    path = released({"prompt": "a", "text": "1"}, {"prompt": "b", "text": "2"})
+    write_chunk, calls = trajectory_import._write_chunk, []
+
+    def fails(*arguments, **options):
+        calls.append(None)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        return write_chunk(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectory_import, "_write_chunk", fails)
+        with pytest.raises(OSError, match="disk full"):
+            run(path, output_dir, "--rows_per_shard=1")
+    assert not output_dir.exists()
+    (output_dir / "new.partial").mkdir(parents=True)  # of one that was killed
+    (output_dir / "new.partial/shard-00007.parquet").write_bytes(b"half")
+    run(path, output_dir, "--rows_per_shard=1")
+    assert "new.partial" not in {path.name for path in output_dir.iterdir()}
 
 
 def test_a_shard_of_no_rows(released, output_dir, capsys):

@@ -75,6 +75,11 @@ class TestTask:
     def test_refusals(self):
         assert failure(lambda: TaskBenchmark(Sudoku4x4(), "sudoku", 0)) == "num_examples: expected at least 1, got 0"
         assert failure(lambda: TaskBenchmark(Sudoku4x4(), "", 1)) == "name: expected a name for the results, got ''"
+        for name in ("../../evil", "a/b", "..", ".x"):
+            message = failure(lambda name=name: TaskBenchmark(Sudoku4x4(), name, 1))
+            assert message == f"benchmark.name: expected a plain name and no path, got {name!r}"
+            message = failure(lambda name=name: LmEvalBenchmark(name, "acc,none"))
+            assert message == f"benchmark.task: expected a plain name and no path, got {name!r}"
 
 
 @pytest.fixture

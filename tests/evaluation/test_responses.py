@@ -20,6 +20,15 @@ def filled(tmp_path):
     return tmp_path / "run" / "responses-0.jsonl"
 
 
+def test_without_an_answer_there_is_no_file(tmp_path):
+    """An evaluation that failed before its first answer does not stand in the way of a corrected one."""
+    ResponseStore(tmp_path / "run", ORIGIN)
+    assert list(tmp_path.iterdir()) == []
+    other = ResponseStore(tmp_path / "run", {**ORIGIN, "model_fingerprint": "cd"})
+    other.add("one", RESPONSE)
+    assert ResponseStore(tmp_path / "run", {**ORIGIN, "model_fingerprint": "cd"}).get("one") == RESPONSE
+
+
 def test_answers_come_back(filled):
     again = ResponseStore(filled.parent, ORIGIN)
     assert (again.get("one"), again.get("two"), again.get("three")) == (RESPONSE, LIKELIHOOD, None)

@@ -255,6 +255,36 @@ def test_another_sweep_in_the_directory():
     )
 
 
+def test_a_sweep_of_which_no_run_began_is_forgotten():
+    """Its file had a mistake, say; the corrected one may use the same directory."""
+    with pytest.raises(TabomError, match="1 runs failed"):
+        sweep(x=[0.1], seeds=[1], words=["--crash=0.1"])
+    sweep(x=[0.3], seeds=[2])
+    assert tried() == [(0.3, 2)]
+    assert [entry.state for entry in runs()] == ["finished"]
+    assert len(list(OUT.glob("*/output.log"))) == 1
+    with pytest.raises(TabomError, match="of the sweep that was begun here"):
+        sweep(x=[0.1], seeds=[1])
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "..", ".a"])
+def test_a_journal_that_names_a_run_outside(name):
+    sweep(x=[0.1], seeds=[1])
+    journal = OUT / "search.journal"
+    (entry,) = runs()
+    journal.write_text(journal.read_text().replace(f'"{entry.run_id}":', f'"{name}":'))
+    with pytest.raises(TabomError, match=r"^out/search\.journal: run: expected a plain name and no path, got '"):
+        sweep(x=[0.1], seeds=[1])
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b"a: [1"])
+def test_a_kept_sweep_that_is_no_yaml(content):
+    sweep(x=[0.1], seeds=[1])
+    (OUT / "sweep.yaml").write_bytes(content)
+    with pytest.raises(TabomError, match=r"^out/sweep\.yaml: expected "):
+        sweep(x=[0.1], seeds=[1])
+
+
 def test_bayes_is_told_what_came_out():
     sweep("--num_runs=24", x={"min": 0.0, "max": 10.0}, seeds=(1,), method="bayes")
     found = [abs(entry.values["x"] - 0.3) for entry in runs("finished")]

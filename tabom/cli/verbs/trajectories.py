@@ -98,13 +98,18 @@ def run(words: Sequence[str]) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    report = import_released(
-        arguments.file,
-        arguments.output_dir,
-        tokenizer=arguments.tokenizer,
-        methods=arguments.method,
-        is_chat=arguments.chat_template,
-        rows_per_shard=arguments.rows_per_shard,
-    )
+    from tabom.storage.files import whole_directory
+    from tabom.trajectories import check_output_dir
+
+    check_output_dir(arguments.output_dir)
+    with whole_directory(arguments.output_dir, "trajectories import") as directory:
+        report = import_released(
+            arguments.file,
+            directory,
+            tokenizer=arguments.tokenizer,
+            methods=arguments.method,
+            is_chat=arguments.chat_template,
+            rows_per_shard=arguments.rows_per_shard,
+        )
     Console().print(report.table())
     print(f"{arguments.output_dir}: {report.num_kept} of {report.num_rows} rows; details in {REPORT_NAME}")
