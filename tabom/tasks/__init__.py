@@ -1,10 +1,11 @@
 """Where prompts come from, and who judges the answers."""
 
-from tabom.tasks.base import ExampleSource, Split, Task
+from tabom.tasks.base import ExampleSource, Split, Task, generate_distinct, take
 from tabom.tasks.countdown import Countdown
 from tabom.tasks.python_source import PythonSource
 from tabom.tasks.question_dataset import QuestionDataset
 from tabom.tasks.question_file import QuestionFile
+from tabom.tasks.rows import read_rows
 from tabom.tasks.sudoku import Sudoku4x4
 
 __all__ = [
@@ -16,4 +17,7 @@ __all__ = [
     "Split",
     "Sudoku4x4",
     "Task",
+    "generate_distinct",
+    "read_rows",
+    "take",
 ]

@@ -1,11 +1,8 @@
 """The contract of a task."""
 
-import csv
-import itertools
-import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +15,6 @@ Split = Literal["pretrain", "train", "validation", "test"]
 
 _SHARE_UP_TO: dict[Split, float] = {"pretrain": 0.3, "train": 0.8, "validation": 0.9, "test": 1.0}
 _MAX_FRUITLESS_DRAWS = 3000
-_ROWS_A_PIECE = 1000
 
 
 class ExampleSource(ABC):
@@ -79,7 +75,16 @@ def split_of(text: str) -> Split:
 
 
 def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: int) -> list[Example]:
-    """Collect distinct examples whose prompt belongs to ``split``, until many draws in a row bring nothing new."""
+    """Collect distinct examples whose prompt belongs to ``split``: the generated problems of a task.
+
+    Args:
+        draw: Gives a random example; draws must follow from a seed for the examples to be the same at every call.
+        split: A prompt belongs to one, by a hash of its text.
+        num_examples: How many are wanted.
+
+    Raises:
+        TabomError: If 3,000 draws in a row bring nothing new before there are as many.
+    """
     examples: dict[str, Example] = {}
     num_fruitless = 0
     while len(examples) < num_examples and num_fruitless < _MAX_FRUITLESS_DRAWS:
@@ -92,97 +97,12 @@ def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: i
     return list(examples.values())
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (place, row) of a file: ``*.csv`` with a header, ``*.parquet``, or else one JSON object a line.
-
-    The place is ``file:line`` (from 1) of a text file and ``file: row n`` (from 0) of a Parquet file. Columns are found
-    by :func:`text_columns`. A Parquet file is read in pieces, and only the columns asked for.
-
-    Raises:
-        TabomError: If the file is missing or cannot be read, a row is no JSON object, or a column is absent, empty or
-            no text.
-    """
-    require(path.is_file(), f"{path}: expected a CSV, JSON Lines or Parquet file, found no such file")
-    rows = _parquet_rows(path, columns) if path.suffix == ".parquet" else _text_rows(path)
-    for where, row in rows:
-        yield where, text_columns(where, row, columns)
-
-
-def text_columns(where: str, row: object, columns: tuple[str, ...]) -> dict[str, str]:
-    """The values of ``columns`` in a row, as text.
-
-    A name is a key of the row or, where there is no such key, a path of keys and list indices split by dots:
-    ``answer.value``, ``messages.0.content``.
-
-    Raises:
-        TabomError: If a value is absent or null, or a list, an object or bytes; the message starts with ``where``.
-    """
-    values = {column: _value(row, column) for column in columns}
-    missing = [column for column, value in values.items() if value is None]
-    require(not missing, f"{where}: expected columns {', '.join(columns)}, found no {', '.join(missing)}")
-    for column, value in values.items():
-        is_text = not isinstance(value, dict | list | bytes)
-        require(is_text, f"{where}: column {column}: expected text or a number, got {type(value).__name__}")
-    return {column: str(value) for column, value in values.items()}
-
-
-def stored_columns(where: str, stored: Sequence[str], columns: tuple[str, ...]) -> list[str]:
-    """The stored columns that hold ``columns``: a path of keys begins with the name of one.
-
-    Raises:
-        TabomError: If there is no such column; the message starts with ``where``.
-    """
-    needed = [column if column in stored else column.split(".")[0] for column in columns]
-    is_there = set(needed) <= set(stored)
-    require(is_there, f"{where}: expected columns {', '.join(columns)}, found {', '.join(stored)}")
-    return needed
-
-
-def _value(row: object, column: str) -> object:
-    if isinstance(row, dict) and column in row:
-        return row[column]
-    value = row
-    for key in column.split("."):
-        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _text_rows(path: Path) -> Iterator[tuple[str, object]]:
-    is_csv = path.suffix == ".csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            for line, row in enumerate(csv.DictReader(file) if is_csv else map(_parse_json, file), 2 if is_csv else 1):
-                yield f"{path}:{line}", row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise TabomError(f"{path}: expected {'CSV' if is_csv else 'JSON Lines'} in UTF-8 ({error})") from error
-
-
-def _parse_json(line: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return error
-
-
-def _parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = itertools.count()
-    try:
-        with pq.ParquetFile(path) as file:
-            needed = stored_columns(str(path), file.schema_arrow.names, columns)
-            for batch in file.iter_batches(batch_size=_ROWS_A_PIECE, columns=needed):
-                yield from ((f"{path}: row {next(number)}", row) for row in batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise TabomError(f"{path}: expected a Parquet file ({error})") from error
-
-
 def take(examples: list[Example], num_examples: int, place: Path | str) -> list[Example]:
-    """The first ``num_examples``; an error that names the place if it holds fewer."""
+    """The first ``num_examples`` of a place, which the message names.
+
+    Raises:
+        TabomError: If it holds fewer.
+    """
     if len(examples) < num_examples:
         raise TabomError(f"{place}: expected at least {num_examples} examples, found {len(examples)}")
     return examples[:num_examples]

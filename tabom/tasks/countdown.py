@@ -9,7 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from tabom.errors import TabomError, require
-from tabom.tasks.base import Puzzles, read_rows
+from tabom.tasks.base import Puzzles
+from tabom.tasks.rows import read_rows
 from tabom.types import Example
 
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabom.errors import TabomError
-from tabom.tasks.base import stored_columns, text_columns
 from tabom.tasks.questions import Questions, Source, Verifier
+from tabom.tasks.rows import stored_columns, text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

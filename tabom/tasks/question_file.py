@@ -4,18 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tabom.errors import TabomError
-from tabom.tasks.base import read_rows
 from tabom.tasks.questions import Questions, Source, Verifier
+from tabom.tasks.rows import read_rows
 
 
 class QuestionFile(Questions):
-    """Rows of JSON Lines, CSV or Parquet files; a prompt that occurs again in its file is dropped.
+    """Rows of JSON, CSV or Parquet files; a prompt that occurs again in its file is dropped.
 
     ``pretrain`` and ``train`` share the rows of ``train_file`` that are not held out, ``validation`` has those that
     are, ``test`` the rows of ``test_file``. Files are read at first use.
 
     Args:
-        train_file: ``*.csv`` with a header, ``*.parquet``, or else one JSON object a line.
+        train_file: ``*.csv`` with a header, ``*.parquet``, or else one JSON object a line or one array of objects
+            (``docs/tasks.md``).
         test_file: Likewise, for the test split.
         prompt_column: Column of the prompt, or where there is none of that name a path of keys and list indices, such
             as ``messages.0.content``.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from tabom.errors import require
-from tabom.tasks.base import Puzzles, read_rows
+from tabom.tasks.base import Puzzles
+from tabom.tasks.rows import read_rows
 from tabom.types import Example
 
 _SIZE = 4

@@ -318,22 +318,32 @@ class TestRefusals:
     @pytest.mark.parametrize("row", ["[1]\n", '{"question": "1?"}\n'])
     def test_a_column_that_is_missing(self, write, row):
         data_dir = write(FILES["gsm8k"], [ROWS["gsm8k"], row])
-        missing = "question, answer" if row.startswith("[") else "answer"
-        assert failure(paper_benchmark("gsm8k", data_dir).load) == (
-            f"{data_dir}/gsm8k/test.jsonl:2: expected columns question, answer, found no {missing}"
-        )
+        expected = "a JSON object, got list" if row.startswith("[") else "columns question, answer, found no answer"
+        assert failure(paper_benchmark("gsm8k", data_dir).load) == f"{data_dir}/gsm8k/test.jsonl:2: expected {expected}"
+
+    @pytest.mark.parametrize("value", ["", " ", float("nan"), float("inf"), True, ["a"], {}, "\ud83d"], ids=repr)
+    @pytest.mark.parametrize(("name", "column"), [("gsm8k", "question"), ("humaneval", "test"), ("mbpp", "test_list")])
+    def test_what_is_no_text(self, write, name, column, value):
+        changes = {column: ["a", "b", value] if name == "mbpp" else value}
+        data_dir = write(FILES[name], [ROWS[name], ROWS[name] | changes])
+        message = failure(paper_benchmark(name, data_dir).load)
+        assert message.startswith(f"{data_dir / FILES[name]}:2: column {column}: expected ")
+
+    def test_a_file_as_it_is_saved(self, write):
+        data_dir = write(FILES["gsm8k"], ["\ufeff" + json.dumps([ROWS["gsm8k"]] * 2, indent=2).replace("\n", "\r\n")])
+        assert len(paper_benchmark("gsm8k", data_dir).load().dataset["test"]) == 2
 
     def test_a_line_that_is_no_json(self, write):
         data_dir = write(FILES["gsm8k"], [ROWS["gsm8k"], "{\n"])
         message = failure(paper_benchmark("gsm8k", data_dir).load)
-        assert message.startswith(f"{data_dir}/gsm8k/test.jsonl:2: expected JSON Lines in UTF-8 (")
+        assert message.startswith(f"{data_dir}/gsm8k/test.jsonl:2: expected a JSON object, got '{{' (")
 
     def test_a_zipped_file_that_is_cut_off(self, tmp_path):
         path = tmp_path / "humaneval" / "HumanEval.jsonl.gz"
         path.parent.mkdir()
         path.write_bytes(gzip.compress(json.dumps(ROWS["humaneval"]).encode() * 99)[:-20])
         message = failure(paper_benchmark("humaneval", tmp_path).load)
-        assert message.startswith(f"{path}: expected JSON Lines in UTF-8 (")
+        assert message.startswith(f"{path}: expected a file that can be read (")
 
     @pytest.mark.parametrize("name", ["gsm8k", "mbpp"])
     def test_no_questions(self, write, name):

@@ -93,7 +93,11 @@ def test_file(tmp_path):
     ("line", "message"),
     [
         ('{"input": "1,2"}', "{path}:2: expected columns input, output, found no output"),
-        ("{", "{path}:2: expected columns input, output, found no input, output"),
+        (
+            "{",
+            "{path}:2: expected a JSON object, got '{{' "
+            "(Expecting property name enclosed in double quotes at column 2)",
+        ),
         (
             '{"input": "1,x", "output": "3"}',
             "{path}:2: expected input to be integers split by commas and output an integer, got '1,x' and '3'",

@@ -64,7 +64,7 @@ _STOCK = {
         metric="math_verify,none",
         max_fewshot=4,
         files=("math500/test.jsonl",),
-        columns={"problem": TEXT, "solution": BOXED, "answer": TEXT},
+        columns={"problem": TEXT, "solution": BOXED},
     ),
     "humaneval": _Stock(
         task="humaneval_instruct",

@@ -1,12 +1,11 @@
 """Rows of the benchmarks in local files."""
 
-import gzip
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tabom.errors import TabomError, require
+from tabom.errors import require
+from tabom.storage.rows import is_text, read_text_rows
 
 
 class Kind(NamedTuple):
@@ -16,12 +15,12 @@ class Kind(NamedTuple):
     is_met: Callable[[Any], bool]
 
 
-TEXT = Kind("text", lambda value: isinstance(value, str))
-BOXED = Kind("text with an answer in \\boxed{}", lambda value: isinstance(value, str) and "\\boxed{" in value)
+TEXT = Kind("text", is_text)
+BOXED = Kind("text with an answer in \\boxed{}", lambda value: is_text(value) and "\\boxed{" in value)
 NUMBER = Kind("a whole number", lambda value: type(value) is int)
-TEXTS = Kind("a list of texts", lambda value: _all_are(value, str))
-THREE_TEXTS = Kind("a list of three texts", lambda value: _all_are(value, str) and len(value) == 3)
-OBJECTS = Kind("a list of objects", lambda value: _all_are(value, dict))
+TEXTS = Kind("a list of texts", lambda value: _all_are(value, is_text))
+THREE_TEXTS = Kind("a list of three texts", lambda value: _all_are(value, is_text) and len(value) == 3)
+OBJECTS = Kind("a list of objects", lambda value: _all_are(value, lambda item: isinstance(item, dict)))
 
 
 def find_file(data_dir: Path, names: Sequence[str]) -> Path:
@@ -36,29 +35,18 @@ def find_file(data_dir: Path, names: Sequence[str]) -> Path:
 
 
 def read_objects(path: Path, columns: Mapping[str, Kind]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (``file:line``, the columns asked for) of JSON Lines, zipped or not.
+    """Yield (``file:line``, the columns asked for) of a file that :func:`~tabom.storage.rows.read_text_rows` reads.
 
     Raises:
         TabomError: If the file cannot be read, a line is no object, or a column is absent or holds something else.
     """
-    for where, row in _lines(path):
-        missing = [key for key in columns if not isinstance(row, dict) or key not in row]
+    for where, row in read_text_rows(path):
+        missing = [key for key in columns if key not in row]
         require(not missing, f"{where}: expected columns {', '.join(columns)}, found no {', '.join(missing)}")
         for key, kind in columns.items():
             require(kind.is_met(row[key]), f"{where}: column {key}: expected {kind.words}, got {row[key]!r:.80}")
         yield where, {key: row[key] for key in columns}
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    where = str(path)
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{path}:{number}"
-                yield where, json.loads(line)
-    except (OSError, EOFError, ValueError, RecursionError) as error:
-        raise TabomError(f"{where}: expected JSON Lines in UTF-8 ({error})") from error
-
-
-def _all_are(values: object, kind: type) -> bool:
-    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+def _all_are(values: object, is_met: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list) and all(map(is_met, values))
