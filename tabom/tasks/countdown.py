@@ -1,26 +1,19 @@
 """Countdown: reach a target with three numbers."""
 
-import ast
-import itertools
-import operator
 import random
-from collections.abc import Callable
-from fractions import Fraction
+import re
 from pathlib import Path
 
 from tabom.errors import TabomError, require
+from tabom.tasks.arithmetic import evaluate, join_equations, solve
 from tabom.tasks.base import Puzzles
 from tabom.tasks.rows import read_rows
 from tabom.types import Example
 
-_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-_SYMBOLS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _MAX_RESPONSE_LENGTH = 64
+_MAX_SEARCHED = 6
+_NUMBERS = re.compile(r"\d{1,18}( *, *\d{1,18})+", re.ASCII)
+_TARGET = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
 class Countdown(Puzzles):
@@ -31,8 +24,10 @@ class Countdown(Puzzles):
     Args:
         num_numbers: How many numbers a generated puzzle gives.
         max_number: Largest of them.
-        test_file: JSON Lines with ``input`` (numbers split by commas) and ``output`` (target), used as the test split
-            instead of generated puzzles; the reference answer is searched for.
+        test_file: Used as the test split instead of generated puzzles; a file that :func:`~tabom.tasks.read_rows`
+            reads, with columns input and output in one of two layouts. d1's: numbers split by commas, and the target;
+            the reference answer is searched for, among 6 numbers at most. Dream's: numbers and, last, the target; and
+            equations split by commas, ``86+28=114,31-13=18,114-18=96``, which become the reference answer.
         seed: Of the generator.
 
     Raises:
@@ -51,9 +46,11 @@ class Countdown(Puzzles):
     def is_correct(self, example: Example, response: str) -> bool:
         """Accept any expression that uses each number exactly once and equals the target."""
         numbers, target = _parse_prompt(example.prompt)
+        if len(response) > max(_MAX_RESPONSE_LENGTH, 2 * len(example.prompt)):
+            return False
         try:
-            used, value = _evaluate(response)
-        except (SyntaxError, ValueError, ZeroDivisionError, RecursionError):
+            used, value = evaluate(response.strip())
+        except (ValueError, ZeroDivisionError, RecursionError):
             return False
         return sorted(used) == sorted(numbers) and value == target
 
@@ -63,26 +60,41 @@ class Countdown(Puzzles):
             expression = f"{numbers[0]}{rng.choice('+-*/')}{numbers[1]}"
             for number in numbers[2:]:
                 expression = f"({expression}){rng.choice('+-*/')}{number}"
-            _, value = _evaluate(expression)
+            _, value = evaluate(expression)
             if value.denominator == 1 and 0 < value <= self.max_number:
                 shuffled = rng.sample(numbers, len(numbers))
                 return _example(shuffled, int(value), expression)
 
     def _read(self, path: Path) -> list[Example]:
-        examples = []
-        for where, row in read_rows(path, ("input", "output")):
-            try:
-                numbers, target = [int(number) for number in row["input"].split(",")], int(row["output"])
-            except ValueError as error:
-                raise TabomError(
-                    f"{where}: expected input to be integers split by commas and output an integer, "
-                    f"got {row['input']!r} and {row['output']!r}"
-                ) from error
-            expression = _solve([(Fraction(number), str(number)) for number in numbers], target)
-            if expression is None:
-                raise TabomError(f"{where}: expected a puzzle with a solution, found none for {numbers} and {target}")
-            examples.append(_example(numbers, target, expression))
-        return examples
+        return [self._row(where, row["input"], row["output"]) for where, row in read_rows(path, ("input", "output"))]
+
+    def _row(self, where: str, given: str, output: str) -> Example:
+        require(
+            _NUMBERS.fullmatch(given.strip()) is not None,
+            f"{where}: column input: expected whole numbers split by commas, got {given!r:.80}",
+        )
+        numbers = [int(number) for number in given.split(",")]
+        equations = join_equations(output)
+        if equations is not None:
+            *numbers, target = numbers
+            example = _example(numbers, target, equations)
+            is_solution = self.is_correct(example, equations)
+            require(
+                is_solution,
+                f"{where}: column output: expected equations from {numbers} to {target}, got {output!r:.80}",
+            )
+            return example
+        require(
+            _TARGET.fullmatch(output.strip()) is not None,
+            f"{where}: column output: expected a whole number, or equations split by commas, got {output!r:.80}",
+        )
+        target = int(output)
+        is_short = len(numbers) <= _MAX_SEARCHED
+        require(is_short, f"{where}: column input: expected at most {_MAX_SEARCHED} numbers, got {len(numbers)}")
+        expression = solve(numbers, target)
+        if expression is None:
+            raise TabomError(f"{where}: expected a puzzle with a solution, found none for {numbers} and {target}")
+        return _example(numbers, target, expression)
 
 
 def _example(numbers: list[int], target: int, expression: str) -> Example:
@@ -93,40 +105,3 @@ def _example(numbers: list[int], target: int, expression: str) -> Example:
 def _parse_prompt(prompt: str) -> tuple[list[int], int]:
     numbers, target = prompt.removeprefix("countdown ").removesuffix("=").split(">")
     return [int(number) for number in numbers.split(",")], int(target)
-
-
-def _evaluate(expression: str) -> tuple[list[int], Fraction]:
-    """Numbers used and exact value; only literals and the four operations are read, nothing is executed."""
-    if len(expression) > _MAX_RESPONSE_LENGTH:
-        raise ValueError(f"expected at most {_MAX_RESPONSE_LENGTH} characters")
-    used: list[int] = []
-
-    def value_of(node: ast.expr) -> Fraction:
-        match node:
-            case ast.Constant(value=int() as number) if not isinstance(number, bool):
-                used.append(number)
-                return Fraction(number)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                return _OPERATORS[type(op)](value_of(left), value_of(right))
-            case _:
-                raise ValueError(f"unexpected {ast.dump(node)}")
-
-    value = value_of(ast.parse(expression.strip(), mode="eval").body)
-    return used, value
-
-
-def _solve(terms: list[tuple[Fraction, str]], target: int) -> str | None:
-    """Search all expressions; three numbers have a few hundred."""
-    if len(terms) == 1:
-        value, expression = terms[0]
-        return expression if value == target else None
-    for (i, (a, left)), (j, (b, right)) in itertools.permutations(enumerate(terms), 2):
-        rest = [term for k, term in enumerate(terms) if k not in (i, j)]
-        for symbol, apply in _SYMBOLS.items():
-            if symbol == "/" and b == 0:
-                continue
-            joined = f"({left}{symbol}{right})" if rest else f"{left}{symbol}{right}"
-            found = _solve([*rest, (apply(a, b), joined)], target)
-            if found is not None:
-                return found
-    return None

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tabom.errors import require
 from tabom.tasks.base import Puzzles
-from tabom.tasks.rows import read_rows
+from tabom.tasks.rows import column_names, read_rows
 from tabom.types import Example
 
 _SIZE = 4
@@ -26,7 +26,8 @@ class Sudoku4x4(Puzzles):
         num_blanks: Numbers of blanks to draw from, each 1 to 15.
         answer_layout: How reference answers are written: ``flat`` (16 digits) or ``rows`` (four groups of four, split
             by blanks), as offline data come in a layout that is not the model's own.
-        test_file: CSV with columns Puzzle and Solution, used as the test split instead of generated puzzles.
+        test_file: Used as the test split instead of generated puzzles; a file that :func:`~tabom.tasks.read_rows`
+            reads, with columns Puzzle and Solution (d1's) or input and output (Dream's, a line break after each row).
         seed: Of the generator.
 
     Raises:
@@ -63,16 +64,17 @@ class Sudoku4x4(Puzzles):
                 return self._example(puzzle, solution)
 
     def _read(self, path: Path) -> list[Example]:
+        names = ("input", "output") if "input" in column_names(path) else ("Puzzle", "Solution")
         examples = []
-        for where, row in read_rows(path, ("Puzzle", "Solution")):
-            puzzle, solution = row["Puzzle"], row["Solution"]
+        for where, row in read_rows(path, names):
+            puzzle, solution = ("".join(row[name].split()) for name in names)
             require(
                 len(puzzle) == _SIZE * _SIZE and set(puzzle) <= set(_BLANK + _DIGITS),
-                f"{where}: column Puzzle: expected {_SIZE * _SIZE} digits from 0 to {_SIZE}, got {puzzle!r}",
+                f"{where}: column {names[0]}: expected {_SIZE * _SIZE} digits from 0 to {_SIZE}, got {puzzle!r:.80}",
             )
             require(
                 solution in _completions(puzzle),
-                f"{where}: column Solution: expected a valid completion of {puzzle}, got {solution!r}",
+                f"{where}: column {names[1]}: expected a valid completion of {puzzle}, got {solution!r:.80}",
             )
             examples.append(self._example(puzzle, solution))
         return examples

@@ -1,9 +1,15 @@
+import itertools
+import json
+from collections import Counter
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.errors import TabomError
-from tabom.tasks import Countdown
+from tabom.tasks import Countdown, arithmetic
+from tabom.tasks.arithmetic import evaluate, solve
 from tabom.types import Example
 
 PUZZLE = Example("q", "countdown 30,100,93>23=", "")
@@ -41,6 +47,23 @@ def test_any_text_has_a_verdict(response):
 @pytest.mark.parametrize(
     "response",
     [
+        "93-(100-0x1e)",
+        "93-(100-3_0)",
+        "93-(100-0b11110)",
+        "93-(100-0o36)",
+        "93-(100-30) # so",
+        "93-(100-\u0663\u0660)",
+        "\uff19\uff13-100+30",
+        "93-(100\n-30)",
+        "93-(100\\\n-30)",
+        "93-(100\f-30)",
+        "93-(100-30) and 23",
+        "93-(100-30.)",
+        "93-(100-30)if 1else 0",
+        "(93-(100-30),)[0]",
+        "93-(100- -30)",
+        "93--100//-30",
+        "93-(100-030)",
         "9**9**9**9",
         "9" * 64,
         "1e999999999",
@@ -100,7 +123,35 @@ def test_file(tmp_path):
         ),
         (
             '{"input": "1,x", "output": "3"}',
-            "{path}:2: expected input to be integers split by commas and output an integer, got '1,x' and '3'",
+            "{path}:2: column input: expected whole numbers split by commas, got '1,x'",
+        ),
+        (
+            '{"input": "-1,4", "output": "3"}',
+            "{path}:2: column input: expected whole numbers split by commas, got '-1,4'",
+        ),
+        (
+            '{"input": "1,2_0", "output": "20"}',
+            "{path}:2: column input: expected whole numbers split by commas, got '1,2_0'",
+        ),
+        (
+            '{"input": "1,2", "output": "\u0663"}',
+            "{path}:2: column output: expected a whole number, or equations split by commas, got '\u0663'",
+        ),
+        (
+            '{"input": "1,2", "output": 3.0}',
+            "{path}:2: column output: expected a whole number, or equations split by commas, got '3.0'",
+        ),
+        (
+            '{"input": "1,2,3,4,5,6,7", "output": "3"}',
+            "{path}:2: column input: expected at most 6 numbers, got 7",
+        ),
+        (
+            '{"input": "1,2,3,6", "output": "2+2=4,4+2=6"}',
+            "{path}:2: column output: expected equations from [1, 2, 3] to 6, got '2+2=4,4+2=6'",
+        ),
+        (
+            '{"input": "1,2,3,6", "output": "1+2=4,4+3=6"}',
+            "{path}:2: column output: expected a whole number, or equations split by commas, got '1+2=4,4+3=6'",
         ),
         (
             '{"input": "1,1", "output": "50"}',
@@ -114,6 +165,73 @@ def test_bad_line_is_named(tmp_path, line, message):
     with pytest.raises(TabomError) as error:
         Countdown(test_file=str(path)).examples("test", 2)
     assert str(error.value) == message.format(path=path)
+
+
+@pytest.mark.parametrize(("response", "is_correct"), [("7+0*9", True), ("7+00*9", False), ("07+0*9", False)])
+def test_a_number_is_written_as_it_is_given(response, is_correct):
+    assert Countdown().is_correct(Example("q", "countdown 7,0,9>7=", ""), response) is is_correct
+
+
+def test_many_numbers_have_long_answers():
+    task = Countdown(num_numbers=30, max_number=10)
+    (example,) = task.examples("train", 1)
+    assert len(example.reference) > 100
+    assert task.is_correct(example, example.reference)
+
+
+DREAM = [  # as in the files of Dream's evaluation, cd3 to cd5: the target is the last of the input
+    ("86,28,13,31,96", "86+28=114,31-13=18,114-18=96", "countdown 86,28,13,31>96=", "(86+28)-(31-13)"),
+    ("3,5,5,6,21", "3+5=8,8+5=13,13+6=19", None, None),
+    ("2,3,5,10", "2+3=5,5+5=10", "countdown 2,3,5>10=", "(2+3)+5"),
+    ("5,2,3,25", "2+3=5, 5*5=25", "countdown 5,2,3>25=", "(2+3)*5"),
+]
+
+
+@pytest.mark.parametrize(("given", "output", "prompt", "reference"), DREAM)
+def test_a_file_of_dream(tmp_path, given, output, prompt, reference):
+    path = tmp_path / "cd4_test.jsonl"
+    path.write_text(json.dumps({"input": given, "output": output}) + "\n")
+    task = Countdown(test_file=str(path))
+    if prompt is None:
+        with pytest.raises(TabomError, match="expected equations from"):
+            task.examples("test", 1)
+        return
+    (example,) = task.examples("test", 1)
+    assert (example.prompt, example.reference) == (prompt, reference)
+    assert task.is_correct(example, example.reference)
+
+
+def every_value(numbers):
+    """All that can be made of numbers, by trying everything."""
+    if len(numbers) == 1:
+        return {numbers[0]}
+    values = set()
+    for a, b, *rest in itertools.permutations(numbers):
+        for joined in (a + b, a - b, a * b, *([a / b] if b else [])):
+            values |= every_value((joined, *rest))
+    return values
+
+
+@pytest.mark.parametrize("numbers", [(7,), (0, 5), (3, 3), (0, 0, 4), (3, 3, 8, 8), (1, 2, 5, 5), (0, 2, 2, 7)])
+def test_what_can_be_made_is_found(numbers):
+    within_reach = every_value(tuple(map(Fraction, numbers)))
+    for target in range(-30, 60):
+        expression = solve(numbers, target)
+        assert (expression is not None) == (target in within_reach)
+        if expression is not None:
+            used, value = evaluate(expression)
+            assert (sorted(used), value) == (sorted(numbers), target)
+
+
+@pytest.mark.parametrize(("numbers", "target"), [((2, 3, 5, 7, 11), 99_999), ((97, 89, 83, 79, 73), 12_345)])
+def test_a_search_among_five_numbers_is_short(monkeypatch, numbers, target):
+    """Each row of a file takes as many operations at most; trying everything takes two million."""
+    counts = Counter()
+    for name in ("_joined", "_needed"):
+        function = getattr(arithmetic, name)
+        monkeypatch.setattr(arithmetic, name, lambda a, b, f=function, name=name: counts.update([name]) or f(a, b))
+    assert solve(numbers, target) is None
+    assert 0 < counts["_joined"] + counts["_needed"] < 5000
 
 
 def test_public_file(shared_data):

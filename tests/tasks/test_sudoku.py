@@ -1,3 +1,7 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +119,26 @@ class TestFile:
         with pytest.raises(TabomError) as error:
             task.examples("test", 2)
         assert str(error.value).startswith(message.format(path=path))
+
+    def test_a_file_of_dream(self, tmp_path):
+        """As its evaluation has them: a line break after each row."""
+        path = tmp_path / "sudoku_4x4_10.jsonl"
+        row = {"input": "1204\n3412\n2143\n4321", "output": "1234\n3412\n2143\n4321\n"}
+        path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"output": "1"}) + "\n")
+        with pytest.raises(TabomError) as error:
+            Sudoku4x4(test_file=str(path)).examples("test", 1)
+        assert str(error.value) == (
+            f"{path}:2: column output: expected a valid completion of 1204341221434321, got '1'"
+        )
+        path.write_text(json.dumps(row))
+        (example,) = Sudoku4x4(test_file=str(path)).examples("test", 1)
+        assert (example.prompt, example.reference) == ("sudoku 1204341221434321=", SOLUTION)
+
+    @pytest.mark.parametrize("name", ["a.parquet", "A.PARQUET"])
+    def test_rows_of_parquet(self, tmp_path, name):
+        pq.write_table(pa.table({"Solution": [SOLUTION], "Puzzle": ["1204341221434321"]}), tmp_path / name)
+        (example,) = Sudoku4x4(test_file=str(tmp_path / name)).examples("test", 1)
+        assert example.reference == SOLUTION
 
     def test_too_few_rows(self, tmp_path):
         path = tmp_path / "a.csv"
