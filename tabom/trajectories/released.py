@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from tabom.errors import TabomError
+from tabom.storage.rows import is_nothing, is_text, json_rows, text_of
 from tabom.types import NEVER
 
 _REFERENCE_KEYS = {
@@ -29,8 +30,8 @@ class ReleasedRow:
     Attributes:
         line: In the file, from 1.
         query_id: The row's own, or a hash of the prompt and the line; unique in the file.
-        is_verified: The row's own verdict; True where it has none, as only verified trajectories were released.
-        prompt: Text of the prompt.
+        is_verified: The row's own verdict; True where it has none or null, as only verified trajectories were released.
+        prompt: Text of the prompt: all that the model saw, so conversations of several turns are left out.
         prompt_ids: Its tokens.
         reference: Reference answer, or "".
         response_ids: N tokens, filled up to the response budget.
@@ -75,10 +76,10 @@ def read_released(
     methods: Sequence[str],
     encode_prompt: Callable[[str, str], list[int]],
 ) -> Iterator[ReleasedRow | Rejection]:
-    """Judge line after line; blank ones are passed over. No line stops the reading.
+    """Judge row after row, as :func:`~tabom.storage.rows.json_rows` finds them. None stops the reading.
 
     Args:
-        lines: Of the file.
+        lines: Of the file: JSON Lines, or one JSON array.
         vocabulary_size: Token ids must lie below.
         methods: Values of ``method`` that are wanted; empty if all are.
         encode_prompt: Turns prompt and query id into tokens; a ``TabomError`` from it rejects the line.
@@ -89,16 +90,15 @@ def read_released(
     response_length: int | None = None
     query_ids: set[str] = set()
     digests: set[bytes] = set()
-    for line, text in enumerate(lines, 1):
-        if text.isspace():
-            continue
+    for line, row in json_rows(lines):
         try:
-            content = _parse(text, methods)
+            content = _content(row, methods)
             prompt, reference = _prompt_and_reference(content)
             response_ids, order = _response(content, vocabulary_size, response_length)
             digest = hashlib.sha256(json.dumps([prompt, response_ids, order]).encode()).digest()
             _check(digest not in digests, "duplicate", "prompt, response and order of an earlier line")
             query_id = _query_id(content, prompt, line, query_ids)
+            is_verified = _is_verified(content)
             prompt_ids = encode_prompt(prompt, query_id)
         except _UnusableError as error:
             yield Rejection(line, *error.args)
@@ -108,12 +108,11 @@ def read_released(
             response_length = len(response_ids)
             query_ids.add(query_id)
             digests.add(digest)
-            verdicts = [content[key] for key in _VERDICT_KEYS if isinstance(content.get(key), bool)]
             positions = content.get("non_ltr_positions")
             yield ReleasedRow(
                 line=line,
                 query_id=query_id,
-                is_verified=verdicts[0] if verdicts else True,
+                is_verified=is_verified,
                 prompt=prompt,
                 prompt_ids=prompt_ids,
                 reference=reference,
@@ -128,34 +127,57 @@ def _check(condition: bool, reason: str, detail: str) -> None:
         raise _UnusableError(reason, detail)
 
 
-def _parse(text: bytes, methods: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _UnusableError("no JSON object", str(error)) from error
-    _check(isinstance(content, dict), "no JSON object", f"got {type(content).__name__}")
-    method = content.get("method")
+def _content(row: object, methods: Sequence[str]) -> dict[str, Any]:
+    if isinstance(row, ValueError):
+        raise _UnusableError("no JSON object", str(row))
+    if not isinstance(row, dict):
+        raise _UnusableError("no JSON object", f"got {type(row).__name__}")
+    method = row.get("method")
     _check(not methods or method in methods, "method not asked for", f"got {method!r}")
-    return content
+    return row
 
 
 def _prompt_and_reference(content: Mapping[str, Any]) -> tuple[str, str]:
     for key, reference_keys in _REFERENCE_KEYS.items():
         if key == "messages":
-            prompt, reference = (_first_message(content.get(key), role) for role in ("user", "assistant"))
+            prompt, reference = _turns(content)
         else:
-            prompt = content.get(key)
-            reference = next((content[name] for name in reference_keys if _is_text(content.get(name))), "")
-        if _is_text(prompt):
+            prompt = _text(content, key)
+            reference = next((text for name in reference_keys if (text := _text(content, name))), "")
+        if prompt:
+            has_more = key == "instruction" and _text(content, "input")
+            _check(not has_more, "instruction with an input", "expected both in one text, as prompt")
             return prompt, reference
     raise _UnusableError("no prompt", f"expected text in one of {', '.join(_REFERENCE_KEYS)}")
 
 
-def _first_message(messages: object, role: str) -> str:
-    for message in messages if isinstance(messages, list) else []:
-        if isinstance(message, dict) and message.get("role") == role and _is_text(message.get("content")):
-            return message["content"]
-    return ""
+def _text(content: Mapping[str, Any], key: str) -> str:
+    """Text or number under a key; empty where there is nothing."""
+    try:
+        return text_of(content.get(key)) or ""
+    except ValueError as error:
+        raise _UnusableError(f"{key} is no text", str(error)) from error
+
+
+def _turns(content: Mapping[str, Any]) -> tuple[str, str]:
+    """Text of the user and of the assistant in a conversation of one question; empty where there is none."""
+    messages = content.get("messages")
+    if not isinstance(messages, list):
+        return "", ""
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    is_question = roles in ([], ["user"], ["user", "assistant"])
+    _check(is_question, "messages are more than a question and an answer", f"got {', '.join(map(str, roles))}")
+    prompt, reference, *_ = [*(_text(message, "content") for message in messages), "", ""]
+    return prompt, reference
+
+
+def _is_verified(content: Mapping[str, Any]) -> bool:
+    for key in _VERDICT_KEYS:
+        verdict = content.get(key)
+        if not is_nothing(verdict):
+            _check(verdict in (True, False), f"{key} is neither true nor false", f"got {verdict!r:.80}")
+            return bool(verdict)
+    return True
 
 
 def _response(
@@ -183,7 +205,7 @@ def _response(
 
 
 def _query_id(content: Mapping[str, Any], prompt: str, line: int, taken: Collection[str]) -> str:
-    own = [str(content[key]) for key in _ID_KEYS if type(content.get(key)) is int or _is_text(content.get(key))]
+    own = [str(content[key]) for key in _ID_KEYS if type(content.get(key)) is int or is_text(content.get(key))]
     query_id = own[0] if own else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}/{line}"
     while query_id in taken:
         query_id += f"/{line}"
@@ -200,8 +222,3 @@ def _integers(content: Mapping[str, Any], key: str) -> list[int]:
 
 def _are_integers(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int for item in value)
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """JSON can hold half a surrogate pair, which no file or tokenizer takes."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)

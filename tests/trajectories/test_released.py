@@ -1,5 +1,6 @@
 """What becomes of each line of a released file."""
 
+import io
 import json
 
 import pytest
@@ -44,13 +45,7 @@ def test_a_row_as_it_was_released():
 TEXTS = {
     "prompt": "p",
     "instruction": "i",
-    "messages": [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": "u1"},
-        {"role": "assistant", "content": "a1"},
-        {"role": "user", "content": "u2"},
-        {"role": "assistant", "content": "a2"},
-    ],
+    "messages": [{"role": "user", "content": "u1"}, {"role": "assistant", "content": "a1"}],
     "question": "q",
     "response": "response",
     "output": "output",
@@ -74,7 +69,7 @@ TEXTS = {
         ("prompt instruction messages answer output response", "q", ""),
     ],
 )
-@pytest.mark.parametrize("empty", ["absent", None, "", " \n", 3, "\ud800"])
+@pytest.mark.parametrize("empty", ["absent", None, "", " \n", float("nan")])
 def test_where_prompt_and_reference_stand(without, prompt, reference, empty):
     texts = {key: value for key, value in TEXTS.items() if key not in without.split()}
     if empty != "absent":
@@ -83,13 +78,69 @@ def test_where_prompt_and_reference_stand(without, prompt, reference, empty):
     assert (row.prompt, row.reference) == (prompt, reference)
 
 
-@pytest.mark.parametrize(
-    "messages", [[{"role": "user", "content": "u"}], ["x", {"role": "user"}, TEXTS["messages"][1]]]
-)
+def turns(roles):
+    return [{"role": role, "content": f"{role}{place}"} for place, role in enumerate(roles.split())]
+
+
+@pytest.mark.parametrize("messages", [turns("user"), [*turns("user"), {"role": "assistant", "content": None}]])
 def test_messages_without_an_answer(messages):
     row = one(prompt=None, messages=messages)
-    assert row.prompt in ("u", "u1")
-    assert row.reference == ""
+    assert (row.prompt, row.reference) == ("user0", "")
+
+
+@pytest.mark.parametrize(
+    ("messages", "got"),
+    [
+        (turns("system user assistant user assistant"), "system, user, assistant, user, assistant"),
+        (turns("system user assistant"), "system, user, assistant"),
+        (turns("user assistant user assistant"), "user, assistant, user, assistant"),
+        (turns("user assistant user"), "user, assistant, user"),
+        (turns("user user"), "user, user"),
+        (turns("user tool assistant"), "user, tool, assistant"),
+        (turns("assistant"), "assistant"),
+        (["x", *turns("user")], "None, user"),
+        ([{"from": "human", "value": "u"}], "None"),
+    ],
+    ids=str,
+)
+def test_a_conversation_is_kept_whole_or_left_out(messages, got):
+    """A response answers all that stands before it, so nothing of it may be dropped."""
+    for others in ({"prompt": None}, {"prompt": None, "question": "q", "answer": "a"}):
+        assert one(**others, messages=messages) == Rejection(
+            1, "messages are more than a question and an answer", f"got {got}"
+        )
+
+
+def test_an_instruction_with_an_input_is_left_out():
+    assert one(prompt="", instruction="Translate.", input=" ").prompt == "Translate."
+    assert one(prompt="", instruction="Translate.", input="Hallo").reason == "instruction with an input"
+    assert one(prompt="Translate: Hallo", instruction="Translate.", input="Hallo").prompt == "Translate: Hallo"
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (float("inf"), "got inf"),
+        (False, "got bool"),
+        (["u"], "got list"),
+        ({"u": 1}, "got dict"),
+        ("\ud83d", "got half a surrogate pair, '\\ud83d', as character 1"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("key", ["prompt", "response", "content"])
+def test_what_is_neither_text_nor_number(key, value, got):
+    changes = {key: value}
+    if key == "content":
+        changes = {"prompt": None, "messages": [{"role": "user", "content": value}]}
+    rejection = one(**changes)
+    assert rejection.reason == f"{key} is no text"
+    assert rejection.detail.endswith(got)
+
+
+def test_numbers_are_text():
+    row = one(prompt=7, response=None, output=14.5)
+    assert (row.prompt, row.reference) == ("7", "14.5")
 
 
 @pytest.mark.parametrize(
@@ -99,12 +150,19 @@ def test_messages_without_an_answer(messages):
         ({"is_correct": True, "correct": False}, True),
         ({"correct": False, "verified": True}, False),
         ({"verified": False}, False),
-        ({"is_correct": "no", "verified": False}, False),
+        ({"is_correct": float("nan"), "verified": False}, False),
         ({"is_correct": None}, True),
+        ({"is_correct": 0}, False),
+        ({"is_correct": 1.0}, True),
     ],
 )
 def test_verdicts(verdicts, is_verified):
     assert one(**verdicts).is_verified is is_verified
+
+
+@pytest.mark.parametrize("verdict", ["no", "False", 2, 0.5, [], [False]], ids=repr)
+def test_a_verdict_that_is_none_is_not_taken_for_true(verdict):
+    assert one(verified=verdict) == Rejection(1, "verified is neither true nor false", f"got {verdict!r}")
 
 
 @pytest.mark.parametrize("positions", [None, "1", [1.0], [True], {"1": 2}])
@@ -156,6 +214,31 @@ def test_a_line_that_is_no_object_stops_nothing(line):
 def test_blank_lines_are_no_rows():
     rows = read(b"\n", GOOD, b"  \r\n", {**GOOD, "prompt": "other"}, b"\n")
     assert [row.line for row in rows] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{0}, {1}]',
+        '\ufeff[\n{0},\n{1}\n]\n',
+        '\ufeff{0}\r\n\r\n{1}\r\n',
+        '{0}\r{1}\r',
+        '\n \t\n{0}\n\ufeff{1}',
+    ],
+)  # fmt: skip
+def test_lines_as_they_are_saved(text):
+    content = text.format(json.dumps(GOOD), json.dumps({**GOOD, "prompt": "other"})).encode()
+    rows = list(read_released(io.BytesIO(content), vocabulary_size=10, methods=(), encode_prompt=encode))
+    assert [row.prompt for row in rows] == ["ask", "other"]
+    universal = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    places = [next(n for n, line in enumerate(universal, 1) if word in line) for word in (b'"ask"', b'"other"')]
+    assert [row.line for row in rows] == places
+
+
+def test_an_array_with_a_fault_is_left_out_whole():
+    (rejection,) = read(b"[\n", GOOD, b",\n", b"{]\n")
+    assert (rejection.line, rejection.reason) == (4, "no JSON object")
+    assert rejection.detail.startswith("got a JSON array with a fault (Expecting property name")
 
 
 def test_methods():

@@ -43,7 +43,7 @@ class ImportReport:
 
     @property
     def num_rows(self) -> int:
-        """Lines that are not blank."""
+        """Lines that are not blank, or objects of an array."""
         return self.num_kept + len(self.rejections)
 
     def reasons(self) -> list[tuple[str, int, "Rejection"]]:
@@ -93,7 +93,7 @@ def import_released(
     """Write the usable rows of ``file`` as shards, ``import_report.json`` and, last, the manifest.
 
     Args:
-        file: JSON Lines; see :mod:`tabom.trajectories.released`. It is read once more for its checksum.
+        file: JSON Lines or a JSON array; see :mod:`tabom.trajectories.released`. It is read once more for its checksum.
         output_dir: Directory; must not hold trajectories yet.
         tokenizer: Of the model that decoded: ``characters``, a directory or a hub id.
         methods: Values of ``method`` that are wanted; empty if all are.
