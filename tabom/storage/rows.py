@@ -75,10 +75,10 @@ def csv_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, object]]:
         try:
             cells = next(reader, None)
         except UnicodeDecodeError as error:
-            yield reader.line_num + 1, ValueError(f"got a row that is none ({error})")
+            yield reader.line_num + 1, ValueError(f"got something else ({error})")
             return
         except csv.Error as error:
-            yield line, ValueError(f"got a row that is none ({error})")
+            yield line, ValueError(f"got something else ({error})")
             return
         if cells is None:
             return
@@ -116,7 +116,7 @@ def text_of(value: object) -> str | None:
         if half is None:
             return value
         raise ValueError(f"expected text, got half a surrogate pair, {half[0]!r}, as character {half.start() + 1}")
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
+    if type(value) is int or (isinstance(value, float | Decimal) and math.isfinite(value)):
         return str(value)
     got = value if isinstance(value, float) else type(value).__name__
     raise ValueError(f"expected text or a number, got {got}")

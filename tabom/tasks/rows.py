@@ -76,7 +76,7 @@ def stored_columns(where: str, stored: Sequence[str], columns: tuple[str, ...]) 
     """
     needed = [column if column in stored else column.split(".")[0] for column in columns]
     is_there = set(needed) <= set(stored)
-    require(is_there, f"{where}: expected columns {', '.join(columns)}, found {', '.join(stored)}")
+    require(is_there, f"{where}: expected columns {', '.join(columns)}, found {_printable(', '.join(stored))}")
     return needed
 
 
@@ -90,6 +90,10 @@ def _value(row: object, column: str) -> object:
         else:
             value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def _require_file(path: Path) -> None:
@@ -111,7 +115,7 @@ def _parquet_file(path: Path) -> "Iterator[pq.ParquetFile]":
     except TabomError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the latter two: values without an object
-        raise TabomError(f"{path}: expected a Parquet file ({error})") from error
+        raise TabomError(f"{path}: expected a Parquet file ({_printable(str(error))})") from error
 
 
 def _parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:

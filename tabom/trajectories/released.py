@@ -166,7 +166,7 @@ def _turns(content: Mapping[str, Any]) -> tuple[str, str]:
         return "", ""
     roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
     is_question = roles in ([], ["user"], ["user", "assistant"])
-    _check(is_question, "messages are more than a question and an answer", f"got {', '.join(map(str, roles))}")
+    _check(is_question, "messages are more than a question and an answer", f"got {roles!r:.80}")
     prompt, reference, *_ = [*(_text(message, "content") for message in messages), "", ""]
     return prompt, reference
 

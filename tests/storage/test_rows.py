@@ -145,12 +145,12 @@ def test_csv_without_rows(tmp_path, text):
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [
-        ('q,n\na,1\n"b,2\nc,3\n', 3, "got a row that is none (unexpected end of data)"),
-        ('q,n\n"a"b,1\n', 2, "got a row that is none (',' expected after '\"')"),
+        ('q,n\na,1\n"b,2\nc,3\n', 3, "got something else (unexpected end of data)"),
+        ('q,n\n"a"b,1\n', 2, "got something else (',' expected after '\"')"),
         ("q,n\na,1,234\n", 2, "got 3 cells below a header of 2"),
-        (b"q,n\na,1\n\xff,1\n", 3, "got a row that is none ('utf-8' codec can't decode byte 0xff"),
-        (b'q,n\n"a\n\xe4",1\n', 3, "got a row that is none ('utf-8' codec can't decode byte 0xe4"),
-        ("q,n\na,1\n".encode("utf-16"), 1, "got a row that is none ("),
+        (b"q,n\na,1\n\xff,1\n", 3, "got something else ('utf-8' codec can't decode byte 0xff"),
+        (b'q,n\n"a\n\xe4",1\n', 3, "got something else ('utf-8' codec can't decode byte 0xe4"),
+        ("q,n\na,1\n".encode("utf-16"), 1, "got something else ("),
     ],
     ids=range(6),
 )
@@ -173,6 +173,7 @@ def test_rows_after_one_that_is_none_are_read():
         (3, "3"),
         (0, "0"),
         (2.5, "2.5"),
+        (10**400, f"1{'0' * 400}"),
         (Decimal("1.50"), "1.50"),
         (None, None),
         ("", None),

@@ -91,23 +91,24 @@ def test_messages_without_an_answer(messages):
 @pytest.mark.parametrize(
     ("messages", "got"),
     [
-        (turns("system user assistant user assistant"), "system, user, assistant, user, assistant"),
-        (turns("system user assistant"), "system, user, assistant"),
-        (turns("user assistant user assistant"), "user, assistant, user, assistant"),
-        (turns("user assistant user"), "user, assistant, user"),
-        (turns("user user"), "user, user"),
-        (turns("user tool assistant"), "user, tool, assistant"),
-        (turns("assistant"), "assistant"),
-        (["x", *turns("user")], "None, user"),
-        ([{"from": "human", "value": "u"}], "None"),
+        (turns("system user assistant user assistant"), ["system", "user", "assistant", "user", "assistant"]),
+        (turns("system user assistant"), ["system", "user", "assistant"]),
+        (turns("user assistant user assistant"), ["user", "assistant", "user", "assistant"]),
+        (turns("user assistant user"), ["user", "assistant", "user"]),
+        (turns("user user"), ["user", "user"]),
+        (turns("user tool assistant"), ["user", "tool", "assistant"]),
+        (turns("assistant"), ["assistant"]),
+        (["x", *turns("user")], [None, "user"]),
+        ([{"from": "human", "value": "u"}], [None]),
+        ([{"role": "\ud83d", "content": "u"}], ["\ud83d"]),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_conversation_is_kept_whole_or_left_out(messages, got):
     """A response answers all that stands before it, so nothing of it may be dropped."""
     for others in ({"prompt": None}, {"prompt": None, "question": "q", "answer": "a"}):
         assert one(**others, messages=messages) == Rejection(
-            1, "messages are more than a question and an answer", f"got {got}"
+            1, "messages are more than a question and an answer", f"got {got!r:.80}"
         )
 
 

@@ -62,7 +62,12 @@ def parser() -> argparse.ArgumentParser:
 def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = trajectory_import.__doc__
     add = actions.add_parser("import", prog="tabom trajectories import", help=text, description=text)
-    add.add_argument("file", type=Path, metavar="FILE", help="JSON Lines with response_token_ids and decoding_order")
+    add.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="JSON Lines or a JSON array with response_token_ids and decoding_order",
+    )
     add.add_argument("--output_dir", type=Path, required=True, help="new directory for shards, manifest and report")
     add.add_argument("--tokenizer", required=True, help="directory or hub id of the tokenizer that made the token ids")
     add.add_argument("--method", nargs="+", choices=METHODS, default=(), help="keep rows of these methods only (all)")
