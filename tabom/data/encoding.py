@@ -65,6 +65,8 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], query_
     Raises:
         TabomError: If a text holds a character that the tokenizer does not know.
     """
+    if not texts:  # of which transformers makes an IndexError
+        return []
     try:
         return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     except Exception:  # tokenizers raises bare Exceptions; find the text to name it

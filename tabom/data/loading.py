@@ -1,22 +1,40 @@
 """Data loaders whose order is that of the global batch, and which resume in the middle of an epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from tabom.errors import require
+from tabom.errors import TabomError, require
 from tabom.seeding import branch, stream_key
 
 BATCHES_PER_WINDOW = 50
 """Global batches whose rows are sorted by length together; larger windows pad less and mix less."""
 
 
+class Given(NamedTuple):
+    """Rows of an epoch that have been given in optimizer steps of one size.
+
+    Attributes:
+        num_rows: Over all processes.
+        global_batch_size: Rows of an optimizer step.
+    """
+
+    num_rows: int
+    global_batch_size: int
+
+
 def epoch_batches(
-    num_rows: int, global_batch_size: int, *, seed: int, epoch: int, lengths: Sequence[int] | None = None
+    num_rows: int,
+    global_batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    lengths: Sequence[int] | None = None,
+    given: Sequence[Given] = (),
 ) -> Tensor:
     """Rows of every optimizer step of an epoch; what does not fill a step is left to other epochs.
 
@@ -29,15 +47,24 @@ def epoch_batches(
         epoch: From 0.
         lengths: Tokens of each row. If given, the rows of ``BATCHES_PER_WINDOW`` steps are sorted by it before they
             are cut into steps, and the steps are shuffled. Which rows belong to the window stays random.
+        given: What the epoch has given already in steps of other sizes, in this order; it is left out.
 
     Returns:
         Row numbers (num_steps, global_batch_size), each at most once.
     """
-    num_steps = num_rows // global_batch_size
-    order = _permutation(num_rows, "rows", seed, epoch)[: num_steps * global_batch_size]
-    if lengths is None:
+    length = None if lengths is None else torch.as_tensor(lengths)
+    order = _permutation(num_rows, "rows", seed, epoch)
+    for part in given:
+        rows = _steps(order, part.global_batch_size, length, seed, epoch).flatten()[: part.num_rows]
+        order = order[~torch.isin(order, rows)]
+    return _steps(order, global_batch_size, length, seed, epoch)
+
+
+def _steps(order: Tensor, global_batch_size: int, length: Tensor | None, seed: int, epoch: int) -> Tensor:
+    num_steps = len(order) // global_batch_size
+    order = order[: num_steps * global_batch_size]
+    if length is None:
         return order.view(num_steps, global_batch_size)
-    length = torch.as_tensor(lengths)
     windows = order.split(BATCHES_PER_WINDOW * global_batch_size)
     grouped = torch.cat([window[length[window].argsort(stable=True)] for window in windows])
     return grouped.view(num_steps, global_batch_size)[_permutation(num_steps, "steps", seed, epoch)]
@@ -69,24 +96,44 @@ class GlobalBatchSampler(DistributedSampler[Any]):
     ) -> None:
         super().__init__(rows, num_replicas=world_size, rank=rank, seed=seed)  # pyright: ignore[reportArgumentType]
         self.num_samples = len(rows) // global_batch_size * (global_batch_size // world_size)
+        self.given: tuple[Given, ...] = ()
         self.start = 0
         self._num_rows = len(rows)
         self._global_batch_size = global_batch_size
         self._lengths = lengths
 
+    @property
+    def _order_epoch(self) -> int:
+        """Epoch whose order is given."""
+        return self.epoch
+
     def __iter__(self) -> Iterator[int]:
-        """Rows of this process, from ``start`` on."""
+        """Rows of this process, without what was ``given`` in steps of other sizes, from ``start`` on."""
         batches = epoch_batches(
-            self._num_rows, self._global_batch_size, seed=self.seed, epoch=self.epoch, lengths=self._lengths
+            self._num_rows,
+            self._global_batch_size,
+            seed=self.seed,
+            epoch=self._order_epoch,
+            lengths=self._lengths,
+            given=self.given,
         )
         return iter(batches[:, self.rank :: self.num_replicas].flatten()[self.start :].tolist())
+
+
+class RepeatingSampler(GlobalBatchSampler, SequentialSampler):
+    """Gives the first epoch's order in every epoch, for ``overfit_batches``, where Lightning keeps sequential ones."""
+
+    @property
+    def _order_epoch(self) -> int:
+        return 0
 
 
 class ResumableLoader(DataLoader[Any]):
     """Gives each optimizer step the same rows, whether processes share them or one process accumulates their gradients.
 
-    It counts the batches it gave, so that a checkpoint taken within an epoch goes on with the next one. Lightning
-    stores and restores ``state_dict`` with its loops; a plain loader would start the epoch's data afresh.
+    It counts the rows it gave, so that a checkpoint taken within an epoch goes on with the next one, also with another
+    batch size, accumulation or number of processes: then the rows that are left are cut into steps of the new size.
+    Lightning stores and restores ``state_dict`` with its loops; a plain loader would start the epoch's data afresh.
 
     Args:
         rows: Training data.
@@ -96,9 +143,11 @@ class ResumableLoader(DataLoader[Any]):
         rank: Of this process.
         world_size: Number of processes.
         collate_fn: Makes a batch of rows.
+        identity: Tells rows from other ones; an epoch goes on with the same rows only.
         lengths: Tokens of each row, if rows of about one length are to stand together (:func:`epoch_batches`).
         num_workers: Processes that collate; 0: this one does.
         is_pinned: Whether batches lie in page-locked memory, from which a GPU copies beside its work.
+        is_repeated: Whether every epoch has the order of the first.
 
     Raises:
         TabomError: If the rows do not fill one optimizer step.
@@ -114,9 +163,11 @@ class ResumableLoader(DataLoader[Any]):
         rank: int,
         world_size: int,
         collate_fn: Callable[[list[Any]], Any],
+        identity: str = "",
         lengths: Sequence[int] | None = None,
         num_workers: int = 0,
         is_pinned: bool = False,
+        is_repeated: bool = False,
     ) -> None:
         global_batch_size = batch_size * world_size * accumulation
         require(
@@ -124,11 +175,21 @@ class ResumableLoader(DataLoader[Any]):
             f"training data: expected at least {global_batch_size} rows (batch_size {batch_size} x world_size "
             f"{world_size} x accumulate_grad_batches {accumulation}), got {len(rows)}",
         )
-        self._order = GlobalBatchSampler(
+        sampler = RepeatingSampler if is_repeated else GlobalBatchSampler
+        self._order = sampler(
             rows, global_batch_size=global_batch_size, seed=seed, rank=rank, world_size=world_size, lengths=lengths
         )
-        self._num_given = 0
-        self._restored = {"epoch": 0, "num_given": 0}
+        self._rows_a_batch = batch_size * world_size
+        self._rows_a_step = global_batch_size
+        self._kept = {
+            "seed_everything": seed,
+            "training data": f"{len(rows)} rows {identity}".rstrip(),
+            "data.group_by_length": lengths is not None,
+        }
+        self._epoch = 0
+        self._given: tuple[Given, ...] = ()  # in steps of other sizes
+        self._num_given = 0  # batches, since then
+        self._is_restored = False
         super().__init__(
             rows,  # pyright: ignore[reportArgumentType]
             batch_size=batch_size,
@@ -141,34 +202,67 @@ class ResumableLoader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Batches of the epoch, without those that a restored state has given already.
+        """Batches of the epoch, without the rows that a restored state has given already.
 
         The trainer may end an epoch early, so that a state of its end looks like one within it; it counts for its epoch
         alone.
         """
-        self._num_given = self._restored["num_given"] if self._restored["epoch"] == self._order.epoch else 0
-        self._order.start = self._num_given * (self.batch_size or 1)
-        self._restored = {"epoch": 0, "num_given": 0}
+        if not self._is_restored or self._epoch != self._order.epoch:
+            self._given, self._num_given = (), 0
+        self._epoch, self._is_restored = self._order.epoch, False
+        self._order.given, self._order.start = self._given, self._num_given * (self.batch_size or 1)
         for batch in super().__iter__():
             self._num_given += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, and batches given in it; those that workers hold ready are not given yet."""
-        is_over = self._num_given >= len(self)
-        return {"epoch": self._order.epoch, "num_given": 0 if is_over else self._num_given}
+    @property
+    def num_left(self) -> int:
+        """Batches that this epoch still has."""
+        num_rows = len(self._order.dataset) - sum(part.num_rows for part in self._given)  # pyright: ignore[reportArgumentType]
+        return num_rows // self._rows_a_step * (self._rows_a_step // self._rows_a_batch) - self._num_given
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state`` was taken."""
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, and rows given in it by the size of the steps; those that workers hold ready are not given yet."""
+        given = [*self._given, Given(self._num_given * self._rows_a_batch, self._rows_a_step)]
+        left = self.num_left
+        return {
+            "epoch": self._epoch,
+            "given": [list(part) for part in given if part.num_rows] if left > 0 else [],
+            "kept": self._kept,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            TabomError: If it is of an unfinished epoch of other rows, or of rows in another order.
+        """
+        num_rows = state.get("num_given", 0) * self._rows_a_batch  # as it was stored before rows were counted
+        given = [Given(*part) for part in state.get("given", [(num_rows, self._rows_a_step)])]
+        for name, got in self._kept.items() if any(part.num_rows for part in given) else ():
+            expected = state.get("kept", self._kept)[name]
+            if got != expected:
+                raise TabomError(
+                    f"{name}: expected {expected}, as in the checkpoint, whose epoch is not over, got {got}; "
+                    "to train on with another one, start from the weights (tabom export)"
+                )
+        self._num_given = 0
+        if given and given[-1].global_batch_size == self._rows_a_step and given[-1].num_rows % self._rows_a_batch == 0:
+            self._num_given = given.pop().num_rows // self._rows_a_batch
+        self._given = tuple(given)
+        self._epoch, self._is_restored = state["epoch"], True
         self._order.set_epoch(state["epoch"])
-        self._restored = state
+
+
+class HeldOutSampler(UnrepeatedDistributedSampler, SequentialSampler):
+    """Gives every row once, in order, over all ranks: nothing is repeated to fill up a rank."""
 
 
 def held_out_loader(
     rows: Sequence[Any], *, batch_size: int, rank: int, world_size: int, collate_fn: Callable[[list[Any]], Any]
 ) -> DataLoader[Any]:
     """Every row once, in order, over all ranks: nothing is repeated to fill up a rank."""
-    sampler = UnrepeatedDistributedSampler(rows, num_replicas=world_size, rank=rank, shuffle=False)
+    sampler = HeldOutSampler(rows, num_replicas=world_size, rank=rank, shuffle=False)
     return DataLoader(rows, batch_size=batch_size, sampler=sampler, collate_fn=collate_fn)  # pyright: ignore[reportArgumentType]
 
 

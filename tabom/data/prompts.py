@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,10 +206,7 @@ class PromptDataModule(LightningDataModule):
 
     def query_fingerprint(self) -> str:
         """SHA-256 of all prompts and references that ``predict`` serves."""
-        digest = hashlib.sha256()
-        for example in self._queries:
-            digest.update(json.dumps(dataclasses.astuple(example)).encode())
-        return digest.hexdigest()
+        return _digest(json.dumps(dataclasses.astuple(example)) for example in self._queries)
 
     @property
     def collate(self) -> Callable[[Sequence[Row]], TrajectoryBatch]:
@@ -238,9 +235,11 @@ class PromptDataModule(LightningDataModule):
             accumulation=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             seed=run_seed(),
             collate_fn=self.collate,
+            identity=_digest(row.query_id for row in rows)[:8],
             lengths=lengths,
             num_workers=num_workers,
             is_pinned=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            is_repeated=self.trainer is not None and self.trainer.overfit_batches > 0,  # pyright: ignore[reportAttributeAccessIssue]
             **self._ranks,
         )
 
@@ -324,3 +323,11 @@ class PromptDataModule(LightningDataModule):
 
     def _loader(self, rows: Sequence[Any], collate_fn: Any) -> DataLoader[Any]:
         return held_out_loader(rows, batch_size=self.validation.batch_size, collate_fn=collate_fn, **self._ranks)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    """SHA-256 of texts one after the other."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+    return digest.hexdigest()

@@ -1,10 +1,12 @@
-"""Learning rate schedules, per step."""
+"""Learning rate schedules, per step; settings of optimizers and schedules."""
 
 import math
 from typing import Any
 
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from tabom.errors import TabomError, require
 
@@ -18,29 +20,30 @@ class CosineWithWarmup(LambdaLR):
         optimizer: Filled in by the trainer.
         num_warmup_steps: Steps up to the full rate.
         num_training_steps: Steps until the rate is 0; None is the length of the training, which
-            :class:`~tabom.modules.TrainingModule` fills in.
+            :class:`~tabom.modules.TrainingModule` fills in. A training that time alone limits has none: then the
+            rate stays after the warm-up.
 
     Raises:
-        TabomError: If the warm-up is not shorter than the training.
+        TabomError: If the warm-up is below 0, or not shorter than the training.
     """
 
     def __init__(self, optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None) -> None:
         self.num_warmup_steps = num_warmup_steps
-        self.num_training_steps: int | None = None
+        self.num_training_steps: float | None = None
+        require(num_warmup_steps >= 0, f"num_warmup_steps: expected at least 0, got {num_warmup_steps}")
         if num_training_steps is not None:
             self.end_after(num_training_steps)
         super().__init__(optimizer, self._factor)
 
-    def end_after(self, num_training_steps: int) -> None:
-        """Set when the rate is 0.
+    def end_after(self, num_training_steps: float) -> None:
+        """Set when the rate is 0; infinity for never.
 
         Raises:
             TabomError: If the warm-up is not shorter than that.
         """
         require(
-            0 <= self.num_warmup_steps < num_training_steps,
-            f"num_warmup_steps: expected 0 to below num_training_steps = {num_training_steps}, "
-            f"got {self.num_warmup_steps}",
+            self.num_warmup_steps < num_training_steps,
+            f"num_warmup_steps: expected below num_training_steps = {num_training_steps}, got {self.num_warmup_steps}",
         )
         self.num_training_steps = num_training_steps
 
@@ -57,3 +60,33 @@ class CosineWithWarmup(LambdaLR):
             raise TabomError("num_training_steps: expected a number, got none")
         progress = (step - self.num_warmup_steps) / (self.num_training_steps - self.num_warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def check_settings(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> str:
+    """Make an optimizer and its schedule for one weight, to see whether they can be made.
+
+    Args:
+        optimizer: Class with its settings.
+        lr_scheduler: Likewise, or None.
+
+    Returns:
+        Name of the optimizer's class.
+
+    Raises:
+        TabomError: If they cannot.
+    """
+    key = "optimizer"
+    try:
+        trial = optimizer([torch.nn.Parameter(torch.zeros(1, 1))])
+        key = "lr_scheduler"
+        scheduler = None if lr_scheduler is None else lr_scheduler(trial)
+    except TabomError as error:
+        raise TabomError(f"model.{key}.{error}") from error
+    except (TypeError, ValueError) as error:
+        raise TabomError(f"model.{key}: {error}") from error
+    require(
+        hasattr(scheduler, "monitor") or not isinstance(scheduler, ReduceLROnPlateau),
+        "model.lr_scheduler: expected lightning.pytorch.cli.ReduceLROnPlateau with its monitor, got that of torch, "
+        "which does not say what it follows",
+    )
+    return type(trial).__name__

@@ -1,10 +1,12 @@
 """Training of a backbone with an injected objective: pretraining and post-training alike."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -21,7 +23,8 @@ from tabom.errors import TabomError, require
 from tabom.modules.averaging import check_averaging, keep_frozen_weights
 from tabom.modules.checkpoints import check_weights
 from tabom.modules.reference import Reference
-from tabom.modules.schedules import CosineWithWarmup
+from tabom.modules.resuming import Resumption
+from tabom.modules.schedules import CosineWithWarmup, check_settings
 from tabom.objectives import Objective
 from tabom.seeding import RowDraws, run_seed, stream_key
 from tabom.types import CorruptedBatch, TrajectoryBatch
@@ -68,8 +71,10 @@ class TrainingModule(LightningModule):
         self._source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
+        self._optimizer_name = check_settings(optimizer, lr_scheduler)
         self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
         self._reference = Reference()
+        self._resumption: Resumption | None = None
         self._seed = 0
         self.register_load_state_dict_post_hook(_allow_frozen_weights_to_be_missing)
 
@@ -155,29 +160,62 @@ class TrainingModule(LightningModule):
             checkpoint["adapter"] = sorted(self._trained_names())
             checkpoint["adapter_settings"] = self.backbone.adapter_settings
         checkpoint["reference"] = self._reference.state_dict()
+        checkpoint["optimizer"] = self._optimizer_name
         if self.validation is not None:
             checkpoint["largest_drop"] = self.validation.largest_drop[0].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
+        """Raise ``TabomError`` if the checkpoint holds another adapter or optimizer than the configuration."""
         check_weights(self, checkpoint)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._resumption = Resumption(checkpoint, self._optimizer_name)
         self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
         if self.validation is not None and "largest_drop" in checkpoint:
             self.validation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer over the trainable parameters, scheduler by step."""
+        """Optimizer over the trainable parameters, scheduler by step.
+
+        Lightning would step a ``ReduceLROnPlateau`` after the checkpoint of the step is written, so it is done here.
+        """
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
         if self._lr_scheduler is None:
-            return optimizer
+            return {"optimizer": optimizer}
         scheduler = self._lr_scheduler(optimizer)
         if isinstance(scheduler, CosineWithWarmup) and scheduler.num_training_steps is None:
             num_trial_steps = scheduler.num_warmup_steps if self.trainer.fast_dev_run else 0  # pyright: ignore[reportAttributeAccessIssue]
-            scheduler.end_after(int(self.trainer.estimated_stepping_batches) + num_trial_steps)
+            num_steps = self.trainer.estimated_stepping_batches
+            scheduler.end_after(num_steps + num_trial_steps)
+            if num_steps == math.inf and self._resumption is None:
+                rank_zero_info("num_training_steps: no number of steps limits the training, so the rate does not decay")
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},  # pyright: ignore[reportReturnType]
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False},  # pyright: ignore[reportReturnType]
         }
+
+    def on_train_start(self) -> None:
+        """Take over the settings that are configured, where the training goes on from a checkpoint."""
+        if self._resumption is not None:
+            self._resumption.apply(self)
+            self._resumption = None
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Step a schedule after an optimizer step; one that follows what a validation measures waits for that."""
+        del metric
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+        elif not scheduler.monitor.startswith("validate/"):
+            self._reduce_on_plateau(scheduler, self.trainer.callback_metrics)
+
+    def _reduce_on_plateau(self, scheduler: ReduceLROnPlateau, metrics: Mapping[str, Tensor]) -> None:
+        name = scheduler.monitor
+        require(
+            name in metrics,
+            f"model.lr_scheduler.monitor: expected one of {', '.join(sorted(metrics))}, got {name}",
+        )
+        scheduler.step(metrics[name])  # pyright: ignore[reportArgumentType]
 
     def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:
         """One corrupted batch; returns the loss in nats."""
@@ -269,6 +307,10 @@ class TrainingModule(LightningModule):
             sum_over_ranks=lambda counts: cast("Tensor", self.trainer.strategy.reduce(counts, reduce_op="sum")),
         )
         self.log_dict({f"{stage}/{name}": value.to(self.device) for name, value in results.items()}, sync_dist=True)
+        schedulers = [] if self.trainer.sanity_checking else [c.scheduler for c in self.trainer.lr_scheduler_configs]
+        for scheduler in schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau) and scheduler.monitor.startswith("validate/"):
+                self._reduce_on_plateau(scheduler, {f"{stage}/{name}": value for name, value in results.items()})
 
     def _check_finite(self, terms: dict[str, Tensor], corrupted: CorruptedBatch) -> None:
         """Divergence ends the run; it is never repaired or skipped."""

@@ -21,6 +21,10 @@ def loader(num_rows=20, *, batch_size=3, accumulation=1, seed=3, rank=0, world_s
     )
 
 
+def state(number, *given):
+    return {"epoch": number, "given": list(given)}
+
+
 def epoch(data, number):
     data.sampler.set_epoch(number)
     return list(data)
@@ -127,7 +131,7 @@ class TestResume:
         first = loader(num_workers=num_workers)
         first.sampler.set_epoch(1)
         states = [first.state_dict(), *(first.state_dict() for _ in first)]
-        assert [state["num_given"] for state in states] == [0, 1, 2, 3, 4, 5, 0]
+        assert [state["given"] for state in states] == [[], [[3, 3]], [[6, 3]], [[9, 3]], [[12, 3]], [[15, 3]], []]
         second = loader(num_workers=num_workers)
         for num_given in (1, 4, 5):
             second.load_state_dict(states[num_given])
@@ -138,13 +142,14 @@ class TestResume:
 
     def test_a_loader_can_be_restored_again_within_the_epoch(self, num_workers):
         first = loader(num_workers=num_workers)
-        first.load_state_dict({"epoch": 1, "num_given": 2})
+        first.load_state_dict(state(1, [6, 3]))
+        assert first.state_dict()["given"] == [[6, 3]]
         next(iter(first))
-        assert first.state_dict() == {"epoch": 1, "num_given": 3}
+        assert (first.state_dict()["epoch"], first.state_dict()["given"]) == (1, [[9, 3]])
 
     def test_what_was_given_in_an_epoch_that_ended_early_does_not_count_in_the_next(self, num_workers):
         data = loader(num_workers=num_workers)
-        data.load_state_dict({"epoch": 1, "num_given": 2})
+        data.load_state_dict(state(1, [6, 3]))
         assert epoch(data, 2) == epoch(loader(), 2)
 
     def test_the_epoch_may_be_set_after_the_iterator_is_made(self, num_workers):
@@ -162,12 +167,81 @@ class TestResume:
 
 
 def test_each_rank_of_a_step_resumes():
-    states = {"epoch": 0, "num_given": 3}
     for rank, accumulation in itertools.product(range(2), (1, 2)):
         data = loader(40, accumulation=accumulation, rank=rank, world_size=2)
         straight = list(data)
-        data.load_state_dict(states)
+        data.load_state_dict(state(0, [18, 6 * accumulation]))
         assert list(data) == straight[3:]
+
+
+def test_a_state_that_counts_batches_as_before_rows_were_counted():
+    data = loader()
+    straight = list(data)
+    data.load_state_dict({"epoch": 0, "num_given": 4})
+    assert list(data) == straight[4:]
+
+
+SIZES = [(3, 1, 1), (3, 2, 1), (6, 1, 1), (3, 1, 2), (4, 1, 1), (5, 1, 2), (1, 1, 1), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("lengths", [None, [row * 7 % 13 for row in range(83)]], ids=["shuffled", "grouped"])
+@pytest.mark.parametrize(("batch_size", "accumulation", "world_size"), SIZES)
+def test_an_epoch_goes_on_in_steps_of_another_size(lengths, batch_size, accumulation, world_size):
+    """Each row comes at most once, and only what does not fill a step is left; stopped twice, in three sizes."""
+    seen, current = [], state(1)
+    parts = [((3, 2, 1), 2), ((batch_size, accumulation, world_size), 3), ((2, 3, 1), None)]
+    for (size, each, ranks), num_steps in parts:
+        loaders = [
+            loader(83, batch_size=size, accumulation=each, rank=rank, world_size=ranks, lengths=lengths)
+            for rank in range(ranks)
+        ]
+        stop = num_steps and num_steps * each
+        for data in loaders:
+            data.load_state_dict(current)
+            assert len(data) - data.num_left <= len(data)
+            assert (len(data) - data.num_left) % each == 0
+            left = data.num_left
+            batches = list(itertools.islice(data, stop))
+            assert len(batches) == (stop or left)
+            seen += [row for batch in batches for row in batch]
+        current = loaders[0].state_dict()
+    assert len(seen) == len(set(seen))
+    assert 83 - 6 < len(seen) <= 83
+
+
+def test_the_same_step_in_other_batches_has_the_same_rows():
+    straight = [row for batch in loader(83, batch_size=12) for row in batch]
+    first = loader(83, batch_size=12)
+    kept = [row for batch in itertools.islice(first, 3) for row in batch]
+    for batch_size, accumulation in ((12, 1), (6, 2), (3, 4)):
+        second = loader(83, batch_size=batch_size, accumulation=accumulation)
+        second.load_state_dict(first.state_dict())
+        assert kept + [row for batch in second for row in batch] == straight
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("seed_everything", {"seed": 4}),
+        ("training data", {"num_rows": 21}),
+        ("training data", {"identity": "other"}),
+        ("data.group_by_length", {"lengths": list(range(20))}),
+    ],
+)
+def test_other_rows_are_refused_within_an_epoch(name, changes):
+    first = loader(identity="same")
+    batches = iter(first)
+    next(batches)
+    data = loader(**{"identity": "same", **changes})
+    with pytest.raises(TabomError, match=rf"^{name}: expected .*, as in the checkpoint, whose epoch is not over, got "):
+        data.load_state_dict(first.state_dict())
+    list(batches)
+    data.load_state_dict(first.state_dict())
+
+
+def test_the_same_batches_in_every_epoch():
+    data = loader(is_repeated=True)
+    assert epoch(data, 0) == epoch(data, 3) == list(loader())
 
 
 def test_evaluation_repeats_nothing():

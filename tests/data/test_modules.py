@@ -355,7 +355,11 @@ class TestTrajectories:
         def loader(rank, world_size, accumulation):
             cpu = SimpleNamespace(root_device=torch.device("cpu"))
             data.trainer = SimpleNamespace(
-                global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulation, strategy=cpu
+                global_rank=rank,
+                world_size=world_size,
+                accumulate_grad_batches=accumulation,
+                overfit_batches=0,
+                strategy=cpu,
             )
             return data.train_dataloader()
 

@@ -19,12 +19,13 @@ def test_rate_by_step():
     assert rates == pytest.approx([2 * 1 / 2, 2 * 2 / 2, *(2 * value for value in cosine)])
 
 
-@pytest.mark.parametrize("num_warmup_steps", [-1, 6])
-def test_bad_settings(num_warmup_steps):
+@pytest.mark.parametrize(
+    ("num_warmup_steps", "expected"), [(-1, "at least 0"), (6, "below num_training_steps = 6"), (7, "below num_tr")]
+)
+def test_bad_settings(num_warmup_steps, expected):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    with pytest.raises(TabomError) as error:
+    with pytest.raises(TabomError, match=rf"^num_warmup_steps: expected {expected}.*, got {num_warmup_steps}$"):
         CosineWithWarmup(optimizer, num_warmup_steps, 6)
-    assert str(error.value) == (f"num_warmup_steps: expected 0 to below num_training_steps = 6, got {num_warmup_steps}")
 
 
 def test_a_resumed_schedule_keeps_the_configured_length():
