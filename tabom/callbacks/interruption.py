@@ -10,7 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
@@ -74,6 +74,7 @@ class LastCheckpoint(Checkpoint):
         self._received = ""
         self._reason = ""
         self._is_validation_ahead = False
+        self._is_validation_all = False  # that is left of a training whose steps are all done
 
     def find(self, trainer: Trainer) -> Path | None:
         """The checkpoint to go on with, or None before the first one."""
@@ -81,17 +82,27 @@ class LastCheckpoint(Checkpoint):
         return next((place for place in (path, _set_aside(path)) if place.exists()), None)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the order of the callbacks.
+        """Check the order of the callbacks; let checkpoints be chosen before the validation counts as done.
+
+        Lightning would choose the best one at the end of an epoch, after ``last.ckpt`` is written.
 
         Raises:
             TabomError: If another checkpoint callback comes later: its state after a validation would be missed.
         """
-        del pl_module, stage
+        del pl_module
         later = type(trainer.checkpoint_callbacks[-1]).__name__
         require(
             trainer.checkpoint_callbacks[-1] is self,
             f"trainer.callbacks: expected LastCheckpoint after all other checkpoint callbacks, got {later} after it",
         )
+        if stage != "fit":
+            return
+        if trainer.is_global_zero:
+            _remove(_part(trainer))
+        for callback in trainer.checkpoint_callbacks if trainer.enable_validation else ():
+            is_open = isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None
+            if is_open and (callback.monitor or "validate/").startswith("validate/"):
+                callback._save_on_train_epoch_end = False
 
     def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """See to it that no other training is written over; take over the signals.
@@ -117,12 +128,14 @@ class LastCheckpoint(Checkpoint):
         have a training that is resumed twice go through the data of an epoch again.
         """
         self._stop_if_told(trainer)
+        if self._is_validation_all:  # and is not due with the options of this start
+            raise StopIteration
         self._num_steps = trainer.global_step
         for epochs in (trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current):
             epochs.ready = epochs.started = epochs.processed + 1  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Save after an optimizer step, if it is time for that or the end is near."""
+        """Save after an optimizer step, if it is time for that or the end is near; before a validation see below."""
         if trainer.should_stop and _timers(trainer):
             trainer.should_stop = False  # Lightning would stop at once, and validate before
             self._received = self._received or "the time limit"
@@ -130,11 +143,15 @@ class LastCheckpoint(Checkpoint):
             return
         self._agree(trainer)
         is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if self._reason or is_last or trainer.global_step % self.every_n_steps == 0:
+        is_wanted = self._reason or is_last or trainer.global_step % self.every_n_steps == 0
+        if is_wanted and not _is_validation_due(trainer):
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Save with the validation still to be done."""
+        if self._is_validation_all:
+            self._is_validation_all = False
+            trainer.fit_loop.epoch_loop.max_steps -= 1
         if self._is_between_steps(trainer):
             self._is_validation_ahead = True
             self._save(trainer)
@@ -169,6 +186,15 @@ class LastCheckpoint(Checkpoint):
             for counted in ("ready", "started"):
                 checkpoint["loops"]["fit_loop"][_PROGRESS]["total"][counted] += 1
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let a validation that is ahead be repeated after all ``max_steps`` as well, where Lightning would be done."""
+        del pl_module
+        progress = checkpoint["loops"]["fit_loop"][_PROGRESS]["total"]
+        is_ahead = progress["ready"] != progress["completed"]
+        if trainer.state.fn == TrainerFn.FITTING and is_ahead and checkpoint["global_step"] == trainer.max_steps:
+            self._is_validation_all = True
+            trainer.fit_loop.epoch_loop.max_steps += 1
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._received = self._received or signal.Signals(number).name
@@ -184,7 +210,7 @@ class LastCheckpoint(Checkpoint):
             self._reason = self._received or "a signal to another process"
 
     def _stop_if_told(self, trainer: Trainer) -> None:
-        """Raise, unless all ``max_steps`` are done: then Lightning would not resume to repeat a validation."""
+        """Raise, unless all ``max_steps`` are done: then the training is about to end."""
         if self._reason and trainer.global_step != trainer.max_steps:
             raise Interrupted(
                 f"stopped by {self._reason} after step {trainer.global_step}; "
@@ -194,9 +220,9 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         """Replace the file, or the directory of a sharded checkpoint."""
         path = _path(trainer)
-        new = path.with_name("last.ckpt.part")
+        new = _part(trainer)
         if trainer.is_global_zero:
-            shutil.rmtree(new, ignore_errors=True)  # shards of a process that was killed
+            _remove(new)  # of a process that was killed
         trainer.strategy.barrier("there is room for a checkpoint")
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
@@ -212,9 +238,26 @@ def _path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
 
 
+def _is_validation_due(trainer: Trainer) -> bool:
+    """Whether Lightning validates after this batch, which a checkpoint without that would leave out when resumed."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    return fetcher is not None and loop._should_check_val_fx(fetcher) and sum(loop.val_loop._max_batches) > 0
+
+
+def _part(trainer: Trainer) -> Path:
+    """Where a checkpoint is until it is complete."""
+    return _path(trainer).with_name("last.ckpt.part")
+
+
 def _set_aside(path: Path) -> Path:
     """Where a directory is while another takes its place, which cannot be done in one operation."""
     return path.with_name("last-before.ckpt")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _timers(trainer: Trainer) -> list[Timer]:
