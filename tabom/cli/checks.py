@@ -1,14 +1,17 @@
 """What a configuration reads from the disk is there; looked at before anything is loaded."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabom.cli.input_errors import leaves
 from tabom.errors import TabomError, require
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME, RUN_NAME
 
+_OUTPUTS = ("run_dir", "default_root_dir", "dirpath", "output_dir", "save_dir")
 _KEYWORDS = ("last", "best", "hpc")
 _QUESTIONS = "a CSV, JSON Lines or Parquet file"
 _OTHERS = {
@@ -28,8 +31,10 @@ def check_paths(verb: str, config: dict[str, Any]) -> None:
         config: Of the verb.
 
     Raises:
-        TabomError: If something is missing; the sentence names the command that makes it.
+        TabomError: If something is missing; the sentence names the command that makes it. If a directory to write to
+            cannot be made.
     """
+    _check_outputs(config)
     files = [str(file) for file in config.get("config") or ()]
     for owner, options in _classes([config.get("model"), config.get("data")]):
         if owner == "PretrainedBackbone":
@@ -58,7 +63,18 @@ def _classes(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _classes(item)
 
 
+def _check_outputs(config: dict[str, Any]) -> None:
+    for key, value in leaves(config):
+        if key.rpartition(".")[2] in _OUTPUTS and isinstance(value, str | Path) and "://" not in str(value):
+            there = next(path for path in (Path(value).absolute(), *Path(value).absolute().parents) if path.exists())
+            is_usable = there.is_dir() and os.access(there, os.W_OK)
+            kind = "a directory without permission to write" if there.is_dir() else "a file"
+            name = key.replace(".init_args.", ".")
+            require(is_usable, f"{name}: {value}: expected a directory that can be made, got {kind}, {there}")
+
+
 def _check_model(name: str | None, expected: str, files: Sequence[str]) -> None:
+    require(name != "", f"expected {expected}, got an empty name")
     if name is not None and _is_path(name) and not Path(name).is_dir():
         command = _command_for("fit", name, files) or "tabom export"
         raise TabomError(f"{name}: expected {expected}, found no such directory; {command} makes it")

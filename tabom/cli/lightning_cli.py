@@ -1,18 +1,18 @@
 """The verbs that need a model: LightningCLI with short errors and a recorded configuration."""
 
+import contextlib
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
@@ -28,14 +28,19 @@ import tabom.tasks
 import tabom.validation
 from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
 from tabom.callbacks.tracking import end_runs, start_runs
-from tabom.cli.config_errors import explain, misplaced_nulls
+from tabom.cli.config_errors import explain, misplaced_values
 from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
+from tabom.cli.input_errors import sentence
 from tabom.cli.run_directory import fill_in_directory
 from tabom.cli.trainer import TabomTrainer
+from tabom.cli.trainer_options import check_ranges
 from tabom.errors import TabomError, require
 from tabom.evaluation import BenchmarkWriter
+from tabom.modules import TrainingModule
 from tabom.storage.claims import alone
 
+_GROUPS = ("trainer", "checkpoint", "last_checkpoint", "progress", "writer", "model", "data")
+_NONE = re.compile(r"(?<==)None$|^None$")
 _ROOT = re.compile(r"^--trainer\.default_root_dir(?==|$)")
 
 
@@ -52,9 +57,12 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take ``--trainer.default_root_dir`` for ``--run_dir``."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_args([_ROOT.sub("--run_dir", word) for word in words], *rest, **options)
+        """Take ``--trainer.default_root_dir`` for ``--run_dir``, and Python's ``None`` for null.
+
+        jsonargparse hands a null to the parser of a class as ``None``, and W&B's agents write it so.
+        """
+        words = [_NONE.sub("null", _ROOT.sub("--run_dir", word)) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_args(words, *rest, **options)
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
         """Show the configuration as it will run."""
@@ -106,23 +114,33 @@ class TabomCLI(LightningCLI):
         )
         add_defaults(parser, cast("Parser", parser).verb)
 
+    def _set_seed(self) -> None:
+        """Check the seed, and the other numbers with it, before it is set."""
+        verb = str(self.subcommand)
+        for key, options in self.config[verb].items():
+            is_group = key not in _GROUPS or isinstance(options, Namespace)
+            require(is_group, f"{key}: expected options by name, got {options}")
+        check_ranges(verb, self.config[verb].as_dict())
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Fill in what follows from the rest of the configuration, and check it."""
         config = self.config[str(self.subcommand)]
         fill_in_directory(config, os.environ)
         fill_in_tokenizer(config)
-        for message in misplaced_nulls(config.as_dict(), TabomTrainer):
+        for message in misplaced_values(config.as_dict(), TabomTrainer):
             raise TabomError(message)
         cast("type[TabomTrainer]", self.trainer_class).check_inputs(str(self.subcommand), config.as_dict())
 
     def instantiate_classes(self) -> None:
         """Say in one sentence which value a constructor rejected."""
-        try:
-            super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            if not _is_bad_input(error):
-                raise
-            raise TabomError(explain(str(error), (), ())) from error
+        with self._blaming():
+            try:
+                super().instantiate_classes()
+            except (TypeError, ValueError) as error:
+                if not _is_bad_input(error):
+                    raise
+                raise TabomError(explain(str(error), (), ())) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Add the callbacks that every run has, unless the configuration lists others in their place."""
@@ -135,8 +153,27 @@ class TabomCLI(LightningCLI):
         )
         return super()._instantiate_trainer(config, [])
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._blaming():
+            super()._run_subcommand(subcommand)
+
+    @contextlib.contextmanager
+    def _blaming(self) -> Iterator[None]:
+        """Name the option whose object an exception comes from."""
+        try:
+            yield
+        except TabomError:
+            raise
+        except Exception as error:
+            text = sentence(error, self.config[str(self.subcommand)].as_dict())
+            if text is None:
+                raise
+            raise TabomError(text) from error
+
     def before_fit(self) -> None:
         """Claim the directory; find the last checkpoint, without which a training starts anew; start tracking."""
+        if isinstance(self.model, TrainingModule):
+            self.model.try_optimizer()
         self._claim_directory()
         self._find_last(is_needed=False)
         start_runs(self.trainer.loggers)
@@ -152,7 +189,10 @@ class TabomCLI(LightningCLI):
         start_runs(self.trainer.loggers)
 
     def before_predict(self) -> None:
-        """Start tracking."""
+        """Keep no predictions in memory, since shards hold them; start tracking."""
+        options = self.config_init["predict"]
+        require(not options["return_predictions"], "return_predictions: expected false, since shards hold them, got true")
+        options["return_predictions"] = False
         start_runs(self.trainer.loggers)
 
     def before_evaluate(self) -> None:
@@ -227,8 +267,6 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 parser_kwargs={words[0]: {"verb": words[0]}},
                 args=list(words),
             )
-        except MisconfigurationException as error:
-            raise TabomError(str(error)) from error
         except Interrupted as interruption:
             rank_zero_only(print)(f"tabom: {interruption.reason}", file=sys.stderr)
             raise

@@ -32,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after ``tabom``; default is the command line.
     """
     words = list(sys.argv[1:] if args is None else args)
+    if not sys.flags.safe_path and "" not in sys.path:
+        sys.path.insert(0, "")  # as for python -m tabom: a config may name classes of files that lie here
     match words:
         case [] | ["-h" | "--help"]:
             print(_usage())
@@ -51,6 +53,14 @@ def _run(module: str, words: list[str]) -> None:
             _imported(module).run(words)
     except TabomError as error:
         _fail(str(error), code=1)
+    except Exception as error:
+        from tabom.cli.input_errors import note_of_defect, sentence
+
+        if (text := sentence(error)) is not None:
+            _fail(text, code=1)
+        if note := note_of_defect(error):
+            error.add_note(note)
+        raise
 
 
 def _imported(name: str) -> ModuleType:

@@ -173,6 +173,12 @@ class TrainingModule(LightningModule):
         if self.validation is not None and "largest_drop" in checkpoint:
             self.validation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
 
+    def try_optimizer(self) -> None:
+        """Make optimizer and schedule for one number: settings that they refuse are found before the run begins."""
+        optimizer = self._optimizer([torch.nn.Parameter(torch.zeros(1, 1))])
+        if self._lr_scheduler is not None:
+            self._lr_scheduler(optimizer)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the trainable parameters, scheduler by step.
 
