@@ -102,7 +102,7 @@ def test_evaluation_of_the_paper(family, benchmark):
     assert content["run_dir"] == f"runs/evaluate/{family}/{benchmark}"
     assert group_and_name(content["run_dir"]) == ("evaluate", f"{family}_{benchmark}")
     if family == "dream":
-        assert sampler == "../parts/dream_sampler.yaml"
+        assert sampler == "../parts/dream_sampler_released.yaml"
         return
     settings = sampler["init_args"]
     assert settings.pop("block_length", None) == expected_block

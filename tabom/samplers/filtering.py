@@ -1,4 +1,4 @@
-"""Which tokens a draw is limited to.
+"""Which tokens a draw is limited to, and the noise that draws.
 
 Axes: K positions, V vocabulary, X ids that are never chosen.
 """
@@ -39,3 +39,8 @@ def likeliest(logits: Float[Tensor, "K V"], excluded: Int[Tensor, " X"]) -> Int[
     tokens = logits.index_fill_(1, excluded, -torch.inf).argmax(-1)
     logits.index_copy_(1, excluded, kept)
     return tokens
+
+
+def gumbel(uniforms: Float[Tensor, "*K"]) -> Float[Tensor, "*K"]:
+    """Standard Gumbel noise: the largest of logits plus noise is a draw from their softmax."""
+    return -(-uniforms.log()).log()

@@ -15,7 +15,7 @@ from tabom.errors import require
 from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.decoding_state import DecodingState, Positions, Turn
-from tabom.samplers.filtering import likeliest, likely_tokens
+from tabom.samplers.filtering import gumbel, likeliest, likely_tokens
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
 from tabom.samplers.trace import Trace
 from tabom.samplers.trace_credit import TraceCredit
@@ -24,6 +24,7 @@ from tabom.types import DecodedBatch, PromptBatch
 
 Score = Literal["entropy", "confidence", "margin", "random"]
 ScoreDistribution = Literal["model", "sampling"]
+TokenChoice = Literal["drawn", "likeliest"]
 
 _SCORE_DECIMALS = 5
 _TOKEN, _SCORE, _POSITION, _SCHEDULE = range(4)
@@ -76,7 +77,7 @@ class Sampler:
             probability of the chosen token; ``margin``: largest difference of the two largest probabilities;
             ``random``: a uniform draw.
         tokens_per_step: Tokens revealed a step; 1 is full decoding. The last step takes what is left.
-        temperature: 0 chooses the likeliest token; above 0 draws it (Gumbel-max in float64).
+        temperature: 0 chooses the likeliest token; above 0 draws it (Gumbel-max in float64), or see ``token_choice``.
         seed: Together with the query id, fixes all draws.
         score_distribution: What scores are computed from: the ``model``'s distribution at temperature 1, or the
             ``sampling`` distribution, tempered and filtered.
@@ -94,6 +95,8 @@ class Sampler:
         deferred_token_ids: A position whose chosen token is one of these is revealed when nothing else is left to
             reveal in its block.
         trace_credit: Fuses logits with earlier predictions of the block; tokens and scores come from the fused ones.
+        token_choice: ``drawn`` at the temperature, or the ``likeliest`` token, so that temperature and filters decide
+            the ``sampling`` distribution of the scores alone (the paper's released code for Dream).
         cache_blocks: Keep the keys and values of the prompt and of finished blocks while a block is decoded: faster,
             and an approximation (:class:`tabom.samplers.block_cache.BlockCache`).
 
@@ -122,6 +125,7 @@ class Sampler:
         deferred_token_ids: tuple[int, ...] = (),
         trace_credit: TraceCredit | None = None,
         cache_blocks: bool = False,
+        token_choice: TokenChoice = "drawn",
     ) -> None:
         require(tokens_per_step >= 1, f"tokens_per_step: expected at least 1, got {tokens_per_step}")
         require(
@@ -152,11 +156,12 @@ class Sampler:
         self.deferred_token_ids = tuple(deferred_token_ids)
         self.trace_credit = trace_credit
         self.cache_blocks = cache_blocks
+        self.token_choice: TokenChoice = token_choice
 
     @property
     def is_random(self) -> bool:
         """Whether another seed may give another response."""
-        draws = self.temperature > 0 or self.score_temperature > 0 or self.score == "random"
+        draws = self._is_drawn or self.score_temperature > 0 or self.score == "random"
         return draws or self._schedule.is_random
 
     def settings(self) -> dict[str, Any]:
@@ -254,6 +259,10 @@ class Sampler:
         return trace.decoded(state.is_masked, eos_token_id, range(len(canvas)))
 
     @property
+    def _is_drawn(self) -> bool:
+        return self.temperature > 0 and self.token_choice == "drawn"
+
+    @property
     def _schedule(self) -> Schedule:
         return FixedTokens(self.tokens_per_step) if self.schedule is None else self.schedule
 
@@ -315,12 +324,12 @@ class Sampler:
             sampling = sampling.masked_fill(~is_likely, lowest)
 
         tokens = likeliest(fused, excluded)
-        if self.temperature > 0:
+        if self._is_drawn:
             if is_likely is not None:  # the filter may have kept nothing but what is never chosen
                 is_likely = is_likely.scatter(-1, tokens[:, None], value=True)
             for some in row_chunks(fused):
                 noisy = fused[some].double() / self.temperature
-                noisy += _gumbel(self._uniform(_TOKEN, candidates.take(some), row_keys, noisy.shape[-1]))
+                noisy += gumbel(self._uniform(_TOKEN, candidates.take(some), row_keys, noisy.shape[-1]))
                 if is_likely is not None:
                     noisy.masked_fill_(~is_likely[some], -torch.inf)
                 tokens[some] = likeliest(noisy, excluded)
@@ -345,7 +354,7 @@ class Sampler:
         is_candidate = turn.spread(torch.ones_like(choice.tokens, dtype=torch.bool), fill=False)
         key = choice.score.round(decimals=_SCORE_DECIMALS)
         if self.score_temperature > 0:
-            key = key.double() / self.score_temperature + _gumbel(self._uniform(_POSITION, candidates, row_keys))
+            key = key.double() / self.score_temperature + gumbel(self._uniform(_POSITION, candidates, row_keys))
         order = turn.spread(key, -torch.inf).argsort(dim=1, descending=True, stable=True)
         is_eligible = is_candidate
         if self.deferred_token_ids:
@@ -382,10 +391,6 @@ class Sampler:
         if num_tokens is not None:
             keys = branch(keys[:, None], torch.arange(num_tokens, device=keys.device))
         return uniform(keys)
-
-
-def _gumbel(uniforms: Float[Tensor, "*K"]) -> Float[Tensor, "*K"]:
-    return -(-uniforms.log()).log()
 
 
 def _plain(value: Any) -> Any:

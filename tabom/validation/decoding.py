@@ -34,7 +34,7 @@ class PassAt:
     k: tuple[int, ...] = (1, 8)
 
     def __post_init__(self) -> None:
-        require(self.sampler.temperature > 0, "pass_at: expected a sampler with a temperature above 0, got 0")
+        require(self.sampler.is_random, "pass_at: expected a sampler that draws, as at a temperature above 0")
         require(
             len(self.k) > 0 and all(1 <= k <= self.num_samples for k in self.k),
             f"pass_at.k: expected numbers from 1 to num_samples = {self.num_samples}, got {tuple(self.k)}",

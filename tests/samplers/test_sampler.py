@@ -583,3 +583,46 @@ def test_ids_without_a_token_are_never_chosen(tokenizer, settings):
     assert decoded.response_ids.flatten().tolist().count(3) > 0 or settings.get("temperature", 0) < 3
     expected = torch.distributions.Categorical(logits=torch.tensor([9.0, 8.0, 1.0, 0.0, 7.0])).entropy()
     torch.testing.assert_close(decoded.unmask_entropy, expected.expand(3, N))  # of the whole distribution
+
+
+def dream_released(logits, temperature, top_p):
+    """Scores of Dream's rule as the paper's code runs it, by plain loops."""
+    scores = []
+    for row in logits.double().tolist():
+        scaled = [value / temperature for value in row]
+        total = math.fsum(math.exp(value - max(scaled)) for value in scaled)
+        probs = [math.exp(value - max(scaled)) / total for value in scaled]
+        kept, mass = [], 0.0
+        for token in sorted(range(len(probs)), key=lambda token: -probs[token]):
+            if mass > top_p:
+                break
+            kept.append(token)
+            mass += probs[token]
+        share = [probs[token] / math.fsum(probs[k] for k in kept) for token in kept]
+        scores.append(round(math.fsum(p * math.log(p) for p in share), 5))
+    return scores
+
+
+def test_the_released_decoder_of_dream(tokenizer):
+    """The likeliest token; the order by entropy of the tempered, filtered distribution, ties from left to right."""
+    torch.manual_seed(3)
+    backbone = NewTinyDLM(**TINY, initializer_range=0.7).load(tokenizer).eval()
+    settings = {"temperature": 0.1, "top_p": 0.9, "score_distribution": "sampling", "token_choice": "likeliest"}
+    sampler, batch = Sampler(**settings), prompts(tokenizer, ["abc"])
+    assert not sampler.is_random
+    decoded = sampler.decode(backbone, batch)
+    canvas, never = batch.noisy_ids.clone(), [tokenizer.mask_token_id, *backbone.unused_ids]
+    num_tied = 0
+    for step in range(N):
+        with torch.no_grad():
+            logits = backbone.logits(backbone(canvas, batch.attention_mask))[0, -N:].float()
+        scores = dream_released(logits, 0.1, 0.9)
+        masked = [n for n in range(N) if canvas[0, n - N] == tokenizer.mask_token_id]
+        best = max(scores[n] for n in masked)
+        num_tied += sum(scores[n] == best for n in masked) > 1
+        revealed = next(n for n in masked if scores[n] == best)
+        assert decoded.unmask_step[0, revealed] == step
+        logits[:, never] = -torch.inf
+        canvas[0, revealed - N] = logits[revealed].argmax()
+    assert torch.equal(decoded.response_ids[0], canvas[0, -N:])
+    assert num_tied > 0

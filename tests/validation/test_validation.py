@@ -232,7 +232,7 @@ def test_bad_settings(changes, message):
 @pytest.mark.parametrize(
     ("temperature", "k", "message"),
     [
-        (0.0, (1,), "pass_at: expected a sampler with a temperature above 0, got 0"),
+        (0.0, (1,), "pass_at: expected a sampler that draws, as at a temperature above 0"),
         (1.0, (1, 9), "pass_at.k: expected numbers from 1 to num_samples = 8, got (1, 9)"),
         (1.0, (), "pass_at.k: expected numbers from 1 to num_samples = 8, got ()"),
     ],
