@@ -165,15 +165,6 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
             self._stop_if_told(trainer)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """See that no file outside of the run's directory is removed on the word of a checkpoint.
-
-        Raises:
-            TabomError: If it names one.
-        """
-        del pl_module
-        check_callback_paths(checkpoint, str(trainer.ckpt_path))
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let the time limit count anew, and a validation that is ahead be repeated.
 
@@ -187,8 +178,13 @@ class LastCheckpoint(Checkpoint):
                 checkpoint["loops"]["fit_loop"][_PROGRESS]["total"][counted] += 1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let a validation that is ahead be repeated after all ``max_steps`` as well, where Lightning would be done."""
+        """Let a validation that is ahead be repeated after all ``max_steps`` as well, where Lightning would be done.
+
+        Raises:
+            TabomError: If the checkpoint names a file outside of the run's directory, which might then be removed.
+        """
         del pl_module
+        check_callback_paths(checkpoint, str(trainer.ckpt_path))
         progress = checkpoint["loops"]["fit_loop"][_PROGRESS]["total"]
         is_ahead = progress["ready"] != progress["completed"]
         if trainer.state.fn == TrainerFn.FITTING and is_ahead and checkpoint["global_step"] == trainer.max_steps:

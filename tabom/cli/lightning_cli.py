@@ -191,7 +191,9 @@ class TabomCLI(LightningCLI):
     def before_predict(self) -> None:
         """Keep no predictions in memory, since shards hold them; start tracking."""
         options = self.config_init["predict"]
-        require(not options["return_predictions"], "return_predictions: expected false, since shards hold them, got true")
+        require(
+            not options["return_predictions"], "return_predictions: expected false, since shards hold them, got true"
+        )
         options["return_predictions"] = False
         start_runs(self.trainer.loggers)
 

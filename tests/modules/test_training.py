@@ -245,7 +245,7 @@ def test_several_processes_weigh_their_rows_together(num_processes):
         backbone=torch.nn.Linear(1, 1),
         device="cpu",
         objective=objective,
-        trainer=SimpleNamespace(world_size=num_processes),
+        trainer=SimpleNamespace(world_size=num_processes, callbacks=[]),
     )
     TrainingModule.on_fit_start(cast("TrainingModule", module))
     assert (objective.mean_over_ranks is torch.neg) == (num_processes == 2)
