@@ -125,13 +125,13 @@ def read_sweep(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file.
+    """Keys and values of a YAML file in UTF-8 or UTF-16, with or without a byte order mark.
 
     Raises:
         TabomError: If it holds anything else.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TabomError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     require(isinstance(content, dict), f"{path}: expected keys and values, got {type(content).__name__}")

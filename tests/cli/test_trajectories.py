@@ -89,6 +89,22 @@ def test_what_is_imported_is_read(released, output_dir, tokenizer):
     assert table.references == ["uno", ""]
 
 
+def test_a_conversation_is_left_out_and_counted(released, output_dir, tokenizer):
+    """In one array, as an editor saves it."""
+    turns = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user", "assistant")]
+    parts = [turns[3:], turns, turns[:3]]
+    path = released(*({"messages": part, "text": str(number)} for number, part in enumerate(parts)))
+    path.write_bytes(b"\xef\xbb\xbf[" + path.read_bytes().strip().replace(b"\n", b",\r\n") + b"]")
+    run(path, output_dir)
+    table = table_of(output_dir, tokenizer)
+    assert [tokenizer.decode(ids) for ids in table.prompt_ids] == ["user"]
+    assert table.references == ["assistant"]
+    report = json.loads((output_dir / "import_report.json").read_text())
+    assert (report["num_rows"], report["num_kept"]) == (3, 1)
+    assert report["num_rejected"] == {"messages are more than a question and an answer": 2}
+    assert [row["line"] for row in report["rejected_lines"]] == [2, 3]
+
+
 @pytest.mark.parametrize(("chat", "response"), [("--no_chat_template", "1<pad>2"), ("--chat_template", "12")])
 def test_the_response_is_the_text_up_to_the_end(released, output_dir, chatting, chat, response):
     eos, pad, one, two = chatting.convert_tokens_to_ids(["<eos>", "<pad>", "1", "2"])

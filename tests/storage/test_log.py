@@ -35,6 +35,11 @@ def test_a_log_without_a_whole_line_is_begun_anew(log):
     assert read_lines(log, "a line") == [LINES[1]]
 
 
+def test_a_log_as_an_editor_saves_it(log):
+    log.write_bytes(b"\xef\xbb\xbf" + log.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_lines(log, "a line") == LINES
+
+
 @pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff", b""])
 def test_a_damaged_line_is_named(log, line):
     log.write_bytes(log.read_bytes() + line + b"\n")

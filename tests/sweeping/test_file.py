@@ -44,6 +44,25 @@ def test_a_grid(write):
     assert sweep.words({"model.margin": 0.1}, None)[-2] == "--model.margin=0.1"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_as_an_editor_saves_it(write, encoding):
+    path = write()
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
+    assert read_sweep(path).grid() == [{"model.margin": 0.1}, {"model.margin": 0.2}]
+
+
+@pytest.mark.parametrize(
+    "content", [b"method: \xff", b"a: b: c", b"day: 2026-13-45", b"[" * 5000, b"a: \0", b"{[1]: 2}"], ids=range(6)
+)
+def test_a_file_that_is_no_yaml(tmp_path, content):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(TabomError) as error:
+        read_sweep(path)
+    assert str(error.value).startswith(f"{path}: expected YAML, got ")
+    assert "\n" not in str(error.value)
+
+
 def test_what_the_command_line_changes(write):
     path = write(name="given", **RANDOM)
     sweep = read_sweep(path, config="b.yaml", seeds=[5], run_cap=3, further=["--x=1"])
