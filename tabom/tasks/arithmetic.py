@@ -76,7 +76,8 @@ def solve(numbers: Sequence[int], target: int) -> str | None:
     """An expression that uses each number once and equals the target; None if there is none.
 
     The root of an expression splits the numbers in two. Each value of the smaller part says what the other part would
-    have to be, and of three numbers or fewer all values are in a table: 5 numbers take at most some 5,000 operations.
+    have to be, and of three numbers or fewer all values are in a table: five numbers take
+    5,490 operations at most.
     """
     everything = (1 << len(numbers)) - 1
     expression = _Search(numbers).find(everything, target)
