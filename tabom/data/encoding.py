@@ -163,6 +163,15 @@ def fill_response(
     return response_ids[:response_length] + [SpecialIds.of(tokenizer).eos] * num_missing
 
 
+def check_length(query_id: str, num_tokens: int, max_length: int | None) -> None:
+    """Raise ``TabomError`` if prompt and response together are longer than the model; None is no limit."""
+    require(
+        max_length is None or num_tokens <= max_length,
+        f"{query_id}: expected at most {max_length} tokens of prompt and response together, which the model has "
+        f"positions for (max_position_embeddings), got {num_tokens}",
+    )
+
+
 def _turns(user: str, assistant: str | None = None) -> list[dict[str, str]]:
     turns = [{"role": "user", "content": user}]
     return turns if assistant is None else [*turns, {"role": "assistant", "content": assistant}]

@@ -20,6 +20,7 @@ from tabom.data.encoding import (
     NumberedRows,
     Row,
     Tokens,
+    check_length,
     collate_prompts,
     collate_rows,
     encode_examples,
@@ -90,6 +91,8 @@ class PromptDataModule(LightningDataModule):
         finished_shards: Those that ``predict`` need not decode again.
         next_shard: Gives the index of the next one to decode, or None once there is nothing left; by it several runs
             share them. None shares them out among the processes of this run beforehand.
+        max_length: Most tokens of prompt and response together, which the model sets; longer rows are refused by name
+            when a loader is made. None: no limit.
 
     Raises:
         TabomError: If a number is below 1.
@@ -126,6 +129,7 @@ class PromptDataModule(LightningDataModule):
         self.queries_per_shard = queries_per_shard
         self.finished_shards: frozenset[int] = frozenset()
         self.next_shard: Callable[[], int | None] | None = None
+        self.max_length: int | None = None
         self.chat_template = chat_template
         self.validation = validation
         self._tokenizer_name = tokenizer
@@ -228,7 +232,7 @@ class PromptDataModule(LightningDataModule):
         Raises:
             TabomError: If the rows do not fill one optimizer step.
         """
-        lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows] if group_by_length else None
+        lengths = self.checked_lengths(rows)
         return ResumableLoader(
             NumberedRows(rows),
             batch_size=batch_size,
@@ -236,12 +240,23 @@ class PromptDataModule(LightningDataModule):
             seed=run_seed(),
             collate_fn=self.collate,
             identity=_digest(row.query_id for row in rows)[:8],
-            lengths=lengths,
+            lengths=lengths if group_by_length else None,
             num_workers=num_workers,
             is_pinned=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             is_repeated=self.trainer is not None and self.trainer.overfit_batches > 0,  # pyright: ignore[reportAttributeAccessIssue]
             **self._ranks,
         )
+
+    def checked_lengths(self, rows: Sequence[Row]) -> list[int]:
+        """Tokens of each row.
+
+        Raises:
+            TabomError: If one is longer than the model's positions.
+        """
+        lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+        for row, length in zip(rows, lengths, strict=True) if self.max_length is not None else ():
+            check_length(row.query_id, length, self.max_length)
+        return lengths
 
     @property
     def _ranks(self) -> dict[str, int]:
@@ -276,6 +291,8 @@ class PromptDataModule(LightningDataModule):
         """Prompts in tokens, as arrays: those of all shards are held at once."""
         texts, query_ids = [example.prompt for example in examples], [example.query_id for example in examples]
         prompt_ids = encode_prompts(self.tokenizer, texts, query_ids, chat=self.chat_template)
+        for query_id, ids in zip(query_ids, prompt_ids, strict=True):
+            check_length(query_id, len(ids) + self.response_length, self.max_length)
         return [(example, np.array(ids, np.int32)) for example, ids in zip(examples, prompt_ids, strict=True)]
 
     @functools.cached_property
@@ -315,6 +332,7 @@ class PromptDataModule(LightningDataModule):
         """Masks depend on ``mask_seed``, the domain's name, and query and place of a text: every check is paired."""
         examples = base_domain.examples(split, self.validation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
+        self.checked_lengths(rows)
         clean = dataclasses.replace(self.collate(rows), domain=name)
         draws = RowDraws.of_ids(clean.query_ids, self.validation.mask_seed, name)
         offset = RowDraws.of_ids(("offset",), self.validation.mask_seed, name).per_row()

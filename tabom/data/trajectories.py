@@ -153,7 +153,7 @@ class TrajectoryDataModule(PromptDataModule):
         return [
             self._loader(rows, functools.partial(self._collate_held_out, answers=answers))
             for answers, rows in kinds.items()
-            if rows
+            if rows and self.checked_lengths(rows)
         ]
 
     def _collate_held_out(self, rows: Sequence[Row], answers: str) -> TrajectoryBatch:

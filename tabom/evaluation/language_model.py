@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones import Backbone
-from tabom.data.encoding import collate_prompts, encode_prompts, encode_text
+from tabom.data.encoding import check_length, collate_prompts, encode_prompts, encode_text
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
 from tabom.evaluation.likelihood import MonteCarlo
@@ -146,6 +146,7 @@ class DiffusionLM(LM):
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Estimate the log-likelihood of each whole text (nats), in pieces that know nothing of each other."""
         length = self._decoding.monte_carlo.context_length
+        length = min(length, self._backbone.max_length or length)
         pieces = [
             (request, [], ids[start : start + length])
             for request in requests
@@ -197,6 +198,8 @@ class DiffusionLM(LM):
         keys, (examples, samples) = list(wanted), zip(*wanted.values(), strict=True)
         texts, query_ids = [example.prompt for example in examples], [example.query_id for example in examples]
         prompts = encode_prompts(self.tokenizer, texts, query_ids, chat=False)
+        for query_id, prompt in zip(query_ids, prompts, strict=True):
+            check_length(query_id, len(prompt) + self._decoding.response_length, self._backbone.max_length)
         batch = collate_prompts(
             list(zip(examples, prompts, strict=True)),
             pad_token_id=self._ids.pad,
@@ -246,6 +249,8 @@ class DiffusionLM(LM):
         keys = [request_key("likelihood", prompt, continuation, needs_greedy) for _, prompt, continuation in items]
         missing = {key: item for key, item in zip(keys, items, strict=True) if self._store.get(key) is None}
         self._on_started(len(missing))
+        for request, prompt, continuation in missing.values():
+            check_length(_query_id(request), len(prompt) + len(continuation), self._backbone.max_length)
         for key, (_, prompt, continuation) in missing.items():
             likelihood = self._decoding.monte_carlo.estimate(
                 self._backbone, prompt, continuation, key, ids=self._ids, needs_greedy=needs_greedy

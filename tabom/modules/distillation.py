@@ -83,6 +83,7 @@ class DistillationModule(LightningModule):
         """Read the weights."""
         if "backbone" not in self._modules:
             self.backbone = self._source.load(self.data.tokenizer)
+            self.data.max_length = self.backbone.max_length
             if self._is_compiled:
                 self.backbone.compile(dynamic=True)
 

@@ -102,6 +102,7 @@ class TrainingModule(LightningModule):
         if "backbone" in self._modules:
             return
         self.backbone = self._source.load(self._data.tokenizer)
+        self._data.max_length = self.backbone.max_length
         if self._source.is_pretrained:
             self._base = [self.backbone.reference()]
         self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
