@@ -37,7 +37,9 @@ def outer_bias(model: Any, kind: str) -> str | None:
         others = {
             name: tensor
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
-            if tensor.numel() == tensor.shape[-1:].numel() == len(head.weight) and tensor is not head.bias
+            if tensor.numel() == tensor.shape[-1:].numel() == len(head.weight)
+            and tensor.is_floating_point()
+            and tensor is not head.bias
         }
         found = [name for name, tensor in others.items() if _is_added(model, ids, logits, tensor)]
         expected = head(seen[0]) if len(seen) == 1 else logits + 1

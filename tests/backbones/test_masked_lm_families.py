@@ -88,6 +88,17 @@ def test_logits_padding_and_what_is_saved(tmp_path, family):
     torch.testing.assert_close(plain.logits, trained)
 
 
+@pytest.mark.parametrize("family", ["bert", "esm", "electra"])
+def test_sizes_that_are_equal(tmp_path, family):
+    """Positions, layers and vocabulary: nothing is taken for a bias of the logits that is none."""
+    path = saved(tmp_path / "model", family, vocab_size=64, max_position_embeddings=64, hidden_size=64)
+    backbone = load(path)
+    with torch.no_grad():
+        expected = AutoModelForMaskedLM.from_pretrained(path)(input_ids=ids, attention_mask=mask.long()).logits
+    torch.testing.assert_close(logits(backbone, ids, mask), expected)
+    assert backbone.unused_ids == tuple(range(40, 64))
+
+
 def test_the_bias_behind_the_last_matrix_is_trained(tmp_path):
     backbone = load(saved(tmp_path / "model", "esm"))
     backbone.logits(backbone(ids, mask)).square().mean().backward()
