@@ -1,6 +1,7 @@
 """Fields of a checkpoint's ``config.json``: which are computed, which change nothing, and which are refused."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
@@ -94,16 +95,22 @@ class ConfigFields(NamedTuple):
         )
 
 
-def native_config(make: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> Any:
-    """A transformers configuration of a checkpoint's own; values of a wrong type are an error in one sentence.
+def native_config(make: Callable[[dict[str, Any]], Any], config: dict[str, Any], directory: Path | None = None) -> Any:
+    """What is made of a checkpoint's configuration; values of a wrong type are an error in one sentence.
+
+    Args:
+        make: Gives a configuration of transformers, or a model.
+        config: Content of ``config.json``.
+        directory: Where that lies, for error messages.
 
     Raises:
         TabomError: If there is something wrong with a field.
     """
+    place = "" if directory is None else f"{directory}/"
     try:
         return make(config)
-    except TabomError:
-        raise
+    except TabomError as error:
+        raise TabomError(f"{place}{error}" if str(error).startswith("config.json: ") else str(error)) from error
     except _CONFIG_ERRORS as error:
         reason = " ".join(str(error).split())
-        raise TabomError(f"config.json: expected the configuration of a model ({reason})") from error
+        raise TabomError(f"{place}config.json: expected the configuration of a model ({reason})") from error

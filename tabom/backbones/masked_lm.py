@@ -61,7 +61,7 @@ class MaskedLMBackbone(TransformersBackbone):
         except (ValueError, StrictDataclassError) as error:
             reason = " ".join(str(error).split())
             require(attn_implementation == "sdpa", f"attn_implementation: {attn_implementation}: {reason}")
-            model = native_config(lambda _: read("eager"), config)
+            model = native_config(lambda _: read("eager"), config, directory)
         head = model.get_output_embeddings()
         kind = f"{directory}: model_type {model.config.model_type}"
         require(

@@ -1,5 +1,6 @@
 """Checkpoints on disk and on the hub."""
 
+import functools
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones.base import BackboneSource
 from tabom.backbones.checkpoint import checkpoint_dir, read_json
+from tabom.backbones.config_fields import native_config
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
 from tabom.backbones.lora import Lora
@@ -109,7 +111,8 @@ class PretrainedBackbone(BackboneSource):
             raise TabomError(
                 f"{directory}: expected one of the families {sorted(_FAMILIES)}, got {config['model_type']}"
             )
-        return self._prepared(family.from_config(config, attn_implementation=self.attn_implementation))
+        make = functools.partial(family.from_config, attn_implementation=self.attn_implementation)
+        return self._prepared(native_config(make, config, directory))
 
     def _family(self, directory: Path) -> "type[DecoderBackbone | MaskedLMBackbone]":
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -244,7 +244,7 @@ class DecoderBackbone(TransformersBackbone):
         """
         config = read_json(directory / "config.json", "the configuration of a saved model")
         with torch.device("meta"):
-            skeleton = native_config(cls.from_config, config)
+            skeleton = native_config(cls.from_config, config, directory)
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.transformer.state_dict().items()}
         check_tensors(weight_files(directory), {cls.naming.original(name): shape for name, shape in shapes.items()})
         model = read_weights(

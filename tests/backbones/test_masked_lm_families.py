@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
@@ -136,11 +137,23 @@ def test_attention_that_a_family_does_not_have(tmp_path):
         load(path, attn_implementation="flex_attention")
 
 
+def test_a_missing_tensor_of_a_family_without_fused_attention(tmp_path):
+    path = saved(tmp_path / "model", "mpnet")
+    weights = load_file(path / "model.safetensors")
+    name = "mpnet.encoder.layer.1.output.dense.weight"
+    save_file(
+        {key: value for key, value in weights.items() if key != name}, path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(TabomError) as error:
+        load(path)
+    assert str(error.value) == f"{path}: missing keys: ['{name}']"
+
+
 def test_a_configuration_that_is_none(tmp_path):
     path = saved(tmp_path / "model", "bert")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
-    with pytest.raises(TabomError, match=r"^config\.json: expected the configuration of a model \(.*hidden_size"):
+    with pytest.raises(TabomError, match=r"/model/config\.json: expected the configuration of a model \(.*hidden_size"):
         load(path)
 
 

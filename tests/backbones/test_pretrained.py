@@ -264,6 +264,7 @@ class TestStrictness:
     def test_fields_that_would_change_the_computation(self, tmp_path, family, change, message):
         config = {"tiny": tiny_config, "llada": llada_config, "Dream": dream_config}[family](**change)
         (tmp_path / "config.json").write_text(json.dumps(config))
+        assert fails(tmp_path).startswith(f"{tmp_path}/config.json: ")
         assert message in fails(tmp_path)
 
     @pytest.mark.parametrize(
