@@ -53,7 +53,8 @@ def check_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
             model; the first difference is named.
     """
     backbone = cast("Backbone", module.backbone)
-    weights: dict[str, Any] = checkpoint.get("state_dict", {})
+    stored: dict[str, Any] = checkpoint.get("state_dict", {})
+    weights = {name: tensor for name, tensor in stored.items() if name.startswith("backbone.")}
     if backbone.has_adapter:
         names = checkpoint.get("adapter", weights)
         trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -65,7 +66,9 @@ def check_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
             "adapter" not in checkpoint,
             "ckpt_path: expected the settings of its adapter in the configuration (lora of the backbone), got none",
         )
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    expected = {
+        name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name.startswith("backbone.")
+    }
     differing = sorted(expected.keys() ^ weights.keys()) if weights and not backbone.has_adapter else []
     require(not differing, f"ckpt_path: expected the weights of the configured backbone, differing: {differing[:8]}")
     for name, tensor in weights.items():
