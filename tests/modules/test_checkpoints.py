@@ -8,6 +8,8 @@ from helpers import TINY, last_checkpoint
 
 from tabom.errors import TabomError
 
+# Lightning warns that weights which it averages cannot be sharded
+pytestmark = pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback:UserWarning")
 SHORT = ("--trainer.max_steps=3", "--trainer.limit_val_batches=0", "--model.lr_scheduler.num_training_steps=9")
 CHECKPOINT = {"filename": "last", "enable_version_counter": False, "every_n_train_steps": 1, "dirpath": "saved"}
 SAVED = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": CHECKPOINT}
@@ -104,8 +106,7 @@ AVERAGES = {
 )
 def test_averages_of_the_weights_are_saved(stage, tmp_path, name, options):
     average = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": AVERAGES[name]}
-    with pytest.warns(UserWarning, match="WeightAveraging callback"):
-        trained = fit(stage, *options, callbacks=[average])
+    trained = fit(stage, *options, callbacks=[average])
     content = torch.load(tmp_path / "saved/last.ckpt", weights_only=True)
     current, averaged = content["current_model_state"], content["state_dict"]
     assert current.keys() == averaged.keys() == trained.model.state_dict().keys()
@@ -113,16 +114,14 @@ def test_averages_of_the_weights_are_saved(stage, tmp_path, name, options):
     assert all("lora_" in key for key in averaged) == bool(options)
     after = trained.model.state_dict()
     assert all(torch.equal(after[key], averaged[key]) for key in averaged)
-    with pytest.warns(UserWarning, match="WeightAveraging callback"):
-        resumed = fit(stage, *options, "--trainer.max_steps=5", "--ckpt_path=saved/last.ckpt", callbacks=[average])
+    resumed = fit(stage, *options, "--trainer.max_steps=5", "--ckpt_path=saved/last.ckpt", callbacks=[average])
     assert resumed.trainer.global_step == 5
 
 
 def test_the_base_beside_an_average_keeps_every_bit(stage, checkpoint, tokenizer):
     average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.3}}
     before = stage("validate", "tabom", "--model.validation=null").model.backbone.state_dict()
-    with pytest.warns(UserWarning, match="WeightAveraging callback"):
-        trained = fit(stage, lora(), callbacks=[average])
+    trained = fit(stage, lora(), callbacks=[average])
     for name, value in trained.model.backbone.state_dict().items():
         if "lora_" not in name:
             assert torch.equal(value, before[name.replace(".base_layer", "")]), name
