@@ -52,6 +52,7 @@ class MaskedLMBackbone(TransformersBackbone):
                 dtype=dtype,
                 attn_implementation=attention,
                 quantization_config=quantization_config,
+                trust_remote_code=False,  # transformers would ask on a terminal
             )
 
         try:

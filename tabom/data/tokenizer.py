@@ -32,7 +32,9 @@ def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
         return _character_tokenizer()
     directory = checkpoint_dir(name, with_weights=False)
     try:
-        tokenizer: Any = _class_for(directory).from_pretrained(directory)
+        kind = _class_for(directory)
+        options = {"trust_remote_code": False} if kind is AutoTokenizer else {}  # it would ask on a terminal
+        tokenizer: Any = kind.from_pretrained(directory, **options)
     except (OSError, ValueError, KeyError) as error:
         raise TabomError(f"{name}: expected the files of a tokenizer ({error})") from error
     config_file = directory / "config.json"

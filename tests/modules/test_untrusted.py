@@ -1,5 +1,6 @@
 """A checkpoint from anybody runs nothing and names nothing outside of its place."""
 
+import json
 import pickle
 import shutil
 import warnings
@@ -10,7 +11,9 @@ import torch
 from lightning import Trainer
 from torch.distributed.checkpoint import FileSystemWriter, save
 
+from tabom.backbones.masked_lm import MaskedLMBackbone
 from tabom.cli.trainer import TabomTrainer
+from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 from tabom.modules.checkpoints import read_checkpoint
 from tabom.modules.untrusted import check_callback_paths, check_sharded
@@ -168,3 +171,22 @@ def test_a_checkpoint_that_would_have_other_files_removed(change):
     check_callback_paths({"callbacks": {"ModelCheckpoint{'monitor': 'x'}": STATE, "Timer": {"time": 1}}}, "c")
     with pytest.raises(TabomError, match=rf"^c: ModelCheckpoint: expected checkpoints in {DIRECTORY}, got "):
         check_callback_paths({"callbacks": {"ModelCheckpoint{'monitor': 'x'}": STATE | change}}, "c")
+
+
+def test_a_tokenizer_with_code_of_its_own(tmp_path, monkeypatch, proof):
+    """Nobody is asked, as transformers would on a terminal."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    settings = {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(proof)!r}).touch()\n")
+    with pytest.raises(TabomError, match="expected the files of a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_model_with_code_of_its_own(tmp_path, monkeypatch, proof):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    auto = {"AutoConfig": "evil.EvilConfig", "AutoModelForMaskedLM": "evil.EvilModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto}))
+    (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(proof)!r}).touch()\n")
+    with pytest.raises((TabomError, ValueError)):
+        MaskedLMBackbone.from_pretrained(tmp_path, dtype="auto", attn_implementation="sdpa")
