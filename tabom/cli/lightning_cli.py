@@ -217,7 +217,7 @@ class TabomCLI(LightningCLI):
             TabomError: If there is one of the same verb.
         """
         directory = self.trainer.default_root_dir
-        if rank_zero_only.rank == 0 and "://" not in directory:  # pyright: ignore[reportFunctionMemberAccess]
+        if self.trainer.is_global_zero and "://" not in directory:
             self._until_end.enter_context(alone(Path(directory), str(self.subcommand)))
 
     def _find_last(self, *, is_needed: bool) -> None:

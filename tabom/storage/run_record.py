@@ -202,7 +202,7 @@ def read_record(path: Path) -> RunRecord:
     kind = start.pop("kind", None)
     require(kind == "start", f"{path}, line 1: expected kind start, got {kind}")
     found: dict[str, Any] = {"path": path, "parent": None} | dataclasses.asdict(_End())
-    parts: dict[str, list[Any]] = {"checks": [], "curves": [], "benchmarks": []}
+    parts: dict[str, Any] = {"checks": [], "curves": [], "benchmarks": []}
     for number, content in enumerate(others, 2):
         kind, where = content.pop("kind", None), f"{path}, line {number}"
         require(isinstance(kind, str) and kind in _LINES, f"{where}: expected a known kind, got {kind}")

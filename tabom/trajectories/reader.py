@@ -231,8 +231,8 @@ def _check_schema(path: Path, found: "pa.Schema", expected: "pa.Schema") -> None
 def _check_values(path: Path, table: "pa.Table", manifest: Manifest) -> None:
     """No value is missing, and each is one that can be."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
+    pc = _compute()
     for name in table.column_names:
         column = table[name].combine_chunks()
         where = f"{path}: {{}}column {name}"
@@ -252,11 +252,16 @@ def _check_values(path: Path, table: "pa.Table", manifest: Manifest) -> None:
             _refuse(pc.is_inf(values), where, "expected finite nats, or NaN", rows)
 
 
+def _compute() -> Any:
+    """Functions of ``pyarrow.compute``, which it makes when it is imported: nothing is known of their types."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def _refuse(is_wrong: Any, where: str, expected: str, rows: Any = None) -> None:
     """Raise ``TabomError`` naming the row of the first value that is wrong."""
-    import pyarrow.compute as pc
-
-    if pc.any(is_wrong).as_py():
+    if _compute().any(is_wrong).as_py():
         index = is_wrong.index(True).as_py()
         row = index if rows is None else rows[index].as_py()
         raise TabomError(f"{where.format(f'row {row}: ')}: {expected}")
@@ -315,7 +320,5 @@ def _check_names(path: Path, table: TrajectoryTable, seen: set[bytes]) -> None:
 
 def _matrix(column: "pa.Array | pa.ChunkedArray", manifest: Manifest) -> npt.NDArray[Any]:
     """Lists of one length as rows; nothing may be missing in them."""
-    import pyarrow.compute as pc
-
-    values = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+    values = _compute().list_flatten(column).to_numpy(zero_copy_only=False)
     return values.reshape(-1, manifest.origin.response_length)

@@ -29,7 +29,7 @@ from tabom.types import TrajectoryRow
 
 _RECORD = re.compile(r"shard-(\d{5,})\.json")
 _OURS = re.compile(r"(?:(shard-\d{5,})\.(?:parquet|json)|run\.json|manifest\.json)(?:\.[0-9a-f]{16})?")
-_POLL_SECONDS = 0.5
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 8.0
 _OPENING, _RUN = "opening", "run-"
 """Claims: to what is done once a run, and of a run that is going on."""
 
@@ -106,7 +106,7 @@ class TrajectoryStore:
         Returns:
             Its index, or None once all shards are there.
         """
-        is_told = False
+        is_told, pause = False, _POLL_SECONDS
         everything = frozenset(range(self._run().num_shards))
         while left := sorted(everything - self.finished() - self._claimed):
             holders: dict[int, Holder] = {}
@@ -132,7 +132,8 @@ class TrajectoryStore:
                     f"such as {shard_name(index)} ({holder})"
                 )
             if holders:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_POLL_SECONDS)
         return None
 
     def write(
