@@ -181,6 +181,7 @@ class TrajectoryStore:
         """
         with self.claims.hold(_OPENING):
             manifest = self._finish()
+            self.claims.others("")  # those of dead processes are removed
         self.close()
         return manifest
 

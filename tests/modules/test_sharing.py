@@ -106,6 +106,25 @@ def test_a_killed_runs_shard_is_taken_over(opened, write, make_trajectories):
     assert files(two.directory) == files(make_trajectories("again"))
 
 
+def test_no_claim_of_a_killed_run_is_left(opened, write, tmp_path):
+    """Killed after its shard was written, after the manifest was, or while it did anything else."""
+    one, two = opened(), opened()
+    for index in range(3):
+        assert one.claim() == index
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(one.claims, "release", lambda name: None)
+            write(one, index)
+    kill(one)
+    two.claims.take("opening")
+    kill(two)
+    three = opened()
+    assert three.claim() is None
+    three.finish()
+    kill(opened())
+    opened().finish()
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.is_dir()] == []
+
+
 def test_what_was_lost_while_a_run_stood_still_is_not_written(opened, write, make_trajectories):
     one = opened()
     assert one.claim() == 0
