@@ -261,19 +261,8 @@ def test_a_sweep_of_which_no_run_began_is_forgotten():
         sweep(x=[0.1], seeds=[1], words=["--crash=0.1"])
     sweep(x=[0.3], seeds=[2])
     assert tried() == [(0.3, 2)]
-    assert [entry.state for entry in runs()] == ["finished"]
-    assert len(list(OUT.glob("*/output.log"))) == 1
+    assert [path.parent.name for path in OUT.glob("*/output.log")] == ["000-seed2"]
     with pytest.raises(TabomError, match="of the sweep that was begun here"):
-        sweep(x=[0.1], seeds=[1])
-
-
-@pytest.mark.parametrize("name", ["../a", "a/b", "..", ".a"])
-def test_a_journal_that_names_a_run_outside(name):
-    sweep(x=[0.1], seeds=[1])
-    journal = OUT / "search.journal"
-    (entry,) = runs()
-    journal.write_text(journal.read_text().replace(f'"{entry.run_id}":', f'"{name}":'))
-    with pytest.raises(TabomError, match=r"^out/search\.journal: run: expected a plain name and no path, got '"):
         sweep(x=[0.1], seeds=[1])
 
 
