@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_loader
+from jsonargparse._loaders_dumpers import yaml_load
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
@@ -30,6 +31,7 @@ from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interrupti
 from tabom.callbacks.tracking import end_runs, start_runs
 from tabom.cli.config_errors import explain, misplaced_values
 from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
+from tabom.cli.former_names import renamed_words, renaming
 from tabom.cli.input_errors import sentence
 from tabom.cli.run_directory import fill_in_directory
 from tabom.cli.trainer import TabomTrainer
@@ -40,8 +42,8 @@ from tabom.modules import TrainingModule
 from tabom.storage.claims import alone
 
 _GROUPS = ("trainer", "checkpoint", "last_checkpoint", "progress", "writer", "model", "data")
+set_loader("yaml", renaming(yaml_load))
 _NONE = re.compile(r"(?<==)None$|^None$")
-_ROOT = re.compile(r"^--trainer\.default_root_dir(?==|$)")
 
 
 class Parser(LightningArgumentParser):
@@ -57,11 +59,11 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take ``--trainer.default_root_dir`` for ``--run_dir``, and Python's ``None`` for null.
+        """Take former names for today's, and Python's ``None`` for null.
 
         jsonargparse hands a null to the parser of a class as ``None``, and W&B's agents write it so.
         """
-        words = [_NONE.sub("null", _ROOT.sub("--run_dir", word)) for word in (sys.argv[1:] if args is None else args)]
+        words = [_NONE.sub("null", word) for word in renamed_words(sys.argv[1:] if args is None else args)]
         return super().parse_args(words, *rest, **options)
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
