@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabom.cli.defaults import TRAININGS
 from tabom.cli.input_errors import leaves
 from tabom.errors import TabomError, require
+from tabom.modules.checkpoints import check_checkpoint
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME, RUN_NAME
 
 _OUTPUTS = ("run_dir", "default_root_dir", "dirpath", "output_dir", "save_dir")
-_KEYWORDS = ("last", "best", "hpc")
+_KEYWORDS = ("last", "best")
+"""Instead of a checkpoint, where ``run_dir`` is that of a training."""
 _QUESTIONS = "a CSV, JSON Lines or Parquet file"
 _OTHERS = {
     "train_file": (_QUESTIONS, "file"),
@@ -48,7 +51,24 @@ def check_paths(verb: str, config: dict[str, Any]) -> None:
             require(is_there, f"{path}: expected {expected}, found no such {kind}")
     tokenizer = ((config.get("data") or {}).get("init_args") or {}).get("tokenizer")
     _check_model(tokenizer, "the files of a tokenizer", files)
-    _check_checkpoint(config.get("ckpt_path"), files if verb != "evaluate" else [])
+    if config.get("ckpt_path") is not None:
+        _check_checkpoint(verb, config)
+
+
+def check_file(verb: str, config: dict[str, Any], path: Path) -> None:
+    """See whether a verb can read a checkpoint.
+
+    Args:
+        verb: The one of the command line.
+        config: Of the verb.
+        path: Of the checkpoint.
+
+    Raises:
+        TabomError: If it cannot.
+    """
+    strategy = str((config.get("trainer") or {}).get("strategy")).lower()
+    reads_shards = verb in ("evaluate", "export") or "modelparallel" in strategy or "fsdp" in strategy
+    check_checkpoint(path, goes_on=verb == "fit", reads_shards=reads_shards)
 
 
 def _classes(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,10 +108,21 @@ def _check_trajectories(directory: Path, files: Sequence[str]) -> None:
     Manifest.load(directory)
 
 
-def _check_checkpoint(path: str | None, files: Sequence[str]) -> None:
-    if path is not None and path not in _KEYWORDS and "://" not in path and not Path(path).exists():
-        command = " ".join(["tabom fit", *(f"--config {file}" for file in files)])
-        raise TabomError(f"{path}: expected a checkpoint, found no such file; {command} makes it")
+def _check_checkpoint(verb: str, config: dict[str, Any]) -> None:
+    name = config["ckpt_path"]
+    if name in _KEYWORDS and verb in TRAININGS:
+        return
+    require(
+        name not in (*_KEYWORDS, "hpc"),
+        f"ckpt_path: expected the path of a checkpoint, got {name}"
+        + (f"; the run_dir of tabom {verb} is not that of a training" if name in _KEYWORDS else ""),
+    )
+    if "://" in name:
+        return
+    files = [str(file) for file in config.get("config") or ()] if verb in TRAININGS else []
+    command = " ".join(["tabom fit", *(f"--config {file}" for file in files)])
+    require(Path(name).exists(), f"{name}: expected a checkpoint, found no such file; {command} makes it")
+    check_file(verb, config, Path(name))
 
 
 def _is_path(name: str) -> bool:

@@ -29,6 +29,7 @@ import tabom.tasks
 import tabom.validation
 from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
 from tabom.callbacks.tracking import end_runs, start_runs
+from tabom.cli.checks import check_file
 from tabom.cli.config_errors import explain, misplaced_values
 from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
 from tabom.cli.former_names import renamed_words, renaming
@@ -39,6 +40,7 @@ from tabom.cli.trainer_options import check_ranges
 from tabom.errors import TabomError, require
 from tabom.evaluation import BenchmarkWriter
 from tabom.modules import TrainingModule
+from tabom.modules.checkpoints import best_checkpoint
 from tabom.storage.claims import alone
 
 _GROUPS = ("trainer", "checkpoint", "last_checkpoint", "progress", "writer", "model", "data")
@@ -173,21 +175,21 @@ class TabomCLI(LightningCLI):
             raise TabomError(text) from error
 
     def before_fit(self) -> None:
-        """Claim the directory; find the last checkpoint, without which a training starts anew; start tracking."""
+        """Claim the directory; find the checkpoint, a training starts anew without a last one; start tracking."""
         if isinstance(self.model, TrainingModule):
             self.model.try_optimizer()
         self._claim_directory()
-        self._find_last(is_needed=False)
+        self._find_checkpoint()
         start_runs(self.trainer.loggers)
 
     def before_validate(self) -> None:
-        """Find the last checkpoint; start tracking."""
-        self._find_last(is_needed=True)
+        """Find the checkpoint; start tracking."""
+        self._find_checkpoint()
         start_runs(self.trainer.loggers)
 
     def before_test(self) -> None:
-        """Find the last checkpoint; start tracking."""
-        self._find_last(is_needed=True)
+        """Find the checkpoint; start tracking."""
+        self._find_checkpoint()
         start_runs(self.trainer.loggers)
 
     def before_predict(self) -> None:
@@ -200,17 +202,16 @@ class TabomCLI(LightningCLI):
         start_runs(self.trainer.loggers)
 
     def before_evaluate(self) -> None:
-        """Claim the run's directory; find the last checkpoint; keep what comes out; start tracking."""
+        """Claim the run's directory; keep what comes out; start tracking."""
         self._claim_directory()
-        self._find_last(is_needed=True)
         callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         if not any(isinstance(callback, BenchmarkWriter) for callback in callbacks):
             callbacks.append(BenchmarkWriter())
         start_runs(self.trainer.loggers)
 
     def before_export(self) -> None:
-        """Find the last checkpoint."""
-        self._find_last(is_needed=True)
+        """Find the checkpoint."""
+        self._find_checkpoint()
 
     def _claim_directory(self) -> None:
         """Refuse to write into the directory of another run that is going on, and have others refused until the end.
@@ -222,18 +223,23 @@ class TabomCLI(LightningCLI):
         if self.trainer.is_global_zero and "://" not in directory:
             self._until_end.enter_context(alone(Path(directory), str(self.subcommand)))
 
-    def _find_last(self, *, is_needed: bool) -> None:
-        """Put the file's name in the place of ``last``; Lightning would look where a W&B run of its own has none."""
+    def _find_checkpoint(self) -> None:
+        """Put a file's name in the place of ``last`` and ``best``; Lightning looks in the directory of a new W&B run."""
         options = self.config_init[str(self.subcommand)]
-        if options["ckpt_path"] != "last":
+        name = options["ckpt_path"]
+        if name not in ("last", "best"):
             return
         callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
-        require(len(callbacks) == 1, f"ckpt_path last: expected one LastCheckpoint callback, got {len(callbacks)}")
+        require(len(callbacks) == 1, f"ckpt_path {name}: expected one LastCheckpoint callback, got {len(callbacks)}")
         path = callbacks[0].find(self.trainer)
         where = f"{self.trainer.default_root_dir}/checkpoints/last.ckpt"
-        require(path is not None or not is_needed, f"{where}: expected a checkpoint, found no such file")
+        is_start = path is None and name == "last" and self.subcommand == "fit"
+        require(path is not None or is_start, f"{where}: expected a checkpoint, found no such file")
         if path is None:
             rank_zero_info(f"{where}: no checkpoint yet, the training starts from the beginning")
+        else:
+            check_file(str(self.subcommand), self.config[str(self.subcommand)].as_dict(), path)
+            path = best_checkpoint(path) if name == "best" else path
         options["ckpt_path"] = None if path is None else str(path)
 
     def _parse_ckpt_path(self) -> None:

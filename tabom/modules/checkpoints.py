@@ -1,6 +1,8 @@
 """Checkpoints of trainings, read outside of a training."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,35 +14,106 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from tabom.backbones import Backbone
-from tabom.errors import require
+from tabom.errors import TabomError, require
 from tabom.modules.untrusted import check_sharded
 
 _WEIGHTS = "state_dict."
 """What stands before the names of weights in a sharded checkpoint."""
 
 
+_STATE = ("global_step", "loops", "lr_schedulers", "optimizer_states")
+"""What a training needs to go on, besides the weights."""
+_META = "meta.pt"
+"""What Lightning stores beside the shards of a sharded checkpoint."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Content of a checkpoint; of a sharded one without the optimizer's state.
 
     Raises:
-        TabomError: If there is none.
+        TabomError: If there is none, or something else.
     """
+    content = _content(path, is_mapped=False)
     if not path.is_dir():
-        require(path.is_file(), f"{path}: expected a checkpoint, found no such file")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    rest = path / "meta.pt"  # what Lightning stores beside the shards
-    require(rest.is_file(), f"{path}: expected the directory of a sharded checkpoint, found no {rest.name} in it")
+        return content
     check_sharded(path)
-    reader = FileSystemReader(path)
-    stored: dict[str, Any] = {
-        name.removeprefix(_WEIGHTS): torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is meant to be
-        load({"state_dict": stored}, storage_reader=reader, no_dist=True)
-    return {**torch.load(rest, map_location="cpu", weights_only=True), "state_dict": stored}
+    with _reading(path):
+        reader = FileSystemReader(path)
+        stored: dict[str, Any] = {
+            name.removeprefix(_WEIGHTS): torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in reader.read_metadata().state_dict_metadata.items()
+            if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is meant to be
+            load({"state_dict": stored}, storage_reader=reader, no_dist=True)
+    return {**content, "state_dict": stored}
+
+
+def check_checkpoint(path: Path, *, goes_on: bool, reads_shards: bool) -> None:
+    """Look at a checkpoint without reading its weights.
+
+    Args:
+        path: A file, or the directory of a sharded one.
+        goes_on: Whether a training is to go on with it, which takes more than weights.
+        reads_shards: Whether a sharded one can be read.
+
+    Raises:
+        TabomError: If it is none, or not of that kind.
+    """
+    content = _content(path, is_mapped=True)
+    require(
+        reads_shards or not path.is_dir(),
+        f"{path}: expected the file of a checkpoint, found the directory of a sharded one, which takes the strategy "
+        "that wrote it (ModelParallelStrategy)",
+    )
+    missing = [name for name in _STATE if name not in content and not path.is_dir()]
+    require(
+        not goes_on or not missing,
+        f"{path}: expected a checkpoint with the state of a training, found one of weights alone (without "
+        f"{', '.join(missing)})",
+    )
+
+
+def best_checkpoint(last: Path) -> Path:
+    """The best checkpoint of a training, by the state of its last one.
+
+    Args:
+        last: Of the training.
+
+    Raises:
+        TabomError: If it knows none.
+    """
+    states = _content(last, is_mapped=True).get("callbacks", {})
+    paths = [state["best_model_path"] for key, state in states.items() if key.startswith("ModelCheckpoint")]
+    found = [path for name in paths if name and (path := last.parent / Path(name).name).exists()]
+    require(len(found) > 0, f"{last}: expected the checkpoint of a training that has kept a best one, found none")
+    return found[0]
+
+
+def _content(path: Path, *, is_mapped: bool) -> dict[str, Any]:
+    """What a file holds, and a directory beside its shards; ``is_mapped`` leaves tensors where they are."""
+    require(path.exists(), f"{path}: expected a checkpoint, found no such file")
+    is_sharded = path.is_dir()
+    file = path / _META if is_sharded else path
+    require(file.is_file(), f"{path}: expected the directory of a sharded checkpoint, found no {_META} in it")
+    with _reading(path):
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped and not is_sharded)
+    is_checkpoint = isinstance(content, dict) and "pytorch-lightning_version" in content
+    weights = "weights without the rest" if isinstance(content, dict) else "something else"
+    require(is_checkpoint, f"{path}: expected a checkpoint that a training wrote, found {weights}")
+    return content
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever torch raises of a file says that it is no checkpoint, or not the whole of one."""
+    try:
+        yield
+    except Exception as error:
+        raise TabomError(
+            f"{path}: expected a checkpoint that a training wrote, found another file or a part of one"
+        ) from error
 
 
 def check_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:

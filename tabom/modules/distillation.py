@@ -12,6 +12,7 @@ from tabom.backbones import Backbone, BackboneSource
 from tabom.data import PromptDataModule
 from tabom.errors import require
 from tabom.functional.unmasking import dense_steps
+from tabom.modules.checkpoints import check_adapter
 from tabom.samplers import Sampler
 from tabom.types import PromptBatch, PromptShard, TrajectoryRow, Verdict
 
@@ -84,8 +85,13 @@ class DistillationModule(LightningModule):
         if "backbone" not in self._modules:
             self.backbone = self._source.load(self.data.tokenizer)
             self.data.max_length = self.backbone.max_length
+            self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
             if self._is_compiled:
                 self.backbone.compile(dynamic=True)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
+        check_adapter(self, checkpoint)
 
     def on_predict_start(self) -> None:
         """Refuse to decode the same thing several times.
