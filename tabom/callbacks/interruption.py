@@ -99,10 +99,10 @@ class LastCheckpoint(Checkpoint):
             return
         if trainer.is_global_zero:
             _remove(_part(trainer))
-        for callback in trainer.checkpoint_callbacks if trainer.enable_validation else ():
-            is_open = isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None
-            if is_open and (callback.monitor or "validate/").startswith("validate/"):
-                callback._save_on_train_epoch_end = False
+        others = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        for other in others if trainer.enable_validation else ():
+            if other._save_on_train_epoch_end is None and (other.monitor or "validate/").startswith("validate/"):
+                other._save_on_train_epoch_end = False
 
     def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """See to it that no other training is written over; take over the signals.
@@ -174,8 +174,8 @@ class LastCheckpoint(Checkpoint):
         for timer in _timers(trainer):
             del checkpoint["callbacks"][timer.state_key]
         if self._is_validation_ahead:
-            for counted in ("ready", "started"):
-                checkpoint["loops"]["fit_loop"][_PROGRESS]["total"][counted] += 1
+            total = checkpoint["loops"]["fit_loop"][_PROGRESS]["total"]
+            total["ready"] = total["started"] = total["processed"] + 1  # also where it has been repeated before
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let a validation that is ahead be repeated after all ``max_steps`` as well, where Lightning would be done.

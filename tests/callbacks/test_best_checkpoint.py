@@ -1,5 +1,6 @@
 """The best checkpoint that is kept is the same wherever a training is killed, and however often."""
 
+import contextlib
 import functools
 import shutil
 import warnings
@@ -129,19 +130,28 @@ def kept(root):
     return {"states": states, "scores": scores, "best": Path(best["best_model_path"]).name}
 
 
-@pytest.mark.parametrize("name", list(SCHEDULES))
-def test_killed_anywhere(train, tmp_path, name):
-    schedule = SCHEDULES[name]
+def differences(train, tmp_path, schedule, chosen):
+    """Events of a training at which a kill changes what is kept; the training that goes on is killed early as well."""
     num_events = train("straight", schedule)
     expected = kept(tmp_path / "straight")
     assert len(expected["states"]) == 2
-    bad = []
-    for kill_at in range(1, num_events + 1):
-        with pytest.raises(Killed):
-            train("run", schedule, kill_at)
+    for kill_at in chosen(num_events):
+        for when in (kill_at, 3):
+            with contextlib.suppress(Killed):
+                train("run", schedule, when)
         train("run", schedule)
-        got = kept(tmp_path / "run")
-        if not same(got, expected):
-            bad.append((kill_at, got["scores"], sorted(got["states"])))
+        if not same(kept(tmp_path / "run"), expected):
+            yield kill_at
         shutil.rmtree(tmp_path / "run")
-    assert not bad, (num_events, expected["scores"], bad)
+
+
+def test_killed_near_the_last_validation(train, tmp_path):
+    """Before it, in it, and after the best checkpoint of it is written."""
+    schedule = SCHEDULES["every epoch"]
+    assert list(differences(train, tmp_path, schedule, lambda number: range(number - 9, number + 1, 3))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_killed_anywhere(train, tmp_path, name):
+    assert list(differences(train, tmp_path, SCHEDULES[name], lambda number: range(1, number + 1))) == []
