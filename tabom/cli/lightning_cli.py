@@ -224,7 +224,7 @@ class TabomCLI(LightningCLI):
             self._until_end.enter_context(alone(Path(directory), str(self.subcommand)))
 
     def _find_checkpoint(self) -> None:
-        """Put a file's name in the place of ``last`` and ``best``; Lightning looks in the directory of a new W&B run."""
+        """Put a file's name in the place of ``last`` and ``best``; Lightning would look in that of a new W&B run."""
         options = self.config_init[str(self.subcommand)]
         name = options["ckpt_path"]
         if name not in ("last", "best"):

@@ -12,7 +12,7 @@ from tabom.backbones import Backbone, BackboneSource
 from tabom.data import PromptDataModule
 from tabom.errors import require
 from tabom.functional.unmasking import dense_steps
-from tabom.modules.checkpoints import check_adapter
+from tabom.modules.checkpoints import check_weights
 from tabom.samplers import Sampler
 from tabom.types import PromptBatch, PromptShard, TrajectoryRow, Verdict
 
@@ -90,8 +90,10 @@ class DistillationModule(LightningModule):
                 self.backbone.compile(dynamic=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ``TabomError`` if the checkpoint holds another adapter than the one that is configured."""
-        check_adapter(self, checkpoint)
+        """Raise ``TabomError`` if the checkpoint holds another adapter, or another model, than is configured."""
+        check_weights(self, checkpoint)
+        here = {callback.state_key for callback in self.trainer.callbacks}  # pyright: ignore[reportAttributeAccessIssue]
+        checkpoint["callbacks"] = {key: state for key, state in checkpoint["callbacks"].items() if key in here}
 
     def on_predict_start(self) -> None:
         """Refuse to decode the same thing several times.

@@ -2,12 +2,17 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from helpers import last_checkpoint
+from safetensors.torch import save_file
 
 from tabom.cli.checks import check_paths
 from tabom.cli.main import main
@@ -119,7 +124,7 @@ def test_what_is_missing(config, message, tmp_path, monkeypatch):
         backbone(path="bert-base-uncased", adapter=None),
         {"data": {"init_args": {"tokenizer": "characters"}}},
         task("QuestionDataset", path="openai/gsm8k"),
-        *({"ckpt_path": path} for path in ("last", "best", "s3://bucket/x.ckpt", None)),
+        *({"ckpt_path": path} for path in ("last", "best", "s3://bucket/x.ckpt", None)),  # last and best: see below
         {"model": {"class_path": "tabom.objectives.T3DObjective", "init_args": {"path": "rank_weighted"}}},
     ],
 )
@@ -166,3 +171,110 @@ def test_a_verb_imports_what_it_uses(repository, tmp_path):
     ]
     assert [(line[0][:2], line[2]) for line in lines if line[2]] == []
     assert list(tmp_path.iterdir()) == []
+
+
+VERBS = ("fit", "validate", "test", "predict", "evaluate", "export")
+WHOLE = "expected a checkpoint that a training wrote, found another file or a part of one"
+
+WEIGHTS = "expected a checkpoint that a training wrote, found weights without the rest"
+
+
+def cut(last, path):
+    path.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+
+
+def rewritten(last, path, *names):
+    content = torch.load(last, weights_only=True)
+    torch.save({name: value for name, value in content.items() if name not in names}, path)
+
+
+NO_CHECKPOINTS = {
+    "missing.ckpt": (lambda last, path: None, "expected a checkpoint, found no such file; tabom fit makes it"),
+    "cut.ckpt": (cut, WHOLE),
+    "empty.ckpt": (lambda last, path: path.touch(), WHOLE),
+    "text.ckpt": (lambda last, path: path.write_text("loss: 0.1\n"), WHOLE),
+    "archive.ckpt": (lambda last, path: zipfile.ZipFile(path, "w").writestr("a", "b"), WHOLE),
+    "pickle.ckpt": (lambda last, path: path.write_bytes(pickle.dumps(Path("x"))), WHOLE),
+    "model.safetensors": (lambda last, path: save_file({"a": torch.zeros(2)}, path), WEIGHTS),
+    "bare.pt": (lambda last, path: torch.save({"a": torch.zeros(2)}, path), WEIGHTS),
+    "tensor.pt": (
+        lambda last, path: torch.save(torch.zeros(2), path),
+        "expected a checkpoint that a training wrote, found something else",
+    ),
+    "folder": (
+        lambda last, path: path.mkdir(),
+        "expected the directory of a sharded checkpoint, found no meta.pt in it",
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint(trained, tmp_path, monkeypatch, name, verb):
+    monkeypatch.chdir(tmp_path)
+    make, expected = NO_CHECKPOINTS[name]
+    make(Path(last_checkpoint(trained)), Path(name))
+    with pytest.raises(TabomError) as error:
+        check_paths(verb, {"ckpt_path": name})
+    assert str(error.value) == f"{name}: {expected}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_weights_alone_are_enough_for_all_but_going_on(trained, tmp_path, verb):
+    path = tmp_path / "weights.ckpt"
+    rewritten(Path(last_checkpoint(trained)), path, "optimizer_states", "lr_schedulers", "loops", "callbacks")
+    if verb == "fit":
+        with pytest.raises(TabomError, match=r"found one of weights alone \(without loops, lr_schedulers, opt"):
+            check_paths(verb, {"ckpt_path": str(path)})
+    else:
+        check_paths(verb, {"ckpt_path": str(path)})
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("strategy", ["auto", {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"}])
+def test_a_sharded_checkpoint_takes_its_strategy(trained, tmp_path, verb, strategy):
+    (tmp_path / "last.ckpt").mkdir()
+    rewritten(Path(last_checkpoint(trained)), tmp_path / "last.ckpt/meta.pt", "state_dict", "optimizer_states")
+    config = {"ckpt_path": str(tmp_path / "last.ckpt"), "trainer": {"strategy": strategy}}
+    if strategy == "auto" and verb not in ("evaluate", "export"):
+        with pytest.raises(TabomError, match=r"/last.ckpt: expected the file of a checkpoint, found the directory"):
+            check_paths(verb, config)
+    else:
+        check_paths(verb, config)
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_only_the_directory_of_a_training_has_a_last_checkpoint(verb, name):
+    message = f"ckpt_path: expected the path of a checkpoint, got {name}; the run_dir of tabom {verb} is not that of a "
+    with pytest.raises(TabomError, match=message):
+        check_paths(verb, {"ckpt_path": name})
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_only_lightning_knows(verb):
+    with pytest.raises(TabomError, match=r"^ckpt_path: expected the path of a checkpoint, got hpc$"):
+        check_paths(verb, {"ckpt_path": "hpc"})
+
+
+def test_the_best_checkpoint(stage, trained):
+    """Of two equal ones it is the first, after three steps."""
+    shutil.copytree(Path(last_checkpoint(trained)).parent, "copy/checkpoints")
+    cli = stage("test", "tabom", "--run_dir=copy", "--ckpt_path=best", "--trainer.limit_test_batches=1")
+    assert Path(cli.config_init["test"]["ckpt_path"]).name == "epoch=0-step=3.ckpt"
+    for path in Path("copy/checkpoints").glob("epoch*"):
+        path.unlink()
+    with pytest.raises(TabomError, match=r"^copy/checkpoints/last.ckpt: expected the checkpoint of a training"):
+        stage("test", "tabom", "--run_dir=copy", "--ckpt_path=best")
+    cut(Path(last_checkpoint(trained)), Path("copy/checkpoints/last.ckpt"))
+    for name in ("last", "best"):
+        with pytest.raises(TabomError, match=rf"^copy/checkpoints/last.ckpt: {WHOLE}$"):
+            stage("test", "tabom", "--run_dir=copy", f"--ckpt_path={name}")
+
+
+def test_what_was_trained_distils(stage, trained):
+    """With the weights of the checkpoint, and not with those that the configuration names."""
+    sizes = ("--data.num_queries=2", "--data.queries_per_shard=2", "--writer.output_dir=distilled")
+    stage("predict", "distill", *sizes, f"--ckpt_path={last_checkpoint(trained)}")
+    origin = json.loads(Path("distilled/manifest.json").read_text())
+    assert trained.model.backbone.fingerprint() in json.dumps(origin)
