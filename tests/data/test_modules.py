@@ -308,6 +308,23 @@ class TestTrajectories:
         assert not torch.equal(decoded[0].clean_ids, truth[0].clean_ids)
         assert (truth[0].unmask_step == NEVER).all()
 
+    @pytest.mark.parametrize("chat_template", [False, True])
+    @pytest.mark.parametrize("case", ["nothing held out", "no references", "references of training rows alone"])
+    def test_held_out_queries_without_references(self, trajectories, case, chat_template):
+        """Then there is nothing of the task's own to compare with."""
+        data = trajectories(held_out=0.0 if case == "nothing held out" else 0.4, chat_template=chat_template)
+        held_out = set(data._indices(is_held_out=True))
+        if case != "nothing held out":
+            is_kept = [case != "no references" and i not in held_out for i in range(24)]
+            data.table.references[:] = [
+                r if kept else "" for r, kept in zip(data.table.references, is_kept, strict=True)
+            ]
+        if chat_template:
+            data._split_loaders = lambda split, number: []  # texts of the task have no template here
+        for loaders in (data.val_dataloader(), data.test_dataloader()):
+            kinds = [batch.answers for loader in loaders for batch in loader if isinstance(batch, TrajectoryBatch)]
+            assert set(kinds) == (set() if case == "nothing held out" else {"self_distilled"})
+
     def test_too_few_for_a_batch(self, make_trajectories):
         data = TrajectoryDataModule(path=str(make_trajectories()), batch_size=40, held_out=0.0, **common())
         with pytest.raises(TabomError) as error:
