@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tabom.errors import TabomError, require
 from tabom.functional.masking import segment, segment_start, segment_start_at
-from tabom.functional.unmasking import non_left_to_right, unmasking_order, unmasking_rank
+from tabom.functional.unmasking import dense_steps, non_left_to_right, unmasking_order, unmasking_rank
 from tabom.seeding import RowDraws
 from tabom.types import NEVER, CorruptedBatch, TrajectoryBatch
 
@@ -34,6 +34,8 @@ class TrajectorySegments:
             any such token. A row without one draws from all. The released Dream recipe for Ling-Coder draws its steps
             so, from a list of positions in its data (``non_ltr_positions``) whose making is not public; here they
             follow from the order.
+        supervise_padding: False leaves the end-of-sequence tokens that fill the response budget out before windows
+            are cut: they neither count in ``window`` nor are asked for, and are seen as far as they had been decoded.
 
     Raises:
         TabomError: If ``window`` is below 1.
@@ -47,6 +49,7 @@ class TrajectorySegments:
         truncated_windows: bool = False,
         ties: Ties = "entropy",
         starts: Starts = "uniform",
+        supervise_padding: bool = True,
     ) -> None:
         require(window >= 1, f"window: expected at least 1, got {window}")
         self.window = window
@@ -54,6 +57,7 @@ class TrajectorySegments:
         self.truncated_windows = truncated_windows
         self.ties: Ties = ties
         self.starts: Starts = starts
+        self.supervise_padding = supervise_padding
 
     def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Draw one state per row and cut the segment that follows it.
@@ -62,17 +66,14 @@ class TrajectorySegments:
             TabomError: If a row has no recorded order.
         """
         check_order(batch)
-        num_revealed = is_revealed(batch).sum(1)
-        if self.window_unit == "steps":
-            num_units = batch.unmask_step.masked_fill(~batch.is_response, NEVER).amax(1) + 1
-        else:
-            num_units = num_revealed
+        where = self._counted(batch)
+        unit = self._unit(batch, where)
+        num_units = unit.masked_fill(~where, NEVER).amax(1) + 1
         noise, window, truncated = draws.per_row(), self.window, self.truncated_windows
         if self.starts == "uniform":
             start = segment_start(num_units, noise, window=window, truncated=truncated)
         else:
-            unit = self._unit(batch)
-            is_next = non_left_to_right(unit, is_revealed=is_revealed(batch), where=batch.is_response)
+            is_next = non_left_to_right(unit, is_revealed=where, where=batch.is_response)
             start = segment_start_at(is_next, unit, num_units, noise, window=window, truncated=truncated)
         return self.cut(batch, start, mask_token_id)
 
@@ -81,8 +82,12 @@ class TrajectorySegments:
 
         Positions that decoding never revealed stay masked and are no targets.
         """
-        where = is_revealed(batch)
-        is_masked, is_target = segment(self._unit(batch), start, window=self.window, where=where)
+        where, counted = is_revealed(batch), self._counted(batch)
+        is_masked, is_target = segment(self._unit(batch, counted), start, window=self.window, where=counted)
+        if not self.supervise_padding:
+            order = self._order(batch, where)
+            next_one = order.masked_fill(~is_masked, torch.iinfo(order.dtype).max).amin(1, keepdim=True)
+            is_masked = where & (order >= next_one)
         is_hidden = is_masked | (batch.is_response & ~where)
         number = unmasking_order if self.ties == "positional" else unmasking_rank
         return CorruptedBatch(
@@ -97,11 +102,20 @@ class TrajectorySegments:
             domain=batch.domain,
         )
 
-    def _unit(self, batch: TrajectoryBatch) -> Int[Tensor, "B L"]:
-        """What ``window`` counts: the step of each position, or its place in the order."""
+    def _counted(self, batch: TrajectoryBatch) -> Bool[Tensor, "B L"]:
+        """Positions that windows are cut from."""
+        where = is_revealed(batch)
+        return where if self.supervise_padding else where & ~batch.is_filler
+
+    def _unit(self, batch: TrajectoryBatch, where: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """What ``window`` counts: the step of each position, or its place in the order, among those of ``where``."""
+        order = self._order(batch, where)
+        return order if self.supervise_padding or self.window_unit == "tokens" else dense_steps(order, where=where)
+
+    def _order(self, batch: TrajectoryBatch, where: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
         if self.window_unit == "steps":
             return batch.unmask_step
-        return unmasking_order(batch.unmask_step, self._tie_breaker(batch), where=is_revealed(batch))
+        return unmasking_order(batch.unmask_step, self._tie_breaker(batch), where=where)
 
     def _tie_breaker(self, batch: TrajectoryBatch) -> Float[Tensor, "B L"]:
         """Entropies that order the tokens of a step; NaN where nothing but their position may."""

@@ -29,7 +29,8 @@ class TabomObjective(Objective):
         truncated_windows: Also start where fewer than W tokens are left, and take those.
         window_unit: ``tokens`` (paper) or ``steps`` (released code).
         ties: Order within a step: by recorded ``entropy`` (paper), ``positional`` (released code) or ``unordered``.
-        supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt and ranked.
+        supervise_padding: Whether end-of-sequence tokens that fill the response budget are learnt and ranked; those
+            that are not do not count in ``window`` either.
         starts: Where segments start: ``uniform`` over all states, or only where decoding was about to leave the order
             from left to right (``non_left_to_right``; see :class:`tabom.corruption.TrajectorySegments`).
         reduction: The reconstruction is the mean over the trajectories' means (``trajectories``, paper) or over all
@@ -64,7 +65,12 @@ class TabomObjective(Objective):
         window_warmup: Warmup | None = None,
     ) -> None:
         self._segments = TrajectorySegments(
-            window, window_unit=window_unit, truncated_windows=truncated_windows, ties=ties, starts=starts
+            window,
+            window_unit=window_unit,
+            truncated_windows=truncated_windows,
+            ties=ties,
+            starts=starts,
+            supervise_padding=supervise_padding,
         )
         super().__init__(self._segments, supervise_padding=supervise_padding)
         require(margin >= 0, f"margin: expected at least 0 nats, got {margin}")

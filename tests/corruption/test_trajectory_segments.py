@@ -105,6 +105,40 @@ def test_replaying_steps(recording, data, window, ties):
         assert asked(corrupted, row) == [i for i, step in enumerate(steps) if start <= step < start + window]
 
 
+@given(recordings(), st.integers(0, 6), st.data(), st.integers(1, 8), st.sampled_from(UNITS), st.sampled_from(TIES))
+def test_padding_that_is_not_learnt_takes_no_place(recording, num_fillers, data, window, unit, ties):
+    """It is left out before windows are cut, and shown if it was decoded before what is asked for first."""
+    batch = batch_of(recording)
+    length = len(recording[0][0])
+    batch.is_filler[:, PROMPT + max(1, length - num_fillers) :] = True
+    starts = [data.draw(st.integers(0, 5)) for _ in recording[0]]
+    options = {"window_unit": unit, "ties": ties, "supervise_padding": False}
+    corrupted = cut(batch, starts, window, **options)
+    for row, (start, steps, entropies) in enumerate(zip(starts, *recording, strict=True)):
+        keys = {
+            i: (step, entropies[i] if ties == "entropy" else 0, i) if unit == "tokens" else (step,)
+            for i, step in enumerate(steps)
+            if step != NEVER
+        }
+        learnt = sorted({key for i, key in keys.items() if i < max(1, length - num_fillers)})
+        expected = [i for i, key in keys.items() if i < max(1, length - num_fillers)]
+        assert asked(corrupted, row) == [i for i in expected if keys[i] in learnt[start : start + window]]
+        assert shown(corrupted, row) == [i for i in keys if start >= len(learnt) or keys[i] < learnt[start]]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("starts", ["uniform", "non_left_to_right"])
+def test_windows_of_drawn_starts_are_full_without_padding(unit, starts):
+    """Ten tokens of which six are filler: of four, three are always asked for."""
+    batch = trajectory_batch([[9, 1, 7, 4, 0, 2, 3, 5, 6, 8]] * 50)
+    batch.is_filler[:, PROMPT + 4 :] = True
+    segments = TrajectorySegments(3, window_unit=unit, starts=starts, supervise_padding=False)
+    corrupted = segments(batch, MASK, row_draws(batch))
+    assert (corrupted.is_target.sum(1) == 3).all()
+    assert not (corrupted.is_target & batch.is_filler).any()
+    assert {len(shown(corrupted, row)) for row in range(50)} <= {1, 4}
+
+
 @given(recordings(), st.sampled_from(UNITS))
 def test_order_is_strict_exactly_where_the_rule_for_ties_says(recording, unit):
     batch = batch_of(recording)
