@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.modules.untrusted import check_callback_paths
 from tabom.signals import EXIT_CODE, SIGNALS, handled_by
 
@@ -68,7 +68,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
-        require(every_n_steps >= 1, f"every_n_steps: expected at least 1, got {every_n_steps}")
+        check_range("every_n_steps", every_n_steps, least=1)
         self.every_n_steps = every_n_steps
         self._num_steps = 0  # when the last batch began
         self._received = ""

@@ -3,7 +3,7 @@
 import torch
 
 from tabom.corruption.trajectory_segments import check_order, is_revealed
-from tabom.errors import require
+from tabom.errors import check_range
 from tabom.functional.masking import block_index, draw_block, draw_tokens
 from tabom.functional.unmasking import block_ranks, unmasking_order, unmasking_rank
 from tabom.seeding import RowDraws
@@ -43,10 +43,8 @@ class BlockStates:
     """
 
     def __init__(self, block_length: int | None = 8, *, random_ratio: float = 0.1, one_block: bool = False) -> None:
-        require(
-            block_length is None or block_length >= 1, f"block_length: expected at least 1 or null, got {block_length}"
-        )
-        require(0 <= random_ratio <= 1, f"random_ratio: expected 0 to 1, got {random_ratio}")
+        check_range("block_length", block_length, least=1)
+        check_range("random_ratio", random_ratio, least=0, most=1)
         self.block_length = block_length
         self.random_ratio = random_ratio
         self.one_block = one_block

@@ -2,7 +2,7 @@
 
 import torch
 
-from tabom.errors import require
+from tabom.errors import check_range
 from tabom.functional.masking import block_index, draw_block, uniform_mask
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
@@ -30,8 +30,8 @@ class ComplementaryMasking:
     """
 
     def __init__(self, *, block_length: int, mask_ratio: float, supervise_padding: bool) -> None:
-        require(block_length >= 1, f"block_length: expected at least 1, got {block_length}")
-        require(0 < mask_ratio < 1, f"mask_ratio: expected above 0 and below 1, got {mask_ratio}")
+        check_range("block_length", block_length, least=1)
+        check_range("mask_ratio", mask_ratio, above=0, below=1)
         self.block_length = block_length
         self.mask_ratio = mask_ratio
         self.supervise_padding = supervise_padding

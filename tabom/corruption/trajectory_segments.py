@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, check_range
 from tabom.functional.masking import segment, segment_start, segment_start_at
 from tabom.functional.unmasking import dense_steps, non_left_to_right, unmasking_order, unmasking_rank
 from tabom.seeding import RowDraws
@@ -51,7 +51,7 @@ class TrajectorySegments:
         starts: Starts = "uniform",
         supervise_padding: bool = True,
     ) -> None:
-        require(window >= 1, f"window: expected at least 1, got {window}")
+        check_range("window", window, least=1)
         self.window = window
         self.window_unit: WindowUnit = window_unit
         self.truncated_windows = truncated_windows

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tabom.errors import require
+from tabom.errors import check_range
 from tabom.functional.masking import count_mask, stratified, uniform_mask
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
@@ -27,7 +27,7 @@ class UniformMasking:
     """
 
     def __init__(self, *, min_mask_ratio: float = 0.0, at_least_one: bool = True, is_stratified: bool = False) -> None:
-        require(0 <= min_mask_ratio < 1, f"min_mask_ratio: expected at least 0 and below 1, got {min_mask_ratio}")
+        check_range("min_mask_ratio", min_mask_ratio, least=0, below=1)
         self.min_mask_ratio = min_mask_ratio
         self.at_least_one = at_least_one
         self.is_stratified = is_stratified

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from tabom.data.encoding import encode_examples
 from tabom.data.prompts import PromptDataModule, ValidationSizes
-from tabom.errors import require
+from tabom.errors import check_range, check_used
 from tabom.tasks import ExampleSource, Task
 
 
@@ -51,14 +51,15 @@ class PretrainingDataModule(PromptDataModule):
             base_domains={"text": base_domain},
             validation=validation,
         )
-        require(0 <= task_share < 1, f"task_share: expected a share from 0 to below 1, got {task_share}")
+        check_range("task_share", task_share, least=0, below=1)
         for name, number in {
             "batch_size": batch_size,
             "num_base_rows": num_base_rows,
             "num_task_examples": num_task_examples,
         }.items():
-            require(number >= 1, f"{name}: expected at least 1, got {number}")
-        require(num_workers >= 0, f"num_workers: expected at least 0, got {num_workers}")
+            check_range(name, number, least=1)
+        check_range("num_workers", num_workers, least=0)
+        check_used("num_task_examples", num_task_examples, 120, is_used=task_share > 0, owner="task_share 0")
         self._text = base_domain
         self.batch_size = batch_size
         self.num_base_rows = num_base_rows

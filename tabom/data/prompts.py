@@ -28,7 +28,7 @@ from tabom.data.encoding import (
 )
 from tabom.data.loading import ResumableLoader, held_out_loader
 from tabom.data.tokenizer import load_tokenizer
-from tabom.errors import require
+from tabom.errors import check_range, check_used, require
 from tabom.functional.end_of_sequence import until_eos
 from tabom.seeding import RowDraws, run_seed
 from tabom.tasks import ExampleSource, Split, Task
@@ -64,7 +64,7 @@ class ValidationSizes:
         least |= {"num_base_examples": 1, "batch_size": 1}
         for name, smallest in least.items():
             number = getattr(self, name)
-            require(number >= smallest, f"validation.{name}: expected at least {smallest}, got {number}")
+            check_range(f"validation.{name}", number, least=smallest)
 
 
 class PromptDataModule(LightningDataModule):
@@ -117,13 +117,20 @@ class PromptDataModule(LightningDataModule):
             "num_samples": num_samples,
             "queries_per_shard": queries_per_shard,
         }.items():
-            require(number >= 1, f"{name}: expected at least 1, got {number}")
+            check_range(name, number, least=1)
         self.task = task
         self.response_length = response_length
         self.base_domains = base_domains or {}
         for name in self.base_domains:
             is_name = name.replace("-", "_").isidentifier()
             require(is_name, f"base_domains: expected names of letters, digits, - and _, got {name!r}")
+        check_used(
+            "validation.num_base_prompts",
+            validation.num_base_prompts,
+            0,
+            is_used=any(isinstance(domain, Task) for domain in self.base_domains.values()),
+            owner="base_domains of which none has a verifier",
+        )
         self.num_queries = num_queries
         self.num_samples = num_samples
         self.queries_per_shard = queries_per_shard

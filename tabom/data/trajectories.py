@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tabom.data.encoding import Row, encode_answers, fill_response
 from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.data.tokenizer import tokenizer_fingerprint
-from tabom.errors import require
+from tabom.errors import check_range, check_used, require
 from tabom.seeding import share_of
 from tabom.tasks import ExampleSource, Task
 from tabom.trajectories import TrajectoryTable, read_trajectories
@@ -97,9 +97,12 @@ class TrajectoryDataModule(PromptDataModule):
             chat_template=chat_template,
             validation=validation,
         )
-        require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
-        require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")
-        require(num_workers >= 0, f"num_workers: expected at least 0, got {num_workers}")
+        check_range("batch_size", batch_size, least=1)
+        check_range("held_out", held_out, least=0, below=1)
+        check_range("num_workers", num_workers, least=0)
+        check_used(
+            "truncate_answers", truncate_answers, False, is_used=answers == GROUND_TRUTH, owner=f"answers {answers}"
+        )
         self.path = Path(path)
         self.batch_size = batch_size
         self.answers: Literal["self_distilled", "ground_truth"] = answers

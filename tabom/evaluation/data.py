@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tabom.data.loading import held_out_loader
 from tabom.data.tokenizer import load_tokenizer
-from tabom.errors import require
+from tabom.errors import check_range
 from tabom.evaluation.benchmarks import Benchmark
 
 
@@ -36,8 +36,8 @@ class BenchmarkDataModule(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        require(response_length >= 1, f"response_length: expected at least 1, got {response_length}")
-        require(limit is None or limit >= 1, f"limit: expected at least 1 or null, got {limit}")
+        check_range("response_length", response_length, least=1)
+        check_range("limit", limit, least=1)
         self.benchmark = benchmark
         self.response_length = response_length
         self.chat_template = chat_template

@@ -10,7 +10,7 @@ import torch
 from tabom.backbones import Backbone
 from tabom.backbones.target_pass import TargetPass
 from tabom.data.encoding import collate_prompts
-from tabom.errors import require
+from tabom.errors import check_range
 from tabom.evaluation.responses import Likelihood
 from tabom.functional.likelihood import likelihood_samples, stratified_masks
 from tabom.samplers import Sampler
@@ -40,7 +40,7 @@ class MonteCarlo:
     def __init__(self, num_samples: int = 128, batch_size: int = 32, context_length: int = 2048, seed: int = 0) -> None:
         numbers = {"num_samples": num_samples, "batch_size": batch_size, "context_length": context_length}
         for name, number in numbers.items():
-            require(number >= 1, f"{name}: expected at least 1, got {number}")
+            check_range(name, number, least=1)
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.context_length = context_length

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from lightning import LightningModule
 
 from tabom.backbones import Backbone, BackboneSource
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.evaluation.benchmarks import Benchmark
 from tabom.evaluation.data import BenchmarkDataModule
 from tabom.evaluation.likelihood import MonteCarlo
@@ -54,7 +54,7 @@ class BenchmarkModule(LightningModule):
         compile: bool = False,  # noqa: A002, the name that everybody looks for
     ) -> None:
         super().__init__()
-        require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
+        check_range("batch_size", batch_size, least=1)
         self.sampler = sampler
         self.batch_size = batch_size
         self.early_finish = early_finish
@@ -66,6 +66,11 @@ class BenchmarkModule(LightningModule):
         self.on_started = self.on_finished = _nobody
         self._source = backbone
         self._is_compiled = compile
+
+    def setup(self, stage: str) -> None:
+        """Raise ``TabomError`` if the sampler does not fit the response length."""
+        del stage
+        self.sampler.check_response_length(self.data.response_length)
 
     def configure_model(self) -> None:
         """Read the weights, and those of the checkpoint of a training over them.

@@ -10,7 +10,7 @@ from lightning import LightningModule
 
 from tabom.backbones import Backbone, BackboneSource
 from tabom.data import PromptDataModule
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.functional.unmasking import dense_steps
 from tabom.modules.checkpoints import check_weights
 from tabom.samplers import Sampler
@@ -71,7 +71,7 @@ class DistillationModule(LightningModule):
         compile: bool = False,  # noqa: A002, the name that everybody looks for
     ) -> None:
         super().__init__()
-        require(batch_size >= 1, f"batch_size: expected at least 1, got {batch_size}")
+        check_range("batch_size", batch_size, least=1)
         self.sampler = sampler
         self.batch_size = batch_size
         self.keep: Literal["all", "verified"] = keep
@@ -79,6 +79,11 @@ class DistillationModule(LightningModule):
         self.on_finished: Callable[[int], None] | None = None
         self._is_compiled = compile
         self._source = backbone
+
+    def setup(self, stage: str) -> None:
+        """Raise ``TabomError`` if the sampler does not fit the response length."""
+        del stage
+        self.sampler.check_response_length(self.data.response_length)
 
     def configure_model(self) -> None:
         """Read the weights."""

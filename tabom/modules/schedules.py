@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, check_range, require
 
 _CONFIGURED = ("num_warmup_steps", "num_training_steps")
 
@@ -30,7 +30,7 @@ class CosineWithWarmup(LambdaLR):
     def __init__(self, optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None) -> None:
         self.num_warmup_steps = num_warmup_steps
         self.num_training_steps: float | None = None
-        require(num_warmup_steps >= 0, f"num_warmup_steps: expected at least 0, got {num_warmup_steps}")
+        check_range("num_warmup_steps", num_warmup_steps, least=0)
         if num_training_steps is not None:
             self.end_after(num_training_steps)
         super().__init__(optimizer, self._factor)

@@ -19,7 +19,7 @@ from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.target_pass import TargetPass
 from tabom.data import PromptDataModule
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, check_range, require
 from tabom.modules.averaging import check_averaging, keep_frozen_weights
 from tabom.modules.checkpoints import check_weights
 from tabom.modules.reference import Reference
@@ -64,7 +64,7 @@ class TrainingModule(LightningModule):
         interpolation: float = 1.0,
     ) -> None:
         super().__init__()
-        require(0 <= interpolation <= 1, f"interpolation: expected a number from 0 to 1, got {interpolation}")
+        check_range("interpolation", interpolation, least=0, most=1)
         self.interpolation = interpolation
         self.objective = objective
         self.validation = validation
@@ -86,6 +86,8 @@ class TrainingModule(LightningModule):
             "precision: expected 32-true (with dtype bfloat16 of the backbone, if its weights are to be bfloat16) or "
             f"bf16-mixed, got {self.trainer.precision}, which would round the entropies that the data records",
         )
+        if self.validation is not None:
+            self.validation.check_response_length(self._data.response_length)
         if stage == "fit":
             check_averaging(self.trainer)
             require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")

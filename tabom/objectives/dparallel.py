@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption.complementary_masking import ComplementaryMasking
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.functional.reduction import masked_mean
 from tabom.objectives.base import Objective
 from tabom.seeding import RowDraws
@@ -48,8 +48,8 @@ class DParallelObjective(Objective):
             block_length=block_length, mask_ratio=mask_ratio, supervise_padding=supervise_padding
         )
         super().__init__(corruption, supervise_padding=supervise_padding)
-        require(certainty_weight >= 0, f"certainty_weight: expected at least 0, got {certainty_weight}")
-        require(entropy_temperature > 0, f"entropy_temperature: expected above 0, got {entropy_temperature}")
+        check_range("certainty_weight", certainty_weight, least=0)
+        check_range("entropy_temperature", entropy_temperature, above=0)
         self.block_length = block_length
         self.certainty_weight = certainty_weight
         self.entropy_temperature = entropy_temperature

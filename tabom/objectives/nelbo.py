@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
-from tabom.errors import require
+from tabom.errors import check_range, check_used, require
 from tabom.functional.weighting import cart_weights, inverse_ratio_weights
 from tabom.objectives.base import Objective, Reduction
 from tabom.seeding import RowDraws
@@ -73,7 +73,8 @@ class NelboObjective(Objective):
             weighting != "inverse_ratio" or reduction == "trajectories",
             f"reduction: expected trajectories with weighting inverse_ratio, got {reduction}",
         )
-        require(0 < cart_p <= 1, f"cart_p: expected above 0 and at most 1, got {cart_p}")
+        check_range("cart_p", cart_p, above=0, most=1)
+        check_used("cart_p", cart_p, 0.1, is_used=weighting == "cart", owner=f"weighting {weighting}")
         self.weighting: Weighting = weighting
         self.cart_p = cart_p
         self._reduction: Reduction = reduction

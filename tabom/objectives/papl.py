@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
-from tabom.errors import require
+from tabom.errors import check_range
 from tabom.functional.reduction import masked_mean
 from tabom.functional.weighting import path_weights
 from tabom.objectives.base import Objective
@@ -35,8 +35,8 @@ class PaplObjective(Objective):
 
     def __init__(self, supervise_padding: bool = True, alpha: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__(UniformMasking(), supervise_padding=supervise_padding)
-        require(alpha >= 0, f"alpha: expected at least 0, got {alpha}")
-        require(temperature > 0, f"temperature: expected above 0, got {temperature}")
+        check_range("alpha", alpha, least=0)
+        check_range("temperature", temperature, above=0)
         self.alpha = alpha
         self.temperature = temperature
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.functional.ranking import (
     StopGradient,
     boltzmann_kl_loss,
@@ -113,14 +113,8 @@ class Ranking:
     order: Literal["observed", "shuffled", "reversed"] = "observed"
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.inverse_temperature < torch.inf,
-            f"ranking.inverse_temperature: expected a finite number above 0, got {self.inverse_temperature}",
-        )
-        require(
-            self.min_gap is None or self.min_gap >= 0,
-            f"ranking.min_gap: expected at least 0, got {self.min_gap}",
-        )
+        check_range("ranking.inverse_temperature", self.inverse_temperature, above=0)
+        check_range("ranking.min_gap", self.min_gap, least=0)
         for field in dataclasses.fields(self):
             got = getattr(self, field.name)
             require(

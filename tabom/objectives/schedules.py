@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tabom.errors import require
+from tabom.errors import check_range
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Warmup:
     shape: Literal["linear", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, f"num_steps: expected at least 1, got {self.num_steps}")
+        check_range("num_steps", self.num_steps, least=1)
 
     def value(self, step: int, end: float) -> float:
         """Value at an optimizer step, 0 first; ``end`` is the configured one."""

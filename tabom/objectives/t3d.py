@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tabom.corruption.block_states import BlockStates
 from tabom.corruption.trajectory_segments import TrajectorySegments, is_revealed
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, check_range, check_used
 from tabom.functional.direct_discriminative import (
     discriminative_losses,
     prefix_level_weights,
@@ -90,15 +90,14 @@ class T3DObjective(Objective):
         uniform_states = TrajectorySegments(_GLOBAL_WINDOW, window_unit="steps", truncated_windows=True)
         corruption = uniform_states if states == "uniform" else block_states
         super().__init__(corruption, supervise_padding=supervise_padding)
-        require(beta > 0, f"beta: expected a number above 0, got {beta}")
-        require(fake_weight >= 0, f"fake_weight: expected at least 0, got {fake_weight}")
-        require(path_weight >= 0, f"path_weight: expected at least 0, got {path_weight}")
-        require(path_tokens >= 1, f"path_tokens: expected at least 1, got {path_tokens}")
-        require(sample_temperature >= 0, f"sample_temperature: expected at least 0, got {sample_temperature}")
-        require(
-            reference_interval is None or reference_interval >= 1,
-            f"reference_interval: expected at least 1 step or null, got {reference_interval}",
-        )
+        check_range("beta", beta, above=0)
+        check_range("fake_weight", fake_weight, least=0)
+        check_range("path_weight", path_weight, least=0)
+        check_range("path_tokens", path_tokens, least=1)
+        check_range("sample_temperature", sample_temperature, least=0)
+        check_range("reference_interval", reference_interval, least=1)
+        check_used("path_tokens", path_tokens, 4, is_used=path == "prefix_levels", owner=f"path {path}")
+        check_used("random_ratio", random_ratio, 0.1, is_used=states != "uniform", owner=f"states {states}")
         self.beta = beta
         self.fake_weight = fake_weight
         self.path_weight = path_weight

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tabom.corruption import TrajectorySegments
 from tabom.corruption.trajectory_segments import Starts, Ties, WindowUnit
-from tabom.errors import require
+from tabom.errors import check_range, check_used, require
 from tabom.objectives.base import Objective, Reduction
 from tabom.objectives.ranking import Ranking, RankingLoss
 from tabom.objectives.schedules import Warmup
@@ -73,14 +73,12 @@ class TabomObjective(Objective):
             supervise_padding=supervise_padding,
         )
         super().__init__(self._segments, supervise_padding=supervise_padding)
-        require(margin >= 0, f"margin: expected at least 0 nats, got {margin}")
-        require(rank_weight >= 0, f"rank_weight: expected at least 0, got {rank_weight}")
+        check_range("margin", margin, least=0)
+        check_range("rank_weight", rank_weight, least=0)
         warmups = (("rank_weight", rank_weight_warmup, 0), ("margin", margin_warmup, 0), ("window", window_warmup, 1))
         for name, warmup, least in warmups:
-            require(
-                warmup is None or warmup.start >= least,
-                f"{name}_warmup.start: expected at least {least}, got {warmup and warmup.start}",
-            )
+            check_range(f"{name}_warmup.start", warmup and warmup.start, least=least)
+        check_used("margin", margin, 0.1, is_used=ranking.is_pairwise, owner=f"surrogate {ranking.surrogate}")
         require(
             margin_warmup is None or ranking.is_pairwise,
             f"margin_warmup: expected none with surrogate {ranking.surrogate}, which has no margin",

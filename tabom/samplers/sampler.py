@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tabom.errors import require
+from tabom.errors import check_range, check_used, require
 from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.decoding_state import DecodingState, Positions, Turn
@@ -127,19 +127,14 @@ class Sampler:
         cache_blocks: bool = False,
         token_choice: TokenChoice = "drawn",
     ) -> None:
-        require(tokens_per_step >= 1, f"tokens_per_step: expected at least 1, got {tokens_per_step}")
-        require(
-            schedule is None or tokens_per_step == 1,
-            f"tokens_per_step: expected 1 beside a schedule, which decides it, got {tokens_per_step}",
-        )
-        require(temperature >= 0, f"temperature: expected at least 0, got {temperature}")
-        require(score_temperature >= 0, f"score_temperature: expected at least 0, got {score_temperature}")
-        require(top_p is None or 0 < top_p <= 1, f"top_p: expected above 0 and at most 1, or null, got {top_p}")
-        require(top_k is None or top_k >= 1, f"top_k: expected at least 1 or null, got {top_k}")
-        require(
-            block_length is None or block_length >= 1, f"block_length: expected at least 1 or null, got {block_length}"
-        )
-        require(cfg_scale >= 0, f"cfg_scale: expected at least 0, got {cfg_scale}")
+        check_range("tokens_per_step", tokens_per_step, least=1)
+        check_used("tokens_per_step", tokens_per_step, 1, is_used=schedule is None, owner="a schedule")
+        check_range("temperature", temperature, least=0)
+        check_range("score_temperature", score_temperature, least=0)
+        check_range("top_p", top_p, above=0, most=1)
+        check_range("top_k", top_k, least=1)
+        check_range("block_length", block_length, least=1)
+        check_range("cfg_scale", cfg_scale, least=0)
         require(not cache_blocks or cfg_scale == 0, f"cfg_scale: expected 0 beside cache_blocks, got {cfg_scale}")
         self.score: Score = score
         self.tokens_per_step = tokens_per_step
@@ -183,6 +178,10 @@ class Sampler:
     def with_seed(self, seed: int) -> "Sampler":
         """The same sampler with other draws."""
         return type(self)(**{**vars(self), "seed": seed})
+
+    def check_response_length(self, response_length: int) -> None:
+        """Raise ``TabomError`` if a step is to reveal more tokens than a response has."""
+        check_range("tokens_per_step", self.tokens_per_step, most=response_length)
 
     def num_steps(self, response_length: int) -> int:
         """Most denoising steps that a response of ``response_length`` tokens takes.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tabom.errors import require
+from tabom.errors import check_range, require
 
 
 class BlockState(NamedTuple):
@@ -95,7 +95,7 @@ class FixedTokens(CountSchedule):
     """
 
     def __init__(self, tokens_per_step: int) -> None:
-        require(tokens_per_step >= 1, f"tokens_per_step: expected at least 1, got {tokens_per_step}")
+        check_range("tokens_per_step", tokens_per_step, least=1)
         self.tokens_per_step = tokens_per_step
 
     def num_revealed(
@@ -123,7 +123,7 @@ class EvenSplit(CountSchedule):
     """
 
     def __init__(self, num_steps: int) -> None:
-        require(num_steps >= 1, f"num_steps: expected at least 1, got {num_steps}")
+        check_range("num_steps", num_steps, least=1)
         self.num_steps = num_steps
 
     def num_revealed(
@@ -154,10 +154,7 @@ class LinearTimesteps(CountSchedule):
 
     def __init__(self, num_steps: int, eps: float = 1.0e-3, max_tokens_per_step: int | None = None) -> None:
         _check_timesteps(num_steps, eps)
-        require(
-            max_tokens_per_step is None or max_tokens_per_step >= 1,
-            f"max_tokens_per_step: expected at least 1 or null, got {max_tokens_per_step}",
-        )
+        check_range("max_tokens_per_step", max_tokens_per_step, least=1)
         self.num_steps = num_steps
         self.eps = eps
         self.max_tokens_per_step = max_tokens_per_step
@@ -185,7 +182,7 @@ class ConfidenceThreshold(Schedule):
     """
 
     def __init__(self, threshold: float) -> None:
-        require(0 < threshold <= 1, f"threshold: expected above 0 and at most 1, got {threshold}")
+        check_range("threshold", threshold, above=0, most=1)
         self.threshold = threshold
 
     def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
@@ -216,7 +213,7 @@ class EntropyBound(Schedule):
     """
 
     def __init__(self, bound: float) -> None:
-        require(bound >= 0, f"bound: expected at least 0, got {bound}")
+        check_range("bound", bound, least=0)
         self.bound = bound
 
     def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
@@ -269,8 +266,8 @@ class AncestralUnmasking(Schedule):
 
 
 def _check_timesteps(num_steps: int, eps: float) -> None:
-    require(num_steps >= 1, f"num_steps: expected at least 1, got {num_steps}")
-    require(0 < eps < 1, f"eps: expected a time between 0 and 1, got {eps}")
+    check_range("num_steps", num_steps, least=1)
+    check_range("eps", eps, above=0, below=1)
 
 
 def _steps_per_block(num_steps: int, num_blocks: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tabom.errors import require
+from tabom.errors import check_range
 
 
 class Credit(NamedTuple):
@@ -44,9 +44,9 @@ class TraceCredit:
     """
 
     def __init__(self, weight: float = 0.7, exponent: float = 0.2, decay: float = 0.8) -> None:
-        require(weight >= 0, f"weight: expected at least 0, got {weight}")
-        require(exponent >= 0, f"exponent: expected at least 0, got {exponent}")
-        require(0 <= decay <= 1, f"decay: expected 0 to 1, got {decay}")
+        check_range("weight", weight, least=0)
+        check_range("exponent", exponent, least=0)
+        check_range("decay", decay, least=0, most=1)
         self.weight = weight
         self.exponent = exponent
         self.decay = decay

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from tabom.backbones import Backbone
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.functional.discrimination import End, counted_positions
 from tabom.metrics import MeanCurve, PassAtK, TrajectoryDiscriminationScore
 from tabom.samplers import Sampler
@@ -35,10 +35,10 @@ class PassAt:
 
     def __post_init__(self) -> None:
         require(self.sampler.is_random, "pass_at: expected a sampler that draws, as at a temperature above 0")
-        require(
-            len(self.k) > 0 and all(1 <= k <= self.num_samples for k in self.k),
-            f"pass_at.k: expected numbers from 1 to num_samples = {self.num_samples}, got {tuple(self.k)}",
-        )
+        check_range("pass_at.num_samples", self.num_samples, least=1)
+        require(len(self.k) > 0, "pass_at.k: expected at least one number, got none")
+        for k in self.k:
+            check_range("pass_at.k", k, least=1, most=self.num_samples)
 
 
 class DecodingMeasures(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tabom.backbones import Backbone, Denoiser
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.functional.discrimination import End
 from tabom.metrics import LargestDrop
 from tabom.objectives import TabomObjective
@@ -63,15 +63,14 @@ class Validation(nn.Module):
     ) -> None:
         super().__init__()
         require(len(tokens_per_step) > 0, "tokens_per_step: expected at least one number, got none")
-        require(
-            all(0 < ratio <= 1 for ratio in mask_ratios),
-            f"mask_ratios: expected numbers above 0 and at most 1, got {tuple(mask_ratios)}",
-        )
+        for ratio in mask_ratios:
+            check_range("mask_ratios", ratio, above=0, most=1)
+        check_range("num_samples", num_samples, least=0)
         require(
             probe is None or not probe.ranking.needs_reference,
             "probe: expected a ranking that needs no base model, so that it is the same for every training",
         )
-        require(forgetting_weight >= 0, f"forgetting_weight: expected at least 0, got {forgetting_weight}")
+        check_range("forgetting_weight", forgetting_weight, least=0)
         self._samplers = {
             f"accuracy_{number}_per_step": sampler.with_tokens_per_step(number) for number in tokens_per_step
         }
@@ -96,6 +95,13 @@ class Validation(nn.Module):
         """Decodings of the last check."""
         return cast("DecodingMeasures", self.parts["decoding"]).samples
 
+    def check_response_length(self, response_length: int) -> None:
+        """Raise ``TabomError`` if probe or samplers do not fit it."""
+        if self._probe is not None:
+            self._probe.check_response_length(response_length)
+        for sampler in (*self._samplers.values(), *([self._pass_at.sampler] if self._pass_at else [])):
+            sampler.check_response_length(response_length)
+
     def prepare(
         self, response_length: int, device: torch.device, *, base_domains: Iterable[str], base_tasks: Iterable[str]
     ) -> None:
@@ -108,10 +114,9 @@ class Validation(nn.Module):
             base_tasks: Names of those of them that have a verifier.
 
         Raises:
-            TabomError: If the probe does not fit the response length.
+            TabomError: If probe or samplers do not fit the response length.
         """
-        if self._probe is not None:
-            self._probe.check_response_length(response_length)
+        self.check_response_length(response_length)
         first = next(iter(self._samplers.values()))
         skills = SkillMeasures(base_tasks, first)
         if "skills" in self.parts:

@@ -137,9 +137,9 @@ def test_a_row_without_an_order_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block_length": 0}, "block_length: expected at least 1 or null, got 0"),
-        ({"random_ratio": -0.1}, "random_ratio: expected 0 to 1, got -0.1"),
-        ({"random_ratio": 1.1}, "random_ratio: expected 0 to 1, got 1.1"),
+        ({"block_length": 0}, "block_length: expected at least 1, got 0"),
+        ({"random_ratio": -0.1}, "random_ratio: expected at least 0 and at most 1, got -0.1"),
+        ({"random_ratio": 1.1}, "random_ratio: expected at least 0 and at most 1, got 1.1"),
     ],
     ids=str,
 )

@@ -233,7 +233,7 @@ class TestPretraining:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"task_share": 1.0}, "task_share: expected a share from 0 to below 1, got 1.0"),
+            ({"task_share": 1.0}, "task_share: expected at least 0 and below 1, got 1.0"),
             ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
             ({"num_workers": -1}, "num_workers: expected at least 0, got -1"),
             ({"response_length": 0}, "response_length: expected at least 1, got 0"),
@@ -421,7 +421,7 @@ class TestTrajectories:
         ("changes", "message"),
         [
             ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-            ({"held_out": 1.0}, "held_out: expected a share from 0 to below 1, got 1.0"),
+            ({"held_out": 1.0}, "held_out: expected at least 0 and below 1, got 1.0"),
             ({"num_workers": -1}, "num_workers: expected at least 0, got -1"),
         ],
     )

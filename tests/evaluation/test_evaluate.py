@@ -283,7 +283,7 @@ def test_wandb_holds_every_question(evaluate, tmp_path):
     ("option", "message"),
     [
         ("--model.batch_size=0", "batch_size: expected at least 1, got 0"),
-        ("--data.limit=0", "limit: expected at least 1 or null, got 0"),
+        ("--data.limit=0", "limit: expected at least 1, got 0"),
         ("--data.response_length=0", "response_length: expected at least 1, got 0"),
     ],
 )

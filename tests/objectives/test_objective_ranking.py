@@ -146,7 +146,8 @@ def test_value_and_gradient_equal_the_loops(ranking, segment):
         return token_statistics_of(torch.zeros_like(values), **columns, requires_grad=True)
 
     statistics = measured(energy)
-    objective = TabomObjective(margin=MARGIN, rank_weight=2.0, ranking=ranking)
+    margin = MARGIN if ranking.is_pairwise else 0.1
+    objective = TabomObjective(margin=margin, rank_weight=2.0, ranking=ranking)
     reference = measured(base_energy) if objective.needs_reference else None
     result = objective.terms(statistics, corrupted, reference)
     (gradient,) = torch.autograd.grad(result["loss"], getattr(statistics, ranking.energy))
@@ -164,7 +165,8 @@ RECORDED = [[0.0, 0.25, NAN, 1.0]]
 
 
 def terms(**options):
-    objective = TabomObjective(margin=0.5, ranking=Ranking(**options))
+    ranking = Ranking(**options)
+    objective = TabomObjective(margin=0.5 if ranking.is_pairwise else 0.1, ranking=ranking)
     corrupted = corrupted_batch(TARGETS, ORDER, recorded_entropy=RECORDED)
     reference = token_statistics_of(BASE, BASE) if objective.needs_reference else None
     return objective.terms(token_statistics_of(ENTROPY, ENTROPY), corrupted, reference)
@@ -272,8 +274,8 @@ def test_the_shuffled_order_is_that_of_a_random_target_of_the_row():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inverse_temperature": 0.0}, "inverse_temperature: expected a finite number above 0, got 0.0"),
-        ({"inverse_temperature": math.nan}, "inverse_temperature: expected a finite number above 0, got nan"),
+        ({"inverse_temperature": 0.0}, "inverse_temperature: expected above 0, got 0.0"),
+        ({"inverse_temperature": math.nan}, "inverse_temperature: expected above 0, got nan"),
         ({"min_gap": -1.0}, "min_gap: expected at least 0, got -1.0"),
         (
             {"inverse_temperature": 3.0},

@@ -291,8 +291,8 @@ def test_the_defaults_are_the_paper_s():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margin": -0.1}, "margin: expected at least 0 nats, got -0.1"),
-        ({"margin": math.nan}, "margin: expected at least 0 nats, got nan"),
+        ({"margin": -0.1}, "margin: expected at least 0, got -0.1"),
+        ({"margin": math.nan}, "margin: expected at least 0, got nan"),
         ({"rank_weight": -1.0}, "rank_weight: expected at least 0, got -1.0"),
         ({"window": 0}, "window: expected at least 1, got 0"),
     ],

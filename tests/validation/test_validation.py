@@ -217,7 +217,7 @@ class TestInterpolation:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask_ratios": (0.0,)}, "mask_ratios: expected numbers above 0 and at most 1, got (0.0,)"),
+        ({"mask_ratios": (0.0,)}, "mask_ratios: expected above 0 and at most 1, got 0.0"),
         ({"forgetting_weight": -1.0}, "forgetting_weight: expected at least 0, got -1.0"),
         ({"tokens_per_step": ()}, "tokens_per_step: expected at least one number, got none"),
     ],
@@ -233,8 +233,8 @@ def test_bad_settings(changes, message):
     ("temperature", "k", "message"),
     [
         (0.0, (1,), "pass_at: expected a sampler that draws, as at a temperature above 0"),
-        (1.0, (1, 9), "pass_at.k: expected numbers from 1 to num_samples = 8, got (1, 9)"),
-        (1.0, (), "pass_at.k: expected numbers from 1 to num_samples = 8, got ()"),
+        (1.0, (1, 9), "pass_at.k: expected at least 1 and at most 8, got 9"),
+        (1.0, (), "pass_at.k: expected at least one number, got none"),
     ],
 )
 def test_bad_pass_at(temperature, k, message):
