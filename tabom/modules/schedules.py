@@ -73,7 +73,8 @@ def check_settings(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallab
         Name of the optimizer's class.
 
     Raises:
-        TabomError: If they cannot.
+        TabomError: If our own schedule refuses a setting, or a schedule does not say what it follows.
+        ValueError: If torch refuses a setting.
     """
     key = "optimizer"
     try:
@@ -82,8 +83,6 @@ def check_settings(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallab
         scheduler = None if lr_scheduler is None else lr_scheduler(trial)
     except TabomError as error:
         raise TabomError(f"model.{key}.{error}") from error
-    except (TypeError, ValueError) as error:
-        raise TabomError(f"model.{key}: {error}") from error
     require(
         hasattr(scheduler, "monitor") or not isinstance(scheduler, ReduceLROnPlateau),
         "model.lr_scheduler: expected lightning.pytorch.cli.ReduceLROnPlateau with its monitor, got that of torch, "

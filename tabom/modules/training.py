@@ -71,7 +71,6 @@ class TrainingModule(LightningModule):
         self._source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
-        self._optimizer_name = check_settings(optimizer, lr_scheduler)
         self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
         self._reference = Reference()
         self._resumption: Resumption | None = None
@@ -163,7 +162,7 @@ class TrainingModule(LightningModule):
             checkpoint["adapter"] = sorted(self._trained_names())
             checkpoint["adapter_settings"] = self.backbone.adapter_settings
         checkpoint["reference"] = self._reference.state_dict()
-        checkpoint["optimizer"] = self._optimizer_name
+        checkpoint["optimizer"] = self.try_optimizer()
         if self.validation is not None:
             checkpoint["largest_drop"] = self.validation.largest_drop[0].state_dict()
 
@@ -171,16 +170,14 @@ class TrainingModule(LightningModule):
         """Raise ``TabomError`` if the checkpoint holds another adapter or optimizer than the configuration."""
         check_weights(self, checkpoint)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._resumption = Resumption(checkpoint, self._optimizer_name)
+            self._resumption = Resumption(checkpoint, self.try_optimizer())
         self._reference.load_state_dict(checkpoint.get("reference", {}), self.backbone)
         if self.validation is not None and "largest_drop" in checkpoint:
             self.validation.largest_drop[0].load_state_dict(checkpoint["largest_drop"])
 
-    def try_optimizer(self) -> None:
-        """Make optimizer and schedule for one number: settings that they refuse are found before the run begins."""
-        optimizer = self._optimizer([torch.nn.Parameter(torch.zeros(1, 1))])
-        if self._lr_scheduler is not None:
-            self._lr_scheduler(optimizer)
+    def try_optimizer(self) -> str:
+        """Name of the optimizer's class; settings that it or the schedule refuse are found before the run begins."""
+        return check_settings(self._optimizer, self._lr_scheduler)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the trainable parameters, scheduler by step.
