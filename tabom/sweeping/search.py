@@ -9,6 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from tabom.errors import TabomError
 from tabom.storage.log import drop_unfinished_line
 from tabom.sweeping.file import Sweep
 
@@ -31,13 +32,16 @@ class Search:
         self._sweep = sweep
         drop_unfinished_line(path)
         lock = JournalFileOpenLock(str(path), grace_period=3)  # seconds, then it was left by a process that was killed
-        self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path), lock)),
-            study_name=sweep.name,
-            direction=sweep.goal,
-            pruner=_pruner(sweep.early_terminate),
-            load_if_exists=True,
-        )
+        try:
+            self._study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(path), lock)),
+                study_name=sweep.name,
+                direction=sweep.goal,
+                pruner=_pruner(sweep.early_terminate),
+                load_if_exists=True,
+            )
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:  # as Optuna comes to a line
+            raise TabomError(f"{path}: expected the journal of a search ({error!r})") from error
         seed = len(self._trials())  # a resumed search draws on, not the same again
         is_bayes = sweep.method == "bayes"
         self._study.sampler = TPESampler(seed=seed, constant_liar=True) if is_bayes else RandomSampler(seed=seed)

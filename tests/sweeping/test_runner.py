@@ -274,6 +274,16 @@ def test_a_kept_sweep_that_is_no_yaml(content):
         sweep(x=[0.1], seeds=[1])
 
 
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"op_code": "x"}', "\x00"])
+def test_a_damaged_journal(line):
+    sweep(x=[0.1], seeds=[1])
+    journal = OUT / "search.journal"
+    first, *others = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([first, f"{line}\n", *others]))
+    with pytest.raises(TabomError, match=r"^out/search\.journal: expected the journal of a search \("):
+        sweep(x=[0.1], seeds=[1])
+
+
 def test_bayes_is_told_what_came_out():
     sweep("--num_runs=24", x={"min": 0.0, "max": 10.0}, seeds=(1,), method="bayes")
     found = [abs(entry.values["x"] - 0.3) for entry in runs("finished")]
