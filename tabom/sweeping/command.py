@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("file", type=Path, metavar="FILE", help="sweep file, as wandb sweep takes it")
     options.add_argument("--config", metavar="FILE", help="takes the place of the --config in the file's command")
     options.add_argument("--seeds", type=int, nargs="+", default=[], help="every setting is run with each of them")
-    options.add_argument("--num_runs", type=int, help="of random and Bayesian search (the file's run_cap)")
+    options.add_argument("--num_runs", type=int, help="at most (the file's run_cap)")
     options.add_argument("--jobs", type=int, help="runs at once (1)")
     options.add_argument("--output_dir", type=Path, help="where the runs are kept (runs/sweeps/NAME_OF_THE_FILE)")
     server = options.add_argument_group("with a W&B server")
@@ -52,6 +52,9 @@ def run(words: Sequence[str]) -> None:
         raise TabomError("tabom sweep: expected the package optuna, found none; pip install 'tabom[sweep]'") from error
     changes = {"config": arguments.config, "seeds": arguments.seeds, "run_cap": arguments.num_runs, "further": further}
     sweep = read_sweep(arguments.file, **changes)
+    for name in ("jobs", "count"):
+        number = getattr(arguments, name)
+        require(number is None or number >= 1, f"{name}: expected at least 1, got {number}")
     for name in ("jobs", "output_dir") if arguments.is_on_server else ("entity", "project", "count"):
         kind = "no --wandb" if arguments.is_on_server else "--wandb"
         require(getattr(arguments, name) is None, f"{name}: expected {kind} beside it")

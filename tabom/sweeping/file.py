@@ -1,12 +1,15 @@
 """Reads W&B sweep files."""
 
+import codecs
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
+from jsonargparse import get_loader
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tabom.errors import TabomError, require
@@ -15,6 +18,13 @@ SEED = "seed_everything"
 Method = Literal["grid", "random", "bayes"]
 Goal = Literal["maximize", "minimize"]
 _REQUIRED = {"method", "metric", "parameters", "command"}
+_METRIC_KEYS = {"name", "goal"}
+_KINDS = {
+    "parameters": dict, "command": list, "metric": dict, "early_terminate": dict, "name": str, "description": str,
+    "project": str, "entity": str,
+}  # fmt: skip
+_MACROS = ("${env}", "${interpreter}", "${program}", "${args}")
+_LARGEST_SEED = 2**32 - 1
 _KEYS = _REQUIRED | {"name", "description", "project", "entity", "program", "early_terminate", "run_cap"}
 _DISTRIBUTIONS = {
     "constant": {"value"},
@@ -77,9 +87,16 @@ class Sweep:
     def words(self, values: Mapping[str, Any], seed: int | None) -> list[str]:
         """The command of one run after its program, with the options of a setting in the place of ``${args}``."""
         options = {**self.fixed, **values, **({} if seed is None else {SEED: seed})}
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        macros = {"${env}": [], "${interpreter}": [], "${program}": [], "${args}": arguments}
+        arguments = [f"--{name}={_as_word(value)}" for name, value in options.items()]
+        macros = {macro: arguments if macro == "${args}" else [] for macro in _MACROS}
         return [word for part in self.content["command"] for word in macros.get(part, [str(part)])]
+
+
+def _as_word(value: Any) -> str:
+    """A value as the command line reads it."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("\n").removesuffix("\n...")
 
 
 def read_sweep(
@@ -119,7 +136,11 @@ def read_sweep(
     seed_axis = axes.pop(SEED, CategoricalDistribution([None]))
     if not isinstance(seed_axis, CategoricalDistribution):
         raise TabomError(f"{path}: parameters.{SEED}: expected values")
-    sweep = Sweep(path, content, fixed, axes, tuple(int(str(seed)) for seed in seed_axis.choices if seed is not None))
+    given = [seed for seed in seed_axis.choices if seed is not None]
+    seeds_read = tuple(seed for seed in given if isinstance(seed, int) and 0 <= seed <= _LARGEST_SEED)
+    expected = f"expected whole numbers from 0 to {_LARGEST_SEED}"
+    require(len(seeds_read) == len(given), f"{path}: parameters.{SEED}: {expected}, got {given}")
+    sweep = Sweep(path, content, fixed, axes, seeds_read)
     _check_search(sweep)
     return sweep
 
@@ -131,7 +152,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         TabomError: If it holds anything else.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        content = get_loader("yaml")(content.decode(encoding))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TabomError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     require(isinstance(content, dict), f"{path}: expected keys and values, got {type(content).__name__}")
@@ -145,8 +168,14 @@ def _load(path: Path) -> dict[str, Any]:
         require(key in _KEYS, f"{path}: {key}: expected one of {', '.join(sorted(_KEYS))}")
     for key in sorted(_REQUIRED):
         require(key in content, f"{path}: expected the key {key}, found none")
-    for key, kind in (("parameters", dict), ("command", list), ("metric", dict)):
-        require(isinstance(content[key], kind), f"{path}: {key}: expected a {kind.__name__}, got {content[key]!r}")
+    for key, kind in _KINDS.items():
+        value = content.get(key, kind())
+        require(isinstance(value, kind), f"{path}: {key}: expected a {kind.__name__}, got {value!r}")
+    for key in content["metric"]:
+        require(key in _METRIC_KEYS, f"{path}: metric.{key}: expected one of {', '.join(sorted(_METRIC_KEYS))}")
+    for part in content["command"]:
+        is_known = not str(part).startswith("${") or part in _MACROS
+        require(is_known, f"{path}: command: expected no other macros than {', '.join(_MACROS)}, got {part}")
     require("${args}" in content["command"], f"{path}: command: expected ${{args}} in it, found none")
     _check_choice(path, "program", content.get("program", "tabom"), ("tabom",))
     _check_choice(path, "method", content["method"], get_args(Method))
@@ -167,7 +196,7 @@ def _axis(where: str, given: Any) -> BaseDistribution | None:
     default = "constant" if "value" in given else "categorical" if "values" in given else "uniform"
     if default == "uniform" and all(isinstance(given.get(key), int) for key in ("min", "max")):
         default = "int_uniform"
-    name = given.get("distribution", default)
+    name = str(given.get("distribution", default))
     require(name in _DISTRIBUTIONS, f"{where}: distribution: expected one of {', '.join(_DISTRIBUTIONS)}, got {name}")
     expected, got = (", ".join(sorted(keys)) for keys in (_DISTRIBUTIONS[name], given.keys() - {"distribution"}))
     require(got == expected, f"{where}: expected {expected} with distribution {name}, got {got}")
@@ -177,26 +206,33 @@ def _axis(where: str, given: Any) -> BaseDistribution | None:
         values = given["values"]
         is_plain = isinstance(values, list) and all(isinstance(v, str | int | float | None) for v in values)
         require(is_plain and len(values) > 0, f"{where}: values: expected a list of plain values, got {values}")
+        require(len(set(values)) == len(values), f"{where}: values: expected each of them once, got {values}")
         return CategoricalDistribution(values)
     low, high = given["min"], given["max"]
     is_range = all(isinstance(bound, int | float) for bound in (low, high)) and low < high
     require(is_range, f"{where}: expected numbers, min below max, got {low} and {high}")
     if name == "int_uniform":
+        require(
+            isinstance(low, int) and isinstance(high, int), f"{where}: expected whole numbers, got {low} and {high}"
+        )
         return IntDistribution(low, high)
     is_log = name == "log_uniform_values"
     require(not is_log or low > 0, f"{where}: min: expected a number above 0 for a logarithmic range, got {low}")
-    return FloatDistribution(low, high, log=is_log, step=given.get("q"))
+    step = given.get("q")
+    is_step = step is None or (isinstance(step, int | float) and step > 0)
+    require(is_step, f"{where}: q: expected a number above 0, got {step}")
+    return FloatDistribution(low, high, log=is_log, step=step)
 
 
 def _check_search(sweep: Sweep) -> None:
     path = sweep.path
+    cap = sweep.content.get("run_cap")
+    is_cap = (cap is None and sweep.method == "grid") or (isinstance(cap, int) and cap > 0)
+    what = f"a number of runs, or --num_runs, for method {sweep.method}"
+    require(is_cap, f"{path}: run_cap: expected {what}, got {cap}")
     if sweep.method == "grid":
         ranges = [name for name, axis in sweep.axes.items() if not isinstance(axis, CategoricalDistribution)]
         require(not ranges, f"{path}: parameters.{next(iter(ranges), '')}: expected values, since the method is grid")
-    else:
-        cap, what = sweep.content.get("run_cap"), "a number of runs, or --num_runs"
-        is_number = isinstance(cap, int) and cap > 0
-        require(is_number, f"{path}: run_cap: expected {what}, for method {sweep.method}, got {cap}")
     if sweep.early_terminate:
         hyperband = dict(sweep.early_terminate)
         kind = hyperband.pop("type", None)
@@ -206,6 +242,10 @@ def _check_search(sweep: Sweep) -> None:
             keys in ({"min_iter"}, {"max_iter", "s"}),
             f"{path}: early_terminate: expected min_iter, or max_iter and s, got {', '.join(sorted(keys)) or 'none'}",
         )
+        for key, value in hyperband.items():
+            least = 2 if key == "eta" else 1
+            is_number = isinstance(value, int) and value >= least
+            require(is_number, f"{path}: early_terminate.{key}: expected a whole number from {least} on, got {value}")
 
 
 def identity(sweep: Sweep) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class Run:
         self._wandb_id = secrets.token_hex(4)  # another one each time: W&B takes no run twice
         environment = {"OMP_NUM_THREADS": str(num_threads)} | os.environ
         environment.pop("WANDB_SWEEP_ID", None)
-        environment |= {"WANDB_MODE": "offline", "WANDB_RUN_ID": self._wandb_id}
+        mode = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline"
+        environment |= {"WANDB_MODE": mode, "WANDB_RUN_ID": self._wandb_id}
         goes_on = ["--ckpt_path=last"] if (self.directory / "checkpoints/last.ckpt").exists() else []
         with (self.directory / "output.log").open("ab") as output, self._lock_file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

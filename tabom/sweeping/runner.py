@@ -13,7 +13,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError
 from tabom.reporting.comparison import Column, markdown_table, rich_table, short_names, show_value
 from tabom.reporting.progress import Display
 from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows
@@ -42,15 +42,18 @@ class Runner:
     """
 
     def __init__(self, sweep: Sweep, output_dir: Path, num_jobs: int) -> None:
-        require(num_jobs >= 1, f"jobs: expected at least 1, got {num_jobs}")
         _keep_identity(sweep, output_dir)
         self._sweep = sweep
         self._directory = output_dir
         self._num_jobs = num_jobs
         self._search = Search(sweep, output_dir / "search.journal")
         self._seeds: tuple[int | None, ...] = sweep.seeds or (None,)
-        num_settings = len(sweep.grid()) if sweep.method == "grid" else -(-sweep.content["run_cap"] // len(self._seeds))
-        self._num_settings, self._num_runs = num_settings, num_settings * len(self._seeds)
+        num_seeds, cap = len(self._seeds), sweep.content.get("run_cap")
+        if sweep.method == "grid":
+            self._num_runs = min(len(sweep.grid()) * num_seeds, cap or sys.maxsize)
+        else:  # every setting has all seeds, since their mean counts
+            self._num_runs = -(-cap // num_seeds) * num_seeds
+        self._num_settings = -(-self._num_runs // num_seeds)
         self._names = short_names(list(sweep.axes))
         self._choose = max if sweep.goal == "maximize" else min
         self._runs: dict[int, list[Run]] = {}
@@ -108,10 +111,12 @@ class Runner:
         return any(trial.number == setting for trial in self._search.suggested(TrialState.RUNNING))
 
     def _add(self, trial: FrozenTrial) -> None:
-        names = [f"{trial.number:03}" + ("" if seed is None else f"-seed{seed}") for seed in self._seeds]
+        is_grid, num_seeds = self._sweep.method == "grid", len(self._seeds)
+        seeds = self._seeds[: max(0, self._num_runs - trial.number * num_seeds)] if is_grid else self._seeds
+        names = [f"{trial.number:03}" + ("" if seed is None else f"-seed{seed}") for seed in seeds]
         self._runs[trial.number] = [
             Run(self._directory / name, trial.number, dict(trial.params), seed, self._sweep.metric)
-            for name, seed in zip(names, self._seeds, strict=True)
+            for name, seed in zip(names, seeds, strict=True)
         ]
 
     def _following(self) -> Run | None:
@@ -126,7 +131,8 @@ class Runner:
             self._add(self._search.suggest())
 
     def _words(self, run: Run) -> list[str]:
-        logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run)}
+        given = {key: value for key in ("project", "entity") if (value := self._sweep.content.get(key))}
+        logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run), **given}
         options = [f"--trainer.logger.{key}={value}" for key, value in logger.items()]
         return [*self._sweep.words(run.values, run.seed), *options]
 
@@ -196,7 +202,8 @@ class Runner:
             figure = plot_sensitivity(settings, self._sweep.name, column)
             for ending in ("png", "svg"):
                 figure.savefig(self._directory / f"sensitivity.{ending}", dpi=150)
-        text = f"# {self._sweep.name}\n\n{markdown_table(rows)}\nBest: `{command}`\n\nTo W&B: `{sync}`\n"
+        about = f"{self._sweep.content['description']}\n\n" if "description" in self._sweep.content else ""
+        text = f"# {self._sweep.name}\n\n{about}{markdown_table(rows)}\nBest: `{command}`\n\nTo W&B: `{sync}`\n"
         (self._directory / "summary.md").write_text(text)
         Console().print(rich_table(rows, f"{self._sweep.name}, {len(settings)} of {self._num_runs} runs"))
         print(f"best: {command}\nto W&B: {sync}\ntable and figure: {self._directory}/summary.md, sensitivity.png")

@@ -111,6 +111,13 @@ def test_runs_at_once():
     assert tried() == GRID
 
 
+def test_w_and_b_can_be_disabled(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    sweep(x=[0.1], seeds=[1])
+    _, environment = json.loads(next(OUT.glob("*/argv.json")).read_text())
+    assert environment["WANDB_MODE"] == "disabled"
+
+
 def test_threads_are_shared_out(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
@@ -310,6 +317,22 @@ def test_random_search_counts_runs_and_draws_on_when_it_is_resumed():
     assert len({x for x, _ in tried()}) == 4
 
 
+def test_a_grid_is_capped():
+    sweep(run_cap=1)
+    assert tried() == GRID[:1]
+    sweep("--num_runs=3", run_cap=1)
+    assert tried() == GRID[:3]
+    sweep()
+    assert tried() == GRID
+
+
+def test_what_else_the_file_says_reaches_the_runs():
+    sweep(x=[0.1], seeds=[1], project="mine", entity="us", description="What it asks.")
+    words, _ = json.loads(next(OUT.glob("*/argv.json")).read_text())
+    assert {"--trainer.logger.project=mine", "--trainer.logger.entity=us"} <= set(words)
+    assert (OUT / "summary.md").read_text().startswith("# group\n\nWhat it asks.\n\n| x |")
+
+
 def test_hyperband_stops_what_is_behind():
     hyperband = {"type": "hyperband", "min_iter": 1, "eta": 2}
     sweep(x=(0.3, 0.9), seeds=(1, 2), words=["--checks=2", "--endless=0.9"], early_terminate=hyperband)
@@ -330,6 +353,7 @@ def test_the_last_check_counts():
     [
         (["--jobs=0"], "jobs: expected at least 1, got 0"),
         (["--count=1"], "count: expected --wandb beside it"),
+        (["--wandb", "--count=0"], "count: expected at least 1, got 0"),
         (["--wandb", "--jobs=1"], "jobs: expected no --wandb beside it"),
     ],
 )
