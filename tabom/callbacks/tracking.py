@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
 LIMITS = {
@@ -26,6 +28,17 @@ asks who logs in, for 10 seconds more. In between nothing waits: data go to the 
 """
 GRACE = 3.0
 """Seconds until W&B's own process is ended, after the limit and after what the disk has to wait for."""
+
+
+def without_disabled(loggers: Logger | Sequence[Logger]) -> list[Logger]:
+    """Loggers, of which a W&B logger whose mode is ``disabled`` is replaced by one that logs nothing."""
+    given = [loggers] if isinstance(loggers, Logger) else loggers
+    return [DummyLogger() if _is_disabled(logger) else logger for logger in given]
+
+
+def _is_disabled(logger: Logger) -> bool:
+    mode = isinstance(logger, WandbLogger) and (logger._wandb_init.get("mode") or os.environ.get("WANDB_MODE"))
+    return mode == "disabled"
 
 
 def wandb_runs(trainer: Trainer) -> list[Any]:
@@ -107,6 +120,26 @@ def end_runs(exit_code: int) -> None:
                 wandb.teardown()  # otherwise it is tried when our process ends, and fails
     finally:
         timer.cancel()
+
+
+def discard_runs(loggers: Sequence[Logger]) -> list[Path]:
+    """End the W&B run, if there is one, and remove what the disk has of it, unless a server has it as well.
+
+    Returns:
+        Directories that may be empty now.
+    """
+    runs: list[Any] = [logger._experiment for logger in loggers if isinstance(logger, WandbLogger)]
+    end_runs(exit_code=1)
+    directories: list[Path] = []
+    for run in runs:
+        if getattr(run, "offline", False):
+            directory = Path(run.dir).parent
+            shutil.rmtree(directory, ignore_errors=True)
+            for link in directory.parent.iterdir():
+                if link.is_symlink() and not link.exists():
+                    link.unlink()
+            directories.append(directory.parent)
+    return directories
 
 
 def _end_service(run: Any, is_ended: threading.Event) -> None:

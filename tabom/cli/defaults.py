@@ -22,7 +22,7 @@ _CLASSES = {
 }
 _LOGGER = {
     "class_path": "lightning.pytorch.loggers.WandbLogger",
-    "init_args": {"project": "tabom", "offline": True},
+    "init_args": {"offline": True},
 }
 
 

@@ -15,6 +15,7 @@ from jsonargparse import Namespace, set_loader
 from jsonargparse._loaders_dumpers import yaml_load
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
 
 # Classes that a config may name without their module.
@@ -28,7 +29,7 @@ import tabom.samplers
 import tabom.tasks
 import tabom.validation
 from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
-from tabom.callbacks.tracking import end_runs, start_runs
+from tabom.callbacks.tracking import end_runs, start_runs, without_disabled
 from tabom.cli.checks import check_file
 from tabom.cli.config_errors import explain, misplaced_values
 from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
@@ -147,7 +148,9 @@ class TabomCLI(LightningCLI):
                 raise TabomError(explain(str(error), (), ())) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Add the callbacks that every run has, unless the configuration lists others in their place."""
+        """Add the callbacks that every run has, unless the configuration lists others; leave out what is disabled."""
+        if isinstance(config["logger"], Logger | list):
+            config["logger"] = without_disabled(config["logger"])
         given = config["callbacks"] or []
         config["callbacks"] = callbacks_of(
             str(self.subcommand),

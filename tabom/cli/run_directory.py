@@ -6,6 +6,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from tabom.errors import require
+
+_MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
+"""What W&B knows; the last two are old names of the first two."""
+
 
 def fill_in_directory(config: Namespace, environment: Mapping[str, str]) -> None:
     """Fill in what follows from ``run_dir``; what the configuration gives wins.
@@ -18,7 +23,11 @@ def fill_in_directory(config: Namespace, environment: Mapping[str, str]) -> None
         environment: Variables of the process; a W&B agent sets the ids of sweep and run.
     """
     name = config.run_dir
+    require(name != "", "run_dir: expected a directory, got an empty name")
     directory = own_directory(name, environment)
+    for logger in _loggers(config.trainer.logger):
+        if logger.get("offline") is not None:
+            _follow_variables(logger, environment)
     if directory is None:
         return
     root = Path(config.trainer.default_root_dir or name or ".")
@@ -30,13 +39,27 @@ def fill_in_directory(config: Namespace, environment: Mapping[str, str]) -> None
     for key, option, folder in (("checkpoint", "dirpath", "checkpoints"), ("writer", "output_dir", "trajectories")):
         if key in config and config[key][option] is None:
             config[key][option] = str(Path(directory, folder))
-    group, run_name = group_and_name(name or directory)
-    if "WANDB_SWEEP_ID" in environment:  # W&B gives the runs of a sweep their names
-        run_name = None
+    names = _names(name or directory, environment)
     for logger in _loggers(config.trainer.logger):
         _fill_in(logger, {"save_dir": directory})
         if logger.get("offline") is not None:
-            _fill_in(logger, {"project": "tabom", "group": group, "name": run_name})
+            _fill_in(logger, names)
+
+
+def _names(run_dir: str, environment: Mapping[str, str]) -> dict[str, str | None]:
+    """What W&B is to call a run, as far as its variables do not say so; it names the runs of a sweep itself."""
+    group, name = group_and_name(run_dir)
+    names = {} if "WANDB_RUN_GROUP" in environment else {"group": group}
+    return names if {"WANDB_SWEEP_ID", "WANDB_NAME"} & environment.keys() else {**names, "name": name}
+
+
+def _follow_variables(logger: Namespace, environment: Mapping[str, str]) -> None:
+    """Let W&B's own variables say what its logger would not read from them: mode and project."""
+    mode = logger.get("mode") or environment.get("WANDB_MODE")
+    require(mode in (None, *_MODES), f"W&B's mode: expected {', '.join(_MODES)}, got {mode}; see WANDB_MODE")
+    if mode is not None:
+        logger.offline = mode in ("offline", "dryrun", "disabled")
+    _fill_in(logger, {"project": environment.get("WANDB_PROJECT", "tabom")})
 
 
 def own_directory(run_dir: str | None, environment: Mapping[str, str]) -> str | None:

@@ -107,6 +107,24 @@ def test_no_logger(stage, tmp_path):
     assert yaml.safe_load((tmp_path / "plain/tabom_config.yaml").read_text())["seed_everything"] == 1
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("disabled", ["--trainer.logger.offline=true"]),
+        ("disabled", ["--trainer.logger.offline=false", "--trainer.callbacks+=LearningRateMonitor"]),
+        ("disabled", ["--trainer.logger.offline=false", "--trainer.callbacks+=Artifacts"]),
+        ("online", ["--trainer.logger.mode=disabled"]),
+    ],
+)
+def test_w_and_b_can_be_disabled(stage, tmp_path, monkeypatch, mode, options):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    logger = f"--trainer.logger.save_dir={tmp_path}/logs"
+    few = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    cli = stage("fit", "sft_sd", WANDB[0], logger, *few, *options)
+    assert cli.trainer.global_step == 1
+    assert not any(path.name == "wandb" for path in tmp_path.rglob("*"))
+
+
 def test_an_offline_run_of_a_distillation_holds_what_came_out(stage, tmp_path):
     writer = {"class_path": "TrajectoryWriter", "init_args": {"output_dir": "new"}}
     options = (*WANDB, f"--trainer.logger.save_dir={tmp_path}/logs", f"--trainer.callbacks={json.dumps([writer])}")

@@ -13,6 +13,7 @@ from tabom.callbacks import LastCheckpoint, RunRecorder, StepProgressBar, Trajec
 from tabom.cli.defaults import callbacks_of
 from tabom.cli.lightning_cli import run
 from tabom.cli.run_directory import fill_in_directory, group_and_name
+from tabom.errors import TabomError
 
 AGENT = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
 WANDB = "lightning.pytorch.loggers.WandbLogger"
@@ -80,6 +81,36 @@ def test_a_run_of_an_agent_has_a_directory_of_its_own_and_gets_its_name_from_w_a
     assert config.run_dir == "s1/r1"
 
 
+@pytest.mark.parametrize(
+    ("variables", "own_mode", "is_offline"),
+    [
+        ({}, None, True),
+        ({"WANDB_MODE": "online"}, None, False),
+        ({"WANDB_MODE": "run"}, None, False),
+        ({"WANDB_MODE": "shared"}, None, False),
+        ({"WANDB_MODE": "offline"}, None, True),
+        ({"WANDB_MODE": "dryrun"}, None, True),
+        ({"WANDB_MODE": "disabled"}, None, True),
+        ({"WANDB_MODE": "offline"}, "online", False),
+    ],
+)
+def test_the_variables_of_w_and_b_win_over_the_defaults(variables, own_mode, is_offline):
+    config = options()
+    config.trainer.logger.init_args.mode = own_mode
+    names = {"WANDB_PROJECT": "p", "WANDB_NAME": "n", "WANDB_RUN_GROUP": "g"}
+    config.run_dir = "runs/demo/tabom"
+    fill_in_directory(config, {**variables, **names})
+    logger = config.trainer.logger.init_args
+    assert (logger.offline, logger.project, logger.name, logger.group) == (is_offline, "p", None, None)
+
+
+def test_an_unknown_mode_of_w_and_b_is_refused():
+    with pytest.raises(
+        TabomError, match=r"^W&B's mode: expected online, offline, disabled, .*, got on; see WANDB_MODE"
+    ):
+        fill_in_directory(options(), {"WANDB_MODE": "on"})
+
+
 def test_what_is_given_wins_and_moves_with_the_directory():
     config = options()
     config.run_dir = "runs/b/7"
@@ -95,9 +126,10 @@ def test_what_is_given_wins_and_moves_with_the_directory():
     assert config.trainer.default_root_dir == config.run_dir == "runs/b/7"
 
 
-def test_without_a_directory_nothing_is_filled_in():
+def test_without_a_directory_only_the_project_is_filled_in():
     config = options()
     before = config.clone()
+    before.trainer.logger.init_args.project = "tabom"
     fill_in_directory(config, {})
     assert config == before
 
