@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
-from tabom.callbacks.tracking import wandb_runs
+from tabom.callbacks.tracking import discard_runs, wandb_runs
 from tabom.data import TrajectoryDataModule
+from tabom.storage.claims import remove_empty
 from tabom.storage.files import file_sha256, whole_file
 from tabom.storage.log import append_line
 from tabom.storage.run_record import DIRECTORY
@@ -52,6 +54,8 @@ class RunRecorder(SaveConfigCallback):
         self._start = time.monotonic()
         self._num_steps = self._num_tokens = 0
         self._is_ended = False
+        self._has_begun = False
+        self._replaced: dict[Path, bytes | None] = {}  # configuration files, and what was in their places
 
     def state_dict(self) -> dict[str, Any]:
         """The run that a checkpoint comes from."""
@@ -72,7 +76,8 @@ class RunRecorder(SaveConfigCallback):
         """Write once, on the first process."""
         del pl_module, stage
         self._wandb_runs = wandb_runs(trainer)
-        self._run_id = self._wandb_runs[0].id if self._wandb_runs else secrets.token_hex(4)
+        own_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        self._run_id = self._wandb_runs[0].id if self._wandb_runs else own_id
         text = self.parser.dump(self.config, skip_unset=False)
         config = yaml.safe_load(text)
         content = {
@@ -87,7 +92,9 @@ class RunRecorder(SaveConfigCallback):
             wandb = {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": directory}
         for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
             directory.mkdir(parents=True, exist_ok=True)
-            with whole_file(directory / CONFIG_NAME) as file:
+            path = directory / CONFIG_NAME
+            self._replaced[path] = path.read_bytes() if path.is_file() else None
+            with whole_file(path) as file:
                 file.write(text.encode())
         now = datetime.datetime.now(tz=datetime.UTC)
         directory = Path(trainer.default_root_dir) / DIRECTORY
@@ -104,6 +111,25 @@ class RunRecorder(SaveConfigCallback):
             **content,
             wandb=wandb,
         )
+
+    def on_train_start(self, *_: Any, **__: Any) -> None:
+        """Keep the record, whatever happens."""
+        self._has_begun = True
+
+    on_validation_start = on_test_start = on_predict_start = on_train_start
+
+    def withdraw(self, trainer: Trainer) -> None:
+        """Remove what was written of a run that was refused before it began; an online run stays with the server."""
+        if self._has_begun:
+            return
+        for path, before in self._replaced.items():
+            path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
+        written = list(self._replaced)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            written.append(self._path)
+        runs = discard_runs(trainer.loggers)
+        remove_empty([*(path.parent for path in written), *runs, Path(trainer.default_root_dir)])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

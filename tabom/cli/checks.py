@@ -13,7 +13,7 @@ from tabom.modules.checkpoints import check_checkpoint
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME, RUN_NAME
 
-_OUTPUTS = ("run_dir", "default_root_dir", "dirpath", "output_dir", "save_dir")
+_OUTPUTS = ("run_dir", "dirpath", "output_dir", "save_dir")
 _KEYWORDS = ("last", "best")
 """Instead of a checkpoint, where ``run_dir`` is that of a training."""
 _QUESTIONS = "a CSV, JSON Lines or Parquet file"

@@ -46,7 +46,7 @@ from tabom.storage.claims import alone
 
 _GROUPS = ("trainer", "checkpoint", "last_checkpoint", "progress", "writer", "model", "data")
 set_loader("yaml", renaming(yaml_load))
-_NONE = re.compile(r"(?<==)None$|^None$")
+_NONE = re.compile(r"^(--[^=]+=)?None$")
 
 
 class Parser(LightningArgumentParser):
@@ -66,7 +66,7 @@ class Parser(LightningArgumentParser):
 
         jsonargparse hands a null to the parser of a class as ``None``, and W&B's agents write it so.
         """
-        words = [_NONE.sub("null", word) for word in renamed_words(sys.argv[1:] if args is None else args)]
+        words = [_NONE.sub(r"\1null", word) for word in renamed_words(sys.argv[1:] if args is None else args)]
         return super().parse_args(words, *rest, **options)
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
@@ -161,8 +161,15 @@ class TabomCLI(LightningCLI):
         return super()._instantiate_trainer(config, [])
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with self._blaming():
-            super()._run_subcommand(subcommand)
+        """Leave nothing behind of a run whose input is refused before it begins."""
+        try:
+            with self._blaming():
+                super()._run_subcommand(subcommand)
+        except TabomError:
+            for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+                if isinstance(callback, RunRecorder):
+                    callback.withdraw(self.trainer)
+            raise
 
     @contextlib.contextmanager
     def _blaming(self) -> Iterator[None]:

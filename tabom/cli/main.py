@@ -86,7 +86,7 @@ def _hint(verb: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"tabom: error: {message}", file=sys.stderr)
+    print(f"tabom: error: {' '.join(map(str.strip, message.splitlines()))}", file=sys.stderr)
     sys.exit(code)
 
 

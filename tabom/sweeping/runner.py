@@ -48,9 +48,9 @@ class Runner:
         self._num_jobs = num_jobs
         self._search = Search(sweep, output_dir / "search.journal")
         self._seeds: tuple[int | None, ...] = sweep.seeds or (None,)
-        num_seeds, cap = len(self._seeds), sweep.content.get("run_cap")
+        num_seeds, cap = len(self._seeds), sweep.content.get("run_cap", sys.maxsize)
         if sweep.method == "grid":
-            self._num_runs = min(len(sweep.grid()) * num_seeds, cap or sys.maxsize)
+            self._num_runs = min(len(sweep.grid()) * num_seeds, cap)
         else:  # every setting has all seeds, since their mean counts
             self._num_runs = -(-cap // num_seeds) * num_seeds
         self._num_settings = -(-self._num_runs // num_seeds)

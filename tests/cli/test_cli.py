@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+from helpers import parser_of
 
 from tabom.cli.main import main
+from tabom.storage.settings import flat_config
 
 
 def fails(capsys, *words):
@@ -118,6 +121,35 @@ def test_a_faulty_config_gives_one_sentence(
     (tmp_path / "runs/demo/base").mkdir(parents=True)
     make_trajectories("runs/demo/trajectories")
     assert fails(capsys, "fit", "--config", changed("tabom.yaml", old, new)) == message
+
+
+@pytest.mark.parametrize(
+    ("verb", "config", "option"),
+    [
+        ("fit", "llada_prm12k/tabom", "model.backbone.lora"),  # a class
+        ("fit", "llada_prm12k/tabom", "model.backbone.revision"),
+        ("fit", "demo/tabom", "model.optimizer.foreach"),  # of an optimizer
+        ("fit", "demo/tabom", "model.lr_scheduler.num_training_steps"),  # of a schedule
+        ("fit", "demo/tabom", "model.objective.ranking"),  # a dataclass
+        ("fit", "demo/tabom", "model.objective.rank_weight_warmup"),
+        ("fit", "demo/tabom", "model.validation.probe"),
+        ("fit", "demo/tabom", "data.base_domains"),
+        ("fit", "demo/tabom", "trainer.gradient_clip_val"),
+        ("predict", "llada_prm12k/distill", "model.sampler.block_length"),
+    ],
+)
+def test_null_on_the_command_line_is_as_in_yaml(repository, tmp_path, verb, config, option):
+    content = None
+    for name in reversed(option.split(".")):
+        content = {name: content}
+    (tmp_path / "null.yaml").write_text(yaml.safe_dump(content))
+    words = ["--config", str(repository / "configs" / f"{config}.yaml")]
+    parse = parser_of(verb).parse_args
+    in_yaml = flat_config(parse([*words, "--config", str(tmp_path / "null.yaml")]).as_dict())
+    for further in ([f"--{option}=null"], [f"--{option}", "null"], [f"--{option}=None"]):
+        on_the_command_line = flat_config(parse([*words, *further]).as_dict())
+        assert on_the_command_line[option] is None
+        assert {**on_the_command_line, "config": None} == {**in_yaml, "config": None}
 
 
 def test_a_window_larger_than_the_response(capsys, changed, make_trajectories, checkpoint, tmp_path):

@@ -302,6 +302,7 @@ def test_a_module_that_does_not_decode(stage, repository):
     text = (repository / "configs/demo/tabom.yaml").read_text().replace("../parts", f"{repository}/configs/parts")
     config = yaml.safe_load(text)
     config["model"] = {"class_path": "TrainingModule", "init_args": config["model"]}
+    config["trainer"] = {"accelerator": "cpu"}
     Path("explicit.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(TabomError, match=r"^`Trainer\.predict` requires `forward` method to run\.$"):
         run(["predict", "--config", "explicit.yaml", "--trainer.logger=false"])
