@@ -270,7 +270,7 @@ def test_other_rows_are_refused(train, stopped, name, changes):
         {"objective": T3DObjective(reference_interval=2)},
         {"trainer": {"gradient_clip_val": 0.5, "max_epochs": 5, "precision": "bf16-mixed"}},
     ],
-    ids=str,
+    ids=["answers", "num_workers", "objective", "reference", "trainer"],
 )
 def test_what_may_change(train, stopped, changes):
     path, first = stopped
