@@ -104,7 +104,7 @@ def test_unknown_verb(capsys):
             "whose tokenizer it could be",
         ),
         ("margin: 0.1,", "margin: null,", "model.objective.margin: expected a number, got null"),
-        ("margin: 0.1,", "margin: -0.1,", "margin: expected at least 0 nats, got -0.1"),
+        ("margin: 0.1,", "margin: -0.1,", "margin: expected at least 0, got -0.1"),
         ("rank_weight: 1.0", "rank_weight: -1.0", "rank_weight: expected at least 0, got -1.0"),
         ("window: 8", "window: 0", "window: expected at least 1, got 0"),
         (

@@ -80,8 +80,8 @@ def command(verb, *options):
     ("verb", "option", "message"),
     [
         # What torch, Lightning and the system refuse.
-        ("fit", "--model.optimizer.lr=-1", "model.optimizer: Invalid learning rate: -1.0"),
-        ("fit", "--model.optimizer.betas=[2, 0.9]", "model.optimizer: Invalid beta parameter at index 0: 2"),
+        ("fit", "--model.optimizer.lr=-1", "model.optimizer (AdamW): Invalid learning rate: -1.0"),
+        ("fit", "--model.optimizer.betas=[2, 0.9]", "model.optimizer (AdamW): Invalid beta parameter at index 0: 2"),
         ("fit", "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "model.lr_scheduler: the following arguments"),
         ("fit", "--trainer.accelerator=abc", "trainer.accelerator: You selected an invalid accelerator name: `acc"),
         ("predict", "--trainer.strategy=abc", "trainer.strategy: You selected an invalid strategy name: `strategy="),

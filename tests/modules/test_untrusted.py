@@ -46,7 +46,7 @@ def good(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         save(content, storage_writer=FileSystemWriter(path), no_dist=True)
-    torch.save({"global_step": 3}, path / "meta.pt")
+    torch.save({"global_step": 3, "pytorch-lightning_version": "2.6.0"}, path / "meta.pt")
     return path
 
 
@@ -128,7 +128,7 @@ def test_no_index(tmp_path):
 
 def test_a_checkpoint_that_runs_something(tmp_path, proof):
     torch.save({"state_dict": {}, "evil": Evil(proof)}, tmp_path / "evil.ckpt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(TabomError, match=r"evil\.ckpt: expected a checkpoint that a training wrote"):
         read_checkpoint(tmp_path / "evil.ckpt")
 
 
