@@ -1,6 +1,7 @@
 """Records of runs that never ran, for what reads them."""
 
 import datetime
+import inspect
 import itertools
 import json
 
@@ -24,11 +25,21 @@ ENVIRONMENT = {
 }
 
 
-def config(seed=1, lr=1e-3, interpolation=1.0, objective=None, ckpt_path=None, backbone=BACKBONE, test_file=None):
+def config(
+    seed=1,
+    lr=1e-3,
+    interpolation=1.0,
+    objective=None,
+    ckpt_path=None,
+    backbone=BACKBONE,
+    test_file=None,
+    trainer=None,
+    validation=None,
+):
     """What of a resolved configuration is read."""
     return {
         "seed_everything": seed,
-        "trainer": {"default_root_dir": "runs/demo/tabom", "max_steps": 150, "logger": None},
+        "trainer": {"default_root_dir": "runs/demo/tabom", "max_steps": 150, "logger": None} | (trainer or {}),
         "model": {
             "class_path": "TrainingModule",
             "init_args": {
@@ -44,6 +55,7 @@ def config(seed=1, lr=1e-3, interpolation=1.0, objective=None, ckpt_path=None, b
                 "path": "runs/demo/trajectories",
                 "task": {"class_path": "Sudoku4x4", "init_args": {"test_file": test_file}},
                 "num_workers": 0,
+                "validation": validation or {},
             },
         },
         "ckpt_path": ckpt_path,
@@ -127,8 +139,7 @@ def write_record(
         num_tokens: In the end.
         changes: Of the first line; ``config``'s arguments as well. Each record's ``time`` is later than the last one's.
     """
-    keys = ("seed", "lr", "interpolation", "objective", "ckpt_path", "backbone", "test_file")
-    settings = {key: changes.pop(key) for key in keys if key in changes}
+    settings = {key: changes.pop(key) for key in inspect.signature(config).parameters if key in changes}
     time = changes.pop("time", None) or next(TIMES)
     start = {
         "kind": "start",

@@ -25,8 +25,23 @@ _SETTINGS = re.compile(
     r"accumulate_grad_batches|limit_train_batches)$"
 )
 _NO_SETTINGS = re.compile(r"(\.path|\.tokenizer|_dir|_file|_workers|_path)$")
+_OTHERWISE = "measured on"
 # What a test is run with comes from its own configuration, all else from that of the training.
-_MEASURED_WITH = re.compile(rf"(model|data)\.validation\.|{_TASK}(\.|$)|{INTERPOLATION}$")
+_MEASURED_WITH = re.compile(
+    rf"(model|data)\.validation\.|{_TASK}(\.|$)|{INTERPOLATION}$|trainer\.(limit_(test|val)_batches|fast_dev_run)$"
+)
+_EXTENT = {
+    stage: (
+        f"data.validation.num_{prompts}_prompts",
+        *(f"data.validation.{name}" for name in ("num_base_examples", "num_base_prompts", "mask_seed")),
+        *(f"trainer.{name}" for name in (limit, "fast_dev_run")),
+    )
+    for stage, prompts, limit in (
+        ("test", "test", "limit_test_batches"),
+        ("validate", "validation", "limit_val_batches"),
+    )
+}
+"""How much a stage measures: runs that differ in it are not compared."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,7 @@ class Model:
         trainings: The runs that made it, of a resumed training all; empty where they were not given.
         label: The base, or the configs that it was trained with.
         keys: Flat configuration: how it was trained, and what it was measured with.
+        extent: What it was measured on, and how much of it.
         values: What was measured, by name; without those that are not a number.
         settings: What varies within the label beside learning rate and interpolation, by dotted key.
     """
@@ -46,6 +62,7 @@ class Model:
     trainings: list[RunRecord]
     label: str
     keys: dict[str, Any]
+    extent: dict[str, Any]
     values: dict[str, float]
     settings: dict[str, Value] = field(default_factory=dict)
 
@@ -79,12 +96,6 @@ class Model:
     def method(self) -> str:
         """Label and settings."""
         return ", ".join([self.label, *self.varied])
-
-    @property
-    def task(self) -> str:
-        """What its accuracies are about: the class, and the file that it was tested on."""
-        parts = (self.keys.get(_TASK), self.keys.get(f"{_TASK}.test_file"))
-        return " ".join(str(part) for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,8 @@ class Results:
             "trajectories (SHA-256 of the manifest)": list(filter(None, data)),
         }
         texts = differences("The runs", [model.record for model in self.compared], parts)
+        otherwise = Counter(role for role in self.roles.values() if role.startswith(_OTHERWISE))
+        texts += [f"Left out, since {_runs(count)} {role}." for role, count in otherwise.items()]
         num_unknown = sum(model.record.parent is not None and not model.trainings for model in self.compared)
         if num_unknown:
             texts.append(
@@ -198,7 +211,8 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     A label is the stems of a run's ``--config`` files. A test belongs to the training whose checkpoint it loaded. What
     varies within a label are its settings; seed, paths, logger, callbacks and machine are none. A test without a
     checkpoint measures the base. Of a resumed training the last run counts, of several runs that are alike the latest;
-    of several tasks the one with the most runs. A run of benchmarks has the name that it gives its model as its label.
+    of those that were measured on different tasks, files or numbers of examples those of which there are most, and of
+    equally many those without a limit. A run of benchmarks has the name that it gives its model as its label.
 
     Args:
         records: By time.
@@ -212,11 +226,13 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     labels = _labels(records, made_by)
     roles = _roles(records, stage, made_by)
     models = [_model(r, stage, made_by[r.path], labels[r.path]) for r in records if not roles[r.path]]
-    tasks = Counter(model.task for model in models)
-    task = max(tasks, key=tasks.__getitem__, default="")
-    roles |= {model.record.path: f"measured on {model.task}, not counted" for model in models if model.task != task}
+    extents = [model.extent for model in models]
+    extent = max(
+        extents, key=lambda extent: (extents.count(extent), -sum("limit" in key for key in extent)), default={}
+    )
+    roles |= {m.record.path: _measured_otherwise(m.extent, extent) for m in models if m.extent != extent}
     latest: dict[tuple[Any, ...], Model] = {}
-    for model in _with_settings([model for model in models if model.task == task]):
+    for model in _with_settings([model for model in models if model.extent == extent]):
         unknown = None if model.trainings else model.record.parent
         numbers = (model.rate, model.interpolation, model.seed, model.source.data, unknown)
         key = (model.label, *model.settings.items(), *numbers)
@@ -333,7 +349,28 @@ def _model(record: RunRecord, stage: str, made_by: list[RunRecord], label: str) 
     keys = flat_config((made_by or [record])[-1].config)
     keys |= {key: value for key, value in flat_config(record.config).items() if _MEASURED_WITH.match(key)}
     values = {name: value for name, value in record.last(stage).items() if value == value}
-    return Model(record, made_by, label, keys, values)
+    return Model(record, made_by, label, keys, _extent(keys, stage), values)
+
+
+def _extent(keys: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The task with the file that it was tested on, and how much of it counted, without limits that limit nothing."""
+    parts = [str(keys[name]) for name in (_TASK, f"{_TASK}.test_file") if keys.get(name) is not None]
+    sizes = {key.rpartition(".")[2]: keys.get(key) for key in _EXTENT[stage]}
+    is_all = (None, False)
+    return {"": " ".join(parts)} | {
+        name: value
+        for name, value in sizes.items()
+        if value not in is_all and not (type(value) is float and value == 1)
+    }
+
+
+def _runs(count: int) -> str:
+    return "1 run was" if count == 1 else f"{count} runs were"
+
+
+def _measured_otherwise(extent: Mapping[str, Any], counted: Mapping[str, Any]) -> str:
+    differing = [name for name in {**extent, **counted} if extent.get(name) != counted.get(name)]
+    return f"{_OTHERWISE} {', '.join(f'{name} {extent.get(name)}'.strip() for name in differing)}, not counted"
 
 
 def _with_settings(models: Sequence[Model]) -> list[Model]:

@@ -163,6 +163,41 @@ def test_tests_of_trainings_that_were_not_given_are_kept_apart_and_warned_of(wri
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"trainer": {"limit_test_batches": 1}}, "limit_test_batches 1"),
+        ({"trainer": {"limit_test_batches": 0.5}}, "limit_test_batches 0.5"),
+        ({"trainer": {"fast_dev_run": True}}, "fast_dev_run True"),
+        ({"validation": {"num_test_prompts": 100}}, "num_test_prompts 100"),
+        ({"validation": {"mask_seed": 1}}, "mask_seed 1"),
+    ],
+)
+def test_a_smaller_measurement_takes_no_place(write, read, changes, reason):
+    """The base was tested, then tried in small: it is neither replaced nor pooled, and that is said."""
+    whole = {"trainer": {"limit_test_batches": 1.0, "fast_dev_run": False}, "validation": {"num_test_prompts": 300}}
+    write("a", accuracy=0.6, **whole)
+    write("b", accuracy=0.9, ckpt_path="x", **whole)
+    small = {name: {**values, **changes.get(name, {})} for name, values in whole.items()}
+    write("c", accuracy=0.1, **small)
+    results = read()
+    assert roles(results) == {"a": "base", "b": "counted", "c": f"measured on {reason}, not counted"}
+    assert [model.values["accuracy_1_per_step"] for model in results.base] == [0.6]
+    assert f"Left out, since 1 run was measured on {reason}, not counted." in results.warnings()
+
+
+def test_of_equally_many_those_without_a_limit_count(write, read):
+    write("a", accuracy=0.6)
+    write("b", accuracy=0.1, trainer={"limit_test_batches": 1})
+    assert roles(read()) == {"a": "base", "b": "measured on limit_test_batches 1, not counted"}
+
+
+def test_a_limit_of_validation_is_none_of_a_test(write, read):
+    write("a", accuracy=0.6)
+    write("b", accuracy=0.7, ckpt_path="x", trainer={"limit_val_batches": 1})
+    assert roles(read()) == {"a": "base", "b": "counted"}
+
+
 def test_of_several_tasks_the_one_with_the_most_runs_counts(write, read):
     write("a", ckpt_path="x", seed=3, test_file="public.csv")
     write("b", ckpt_path="x", seed=1)
