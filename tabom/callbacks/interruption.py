@@ -220,7 +220,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             _remove(new)  # of a process that was killed
         trainer.strategy.barrier("there is room for a checkpoint")
-        trainer.save_checkpoint(new)
+        trainer.save_checkpoint(new, weights_only=False)
         if trainer.is_global_zero:
             if path.is_dir():
                 shutil.rmtree(_set_aside(path), ignore_errors=True)

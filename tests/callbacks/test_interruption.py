@@ -325,7 +325,7 @@ def test_directories_of_sharded_checkpoints_are_replaced(tmp_path, monkeypatch):
     """Killed after the old one is out of the way, the old one is what is found."""
     saved = iter("abc")
 
-    def save_checkpoint(path):
+    def save_checkpoint(path, weights_only):
         path.mkdir(parents=True)
         (path / next(saved)).touch()
 
