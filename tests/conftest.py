@@ -28,7 +28,7 @@ ENVIRONMENT = dict(os.environ)
 # The quick examples are the same in every run; `make test-slow` draws new and more ones.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", untimed, max_examples=25, derandomize=True)
-settings.register_profile("slow", untimed, max_examples=200)
+settings.register_profile("slow", untimed, max_examples=100)
 settings.load_profile("quick")
 
 

@@ -84,9 +84,9 @@ def test_stopped_once(repository, stage, straight, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_at_ten_random_steps(repository, stage, straight, number):
+def test_stopped_at_six_random_steps(repository, stage, straight, number):
     chance = random.Random(1)
-    for _ in range(10):
+    for _ in range(6):
         stop(repository, number, chance.randint(1, 5), chance)
     stage("fit", "tabom", *OPTIONS, "--ckpt_path=last", "--trainer.default_root_dir=run")
     assert same(content("run"), straight)

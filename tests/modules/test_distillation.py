@@ -232,8 +232,13 @@ def test_a_shard_that_was_removed_is_decoded_again(predict, tmp_path):
     assert files(tmp_path / "new") == before
 
 
-def kill_and_resume(repository, tmp_path, num_kills, num_queries, seed):
-    """Start the command again and again; kill it a little after some shards were written."""
+@pytest.mark.slow
+def test_killed_at_eight_random_moments_it_ends_with_the_same_files(repository, stage, tmp_path):
+    """Start the command again and again, and kill it a little after some shards were written.
+
+    Fifty more kills, of five runs at once, are in ``test_sharing.py``.
+    """
+    num_kills, num_queries = 8, 100
     config = repository / "configs/demo/distill.yaml"
     options = (*sizes(num_queries, 4), "--trainer.default_root_dir=out", "--model.batch_size=3")
     command = [sys.executable, "-m", "tabom", "predict", "--config", str(config), *options]
@@ -243,7 +248,7 @@ def kill_and_resume(repository, tmp_path, num_kills, num_queries, seed):
         return subprocess.Popen([*command, callbacks(directory)], env=environment, stderr=subprocess.DEVNULL)
 
     assert start("whole").wait() == 0
-    chance = random.Random(seed)
+    chance = random.Random(1)
     killed, num_shards = tmp_path / "killed", -(-num_queries // 4)
     for kill in range(num_kills):
         process = start("killed")
@@ -255,16 +260,6 @@ def kill_and_resume(repository, tmp_path, num_kills, num_queries, seed):
         process.wait()
     assert start("killed").wait() == 0
     assert files(killed) == files(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_files(repository, stage, tmp_path):
-    kill_and_resume(repository, tmp_path, num_kills=2, num_queries=40, seed=0)
-
-
-@pytest.mark.slow
-def test_killed_at_twenty_random_moments(repository, stage, tmp_path):
-    kill_and_resume(repository, tmp_path, num_kills=20, num_queries=200, seed=1)
 
 
 def test_what_the_sampler_is_asked_for(predict, tokenizer, monkeypatch):
