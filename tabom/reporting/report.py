@@ -164,7 +164,8 @@ def _table(results: Results) -> Section:
     names = set(rows.columns[3:])
     accuracies = sorted(name for name in names if re.fullmatch(r"accuracy_\d+_per_step", name))
     main = [*map(column_of, accuracies), *(column for column in _COLUMNS if column.metric in names)]
-    others = [column_of(name) for name in sorted(names - {column.metric for column in main})]
+    errors = {name for name in names if name.removesuffix("_error") in names - {name}}
+    others = [column_of(name) for name in sorted(names - errors - {column.metric for column in main})]
     tables = [Table("Mean ± standard deviation over the seeds", comparison_rows(rows, main))]
     if others:
         tables.append(Table("All else that was measured", comparison_rows(rows, others)))
