@@ -111,6 +111,14 @@ def test_evaluation_of_the_paper(family, benchmark):
     assert settings == {"score": "entropy" if benchmark == "ifeval" else "confidence", **ends.get(benchmark, {})}
 
 
+def test_recipes_keep_the_last_epoch():
+    """As paper and release do; reconstruction of self-distilled segments would choose the least trained SFT-GT."""
+    trainings = [path for path in CONFIGS if verb_of(path) == "fit" and path.parent.name in RECIPES]
+    assert len(trainings) == 20
+    for path in trainings:
+        assert read(path)["checkpoint"] == {"monitor": None}
+
+
 def test_generated_code_needs_a_word(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TabomError, match="allow_code_execution: humaneval runs the programs that the model writes"):

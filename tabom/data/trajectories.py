@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from torch.utils.data import DataLoader
 
 from tabom.data.encoding import Row, encode_answers, fill_response
 from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.data.tokenizer import tokenizer_fingerprint
-from tabom.errors import check_range, check_used, require
+from tabom.errors import TabomError, check_range, check_used, require
 from tabom.seeding import share_of
 from tabom.tasks import ExampleSource, Task
 from tabom.trajectories import TrajectoryTable, read_trajectories
@@ -132,7 +133,7 @@ class TrajectoryDataModule(PromptDataModule):
         if self.answers == SELF_DISTILLED:
             rows = TrajectoryRows(self.table, indices)
         else:
-            rows = self._ground_truth_rows(indices, truncate=self.truncate_answers)
+            rows = self._ground_truth_rows(self._answered(indices), truncate=self.truncate_answers)
         return self.training_loader(
             rows, self.batch_size, group_by_length=self.group_by_length, num_workers=self.num_workers
         )
@@ -168,11 +169,32 @@ class TrajectoryDataModule(PromptDataModule):
             bool(is_wanted.any()),
             f"{self.path}: expected at least one verified trajectory, found none among {len(is_wanted)}",
         )
-        return [
-            i
-            for i, query_id in enumerate(self.table.query_ids)
-            if is_wanted[i] and (share_of(f"held out/{query_id}") < self.held_out) == is_held_out
-        ]
+        parts: dict[bool, list[int]] = {False: [], True: []}
+        for i, query_id in enumerate(self.table.query_ids):
+            if is_wanted[i]:
+                parts[share_of(f"held out/{query_id}") < self.held_out].append(i)
+        prompts = {part: {tuple(self.table.prompt_ids[i]): i for i in rows} for part, rows in parts.items()}
+        for prompt in prompts[False].keys() & prompts[True].keys():
+            first, second = (self.table.query_ids[prompts[part][prompt]] for part in (False, True))
+            raise TabomError(
+                f"{self.path}: expected one id a prompt, so that none is both trained on and held out, got {first} and "
+                f"{second} for the same one; import or distil the trajectories again"
+            )
+        return parts[is_held_out]
+
+    def _answered(self, indices: list[int]) -> list[int]:
+        """Those that have a reference answer; says how many have none."""
+        answered = [i for i in indices if self.table.references[i]]
+        num_left_out = len(indices) - len(answered)
+        require(
+            len(answered) > 0,
+            f"{self.path}: expected reference answers for data.answers ground_truth, found none in {len(indices)} rows",
+        )
+        if num_left_out:
+            rank_zero_info(
+                f"{self.path}: {num_left_out} of {len(indices)} rows have no reference answer and are left out"
+            )
+        return answered
 
     def _ground_truth_rows(self, indices: list[int], *, truncate: bool) -> list[Row]:
         query_ids = [self.table.query_ids[i] for i in indices]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -29,7 +30,9 @@ class ReleasedRow:
 
     Attributes:
         line: In the file, from 1.
-        query_id: The row's own, or a hash of the prompt and the line; unique in the file.
+        query_id: The row's own, or a hash of the prompt; rows of one prompt share the id of their first, and others
+            have another.
+        sample: Number of the row among those of its prompt, from 0.
         is_verified: The row's own verdict; True where it has none or null, as only verified trajectories were released.
         prompt: Text of the prompt: all that the model saw, so conversations of several turns are left out.
         prompt_ids: Its tokens.
@@ -41,6 +44,7 @@ class ReleasedRow:
 
     line: int
     query_id: str
+    sample: int
     is_verified: bool
     prompt: str
     prompt_ids: list[int]
@@ -88,7 +92,9 @@ def read_released(
         What each line holds. Usable rows are distinct, and as long as the first of them.
     """
     response_length: int | None = None
-    query_ids: set[str] = set()
+    query_ids: dict[str, str] = {}
+    taken: set[str] = set()
+    num_samples: Counter[str] = Counter()
     digests: set[bytes] = set()
     for line, row in json_rows(lines):
         try:
@@ -97,7 +103,7 @@ def read_released(
             response_ids, order = _response(content, vocabulary_size, response_length)
             digest = hashlib.sha256(json.dumps([prompt, response_ids, order]).encode()).digest()
             _check(digest not in digests, "duplicate", "prompt, response and order of an earlier line")
-            query_id = _query_id(content, prompt, line, query_ids)
+            query_id = query_ids.get(prompt) or _query_id(content, prompt, line, taken)
             is_verified = _is_verified(content)
             prompt_ids = encode_prompt(prompt, query_id)
         except _UnusableError as error:
@@ -106,12 +112,14 @@ def read_released(
             yield Rejection(line, "prompt cannot be encoded", str(error))
         else:
             response_length = len(response_ids)
-            query_ids.add(query_id)
+            query_ids[prompt] = query_id
+            taken.add(query_id)
             digests.add(digest)
             positions = content.get("non_ltr_positions")
             yield ReleasedRow(
                 line=line,
                 query_id=query_id,
+                sample=num_samples[prompt],
                 is_verified=is_verified,
                 prompt=prompt,
                 prompt_ids=prompt_ids,
@@ -120,6 +128,7 @@ def read_released(
                 decoding_order=order,
                 non_ltr_positions=positions if _are_integers(positions) else None,
             )
+            num_samples[prompt] += 1
 
 
 def _check(condition: bool, reason: str, detail: str) -> None:
@@ -206,7 +215,7 @@ def _response(
 
 def _query_id(content: Mapping[str, Any], prompt: str, line: int, taken: Collection[str]) -> str:
     own = [str(content[key]) for key in _ID_KEYS if type(content.get(key)) is int or is_text(content.get(key))]
-    query_id = own[0] if own else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}/{line}"
+    query_id = own[0] if own else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
     while query_id in taken:
         query_id += f"/{line}"
     return query_id

@@ -14,7 +14,7 @@ from tabom.cli.verbs import trajectory_import
 from tabom.data import TrajectoryDataModule
 from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tabom.tasks import Sudoku4x4
-from tabom.trajectories import Manifest, read_trajectories
+from tabom.trajectories import Manifest, read_rows, read_trajectories
 
 LENGTH = 6
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
@@ -164,6 +164,23 @@ def test_prompts_stand_in_the_chat_template(released, output_dir, chatting):
     assert chatting.decode(table_of(output_dir, chatting).prompt_ids[0]) == "<user>one?<bot>"
 
 
+def test_decodings_of_one_question_are_samples_of_one_query(released, output_dir):
+    """And a reference that is the row's own decoded text is none."""
+    path = released(
+        {"prompt": "a", "text": "1", "response": "1"},
+        {"prompt": "b", "text": "2", "response": "4"},
+        {"prompt": "a", "text": "3", "response": " 3"},
+        {"prompt": "a", "text": "5", "response": "1"},
+    )
+    run(path, output_dir)
+    rows = read_rows(output_dir, range(4)).values()
+    assert [row.sample for row in rows] == [0, 0, 1, 2]
+    assert len({row.query_id for row in rows}) == 2
+    assert [row.reference for row in rows] == ["", "4", "", "1"]
+    report = json.loads((output_dir / "import_report.json").read_text())
+    assert (report["num_prompts"], report["num_without_reference"]) == (2, 2)
+
+
 def test_the_report_counts_and_names_lines(released, output_dir, capsys):
     path = released(
         {"prompt": "a", "text": "1", "method": "entropy", "non_ltr_positions": [1, 2, 3, 4, 5]},
@@ -191,6 +208,8 @@ def test_the_report_counts_and_names_lines(released, output_dir, capsys):
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "num_rows": 9,
         "num_kept": 4,
+        "num_prompts": 4,
+        "num_without_reference": 4,
         "num_rejected": {
             "method not asked for": 2,
             "no JSON object": 1,
@@ -211,6 +230,8 @@ def test_the_report_counts_and_names_lines(released, output_dir, capsys):
     assert [[cell.strip() for cell in row] for row in cells] == [
         ["read", "9", ""],
         ["kept", "4", ""],
+        ["... of these, with a prompt of their own", "4", ""],
+        ["... of these, without a reference answer", "4", ""],
         ["... of these, with non_ltr_positions", "3", ""],
         ["... of these, as they follow from the order", "2", ""],
         ["method not asked for", "2", "5"],

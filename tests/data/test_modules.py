@@ -288,6 +288,27 @@ class TestTrajectories:
         references = {e.query_id: e.reference for e in Sudoku4x4(answer_layout="rows").examples("train", 24)}
         assert [data().tokenizer.decode(row.response_ids) for row in cut] == [references[r.query_id][:17] for r in cut]
 
+    def test_a_prompt_that_is_trained_on_is_not_held_out(self, trajectories):
+        """Under two ids, as an import once gave them."""
+        data = trajectories(held_out=0.4)
+        trained = data.train_dataloader().dataset[0].query_id
+        *_, held_out, _ = data.val_dataloader()
+        other = next(iter(held_out)).query_ids[0]
+        first, second = (data.table.query_ids.index(query_id) for query_id in (trained, other))
+        data.table.prompt_ids[second] = data.table.prompt_ids[first]
+        message = f"one id a prompt, so that none is both trained on and held out, got {trained} and {other} for"
+        for loaders in (data.train_dataloader, data.val_dataloader):
+            with pytest.raises(TabomError, match=message):
+                loaders()
+
+    def test_rows_without_a_reference_are_left_out_of_ground_truth(self, trajectories):
+        data = trajectories(held_out=0.0, answers="ground_truth")
+        data.table.references[:6] = [""] * 6
+        assert len(data.train_dataloader().dataset) == 12
+        data.table.references[:] = [""] * 24
+        with pytest.raises(TabomError, match=r"reference answers for data\.answers ground_truth, found none in"):
+            data.train_dataloader()
+
     def test_held_out_trajectories_are_not_trained_on(self, trajectories):
         data = trajectories(held_out=0.4)
         trained = {row.query_id for row in data.train_dataloader().dataset}

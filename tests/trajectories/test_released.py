@@ -32,6 +32,7 @@ def test_a_row_as_it_was_released():
     assert one(id="q7", response="told", is_correct=False, non_ltr_positions=[2, 1], method="entropy") == ReleasedRow(
         line=1,
         query_id="q7",
+        sample=0,
         is_verified=False,
         prompt="ask",
         prompt_ids=[97, 115, 107],
@@ -276,16 +277,18 @@ def test_query_ids_are_stable_and_unique():
         return {**GOOD, "response_token_ids": [token, 0, 0], **changes}
 
     found = read(
-        row(0, id="a"),
-        row(1, query_id=3),
-        row(2, id="", query_id="b"),
+        row(0, prompt="0", id="a"),
+        row(1, prompt="1", query_id=3),
+        row(2, prompt="2", id="", query_id="b"),
         row(3),
         row(4),
-        row(5, id="a/7"),
-        row(6, id="a"),
+        row(5, prompt="5", id="a/7"),
+        row(6, prompt="6", id="a"),
         row(7, id=True),
+        row(8, prompt="0", id="c"),
     )
     hashed = "2f2fc7f2e9ce13b0"  # SHA-256 of "ask"
     assert [row.query_id for row in found] == [
-        "a", "3", "b", f"{hashed}/4", f"{hashed}/5", "a/7", "a/7/7", f"{hashed}/8"
+        "a", "3", "b", hashed, hashed, "a/7", "a/7/7", hashed, "a"
     ]  # fmt: skip
+    assert [row.sample for row in found] == [0, 0, 0, 0, 1, 0, 0, 2, 1]

@@ -29,6 +29,8 @@ class ImportReport:
         file: Its path.
         sha256: Of the file.
         num_kept: Rows that are in the shards.
+        num_prompts: Of these, distinct prompts.
+        num_without_reference: Rows that have no reference answer, or their own decoded text as one, which is dropped.
         num_listed: Those that list ``non_ltr_positions``.
         num_agreeing: Those whose list is what follows from their order.
         rejections: Lines that were left out.
@@ -37,6 +39,8 @@ class ImportReport:
     file: str
     sha256: str
     num_kept: int = 0
+    num_prompts: int = 0
+    num_without_reference: int = 0
     num_listed: int = 0
     num_agreeing: int = 0
     rejections: "list[Rejection]" = field(default_factory=list)
@@ -59,6 +63,8 @@ class ImportReport:
             "sha256": self.sha256,
             "num_rows": self.num_rows,
             "num_kept": self.num_kept,
+            "num_prompts": self.num_prompts,
+            "num_without_reference": self.num_without_reference,
             "num_rejected": {reason: count for reason, count, _ in self.reasons()},
             "non_ltr_positions": {"num_listed": self.num_listed, "num_agreeing": self.num_agreeing},
             "rejected_lines": [dataclasses.asdict(rejection) for rejection in self.rejections],
@@ -74,6 +80,8 @@ class ImportReport:
         table.add_column("first line", justify="right")
         table.add_row("read", str(self.num_rows))
         table.add_row("kept", str(self.num_kept))
+        table.add_row("... of these, with a prompt of their own", str(self.num_prompts))
+        table.add_row("... of these, without a reference answer", str(self.num_without_reference))
         table.add_row("... of these, with non_ltr_positions", str(self.num_listed))
         table.add_row("... of these, as they follow from the order", str(self.num_agreeing), end_section=True)
         for reason, count, first in self.reasons():
@@ -160,6 +168,7 @@ def _kept(
             report.rejections.append(Rejection(row.line, "mask token in the response", detail))
         else:
             report.num_kept += 1
+            report.num_prompts += row.sample == 0
             yield row
 
 
@@ -186,19 +195,28 @@ def _write_chunk(
             report.num_listed += 1
             report.num_agreeing += set(row.non_ltr_positions) == set(positions.nonzero().flatten().tolist())
     num_rejected = sum(not row.is_verified for row in rows)
+    responses = [
+        str(tokenizer.decode(ids[where].tolist(), skip_special_tokens=is_chat))
+        for ids, where in zip(response_ids, is_text, strict=True)
+    ]
+    references = [
+        "" if row.reference.strip() == response.strip() else row.reference
+        for row, response in zip(rows, responses, strict=True)
+    ]
+    report.num_without_reference += references.count("")
     return write_shard(
         [
             TrajectoryRow(
                 query_id=row.query_id,
-                sample=0,
+                sample=row.sample,
                 is_verified=row.is_verified,
                 prompt_ids=row.prompt_ids,
                 response_ids=row.response_ids,
                 unmask_step=step[i].tolist(),
                 unmask_entropy=[float("nan")] * len(row.response_ids),
                 prompt=row.prompt,
-                response=str(tokenizer.decode(response_ids[i, is_text[i]].tolist(), skip_special_tokens=is_chat)),
-                reference=row.reference,
+                response=responses[i],
+                reference=references[i],
             )
             for i, row in enumerate(rows)
         ],
