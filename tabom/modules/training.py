@@ -252,12 +252,24 @@ class TrainingModule(LightningModule):
         return terms["loss"]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log learning rate and L2 norm of all gradients before they are clipped, at the steps that are logged."""
+        """Log learning rate and L2 norm of all gradients before they are clipped, at the steps that are logged.
+
+        Raises:
+            TabomError: If the norm is not finite; the weights are those of the step before. A gradient scaler
+                (``16-mixed``) leaves such steps out by itself.
+        """
+        norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not is_scaled and not torch.isfinite(norm):
+            wrong = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            raise TabomError(
+                f"step {self.global_step}: expected finite gradients, got a norm of {norm.item():g}, from {wrong[:3]}"
+            )
         interval: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if interval > 0 and (self.global_step + 1) % interval == 0:
-            norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-            self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+            self.log("train/gradient_norm", norm)
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(values, reduce_op="mean"))

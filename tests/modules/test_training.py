@@ -171,6 +171,21 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_queries(stage, monkeypat
         stage("fit", "sft_sd")
 
 
+def test_gradients_that_are_not_finite_end_the_run_before_the_weights_change(stage, monkeypatch):
+    """The loss is finite: the derivative of a root at 0 is not."""
+    finite, steps = NelboObjective.terms, []
+
+    def breaks(self, statistics, *arguments):
+        terms = finite(self, statistics, *arguments)
+        return {**terms, "loss": terms["loss"] + (statistics.nll.nan_to_num() * 0).sum().sqrt()}
+
+    monkeypatch.setattr(NelboObjective, "terms", breaks)
+    monkeypatch.setattr(TrainingModule, "configure_gradient_clipping", lambda *_, **__: steps.append(1))
+    with pytest.raises(TabomError, match=r"^step 0: expected finite gradients, got a norm of nan, from \['backbone\."):
+        stage("fit", "sft_sd")
+    assert steps == []
+
+
 @pytest.fixture
 def masks(stage, monkeypatch):
     """What a training step masks in a batch of four rows, with changes to the batch and to where the step stands."""
