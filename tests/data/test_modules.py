@@ -67,6 +67,16 @@ class TestPrompts:
 
         assert rows(4).items() <= rows(10).items()
 
+    def test_how_many_tokens_of_a_text_are_masked_follows_from_the_seed_of_the_masks(self):
+        """Over the seeds any number is, or the NELBO would be that of some counts alone."""
+
+        def count(seed):
+            sizes = dataclasses.replace(SIZES, num_base_examples=1, mask_seed=seed)
+            (text, *_) = PromptDataModule(**{**common(), "validation": sizes}).val_dataloader()
+            return int(next(iter(text)).is_masked.sum())
+
+        assert len({count(seed) for seed in range(8)}) >= 5
+
     def test_masks_of_two_domains_are_drawn_apart(self):
         (source,) = common()["base_domains"].values()
         data = PromptDataModule(**{**common(), "base_domains": {"first": source, "second": source}})

@@ -626,3 +626,14 @@ def test_the_released_decoder_of_dream(tokenizer):
         canvas[0, revealed - N] = logits[revealed].argmax()
     assert torch.equal(decoded.response_ids[0], canvas[0, -N:])
     assert num_tied > 0
+
+
+def test_the_likeliest_token_is_no_draw(tokenizer):
+    """At any temperature, which then decides the scores alone."""
+    torch.manual_seed(3)
+    backbone = NewTinyDLM(**TINY, initializer_range=0.7).load(tokenizer).eval()
+    batch = prompts(tokenizer, ["abc", "d"])
+    cold = Sampler().decode(backbone, batch)
+    for seed in range(3):
+        hot = Sampler(temperature=5.0, seed=seed, token_choice="likeliest").decode(backbone, batch)
+        assert torch.equal(hot.response_ids, cold.response_ids)
