@@ -1,5 +1,6 @@
 """Files and directories that are there whole or not at all."""
 
+import os
 import threading
 
 import pytest
@@ -70,3 +71,18 @@ def test_two_do_not_write_a_directory_at_once(tmp_path):
     with alone(tmp_path, "export"), pytest.raises(TabomError, match=message), whole_directory(tmp_path, "export"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Or a power cut could leave an empty file under it."""
+    path, synced, sync = tmp_path / "file", [], os.fsync
+
+    def noted(number):
+        synced.append((os.fstat(number).st_size, path.exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with whole_file(path) as file:
+        file.write(b"content")
+    assert synced == [(7, False)]
+    assert path.read_bytes() == b"content"
