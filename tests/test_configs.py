@@ -47,10 +47,22 @@ def test_there_are_configs():
 
 
 def test_every_part_is_used():
-    pages = sorted((ROOT.parent / "docs").glob("*.md"))
-    text = "".join(path.read_text() for path in CONFIGS + PARTS + pages)
+    text = "".join(path.read_text() for path in CONFIGS + PARTS)
     assert PARTS
-    assert all(f"/{path.name}" in text or f" {path.name}" in text for path in PARTS)
+    unused = [path for path in PARTS if f"/{path.name}" not in text and f" {path.name}" not in text]
+    assert [path.stem for path in unused] == ["dream_sampler"]
+
+
+def test_the_sampler_that_no_config_uses(tmp_path, monkeypatch):
+    """Dream as the paper describes it, in place of its released decoder; the command is in docs/distillation.md."""
+    monkeypatch.chdir(ROOT.parent)
+    released, drawn = (
+        instantiate("predict", ROOT / "dream_prm12k/distill.yaml", f"--run_dir={tmp_path}", *options).model.sampler
+        for options in ((), ("--model.sampler=configs/parts/dream_sampler.yaml",))
+    )
+    assert (released.token_choice, released.score_distribution, released.is_random) == ("likeliest", "sampling", False)
+    assert (drawn.token_choice, drawn.score_distribution, drawn.is_random) == ("drawn", "model", True)
+    assert (drawn.temperature, drawn.top_p) == (released.temperature, released.top_p) == (0.1, 0.9)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

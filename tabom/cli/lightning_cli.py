@@ -185,7 +185,10 @@ class TabomCLI(LightningCLI):
             raise TabomError(text) from error
 
     def before_fit(self) -> None:
-        """Claim the directory; find the checkpoint, a training starts anew without a last one; start tracking."""
+        """Try the optimizer, before W&B hears of the run; claim the directory; find the checkpoint; start tracking.
+
+        Without a last checkpoint a training starts anew.
+        """
         if isinstance(self.model, TrainingModule):
             self.model.try_optimizer()
         self._claim_directory()

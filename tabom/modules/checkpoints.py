@@ -107,9 +107,14 @@ def _content(path: Path, *, is_mapped: bool) -> dict[str, Any]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever torch raises of a file says that it is no checkpoint, or not the whole of one."""
+    """What torch raises of a file says that it is no checkpoint, or not the whole of one.
+
+    It raises any kind, by what the bytes happen to be; that a file may not be read, or is too large, is another matter.
+    """
     try:
         yield
+    except (PermissionError, MemoryError):
+        raise
     except Exception as error:
         raise TabomError(
             f"{path}: expected a checkpoint that a training wrote, found another file or a part of one"

@@ -99,7 +99,23 @@ class BenchmarkResult:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class _Start:
+    """The first line."""
+
+    verb: str
+    run_id: str
+    time: str
+    command: list[str]
+    config_files: list[str]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    seed: int
+    inputs: dict[str, dict[str, Any]]
+    wandb: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class RunRecord(_Start):
     """One run, as far as it came.
 
     Attributes:
@@ -126,16 +142,6 @@ class RunRecord:
     """
 
     path: Path
-    verb: str
-    run_id: str
-    time: str
-    command: list[str]
-    config_files: list[str]
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    seed: int
-    inputs: dict[str, Any]
-    wandb: dict[str, Any] | None
     parent: str | None
     state: State
     reason: str
@@ -273,22 +279,6 @@ class _Inputs:
     """What is read of the trajectories."""
 
     manifest_sha256: str = ""
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The first line."""
-
-    verb: str
-    run_id: str
-    time: str
-    command: list[str]
-    config_files: list[str]
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    seed: int
-    inputs: dict[str, dict[str, Any]]
-    wandb: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

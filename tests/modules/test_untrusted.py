@@ -132,6 +132,17 @@ def test_a_checkpoint_that_runs_something(tmp_path, proof):
         read_checkpoint(tmp_path / "evil.ckpt")
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_a_file_that_cannot_be_read_is_not_called_another_file(tmp_path, monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    (tmp_path / "last.ckpt").touch()
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize(("given", "is_safe"), [(None, True), (True, True), (False, False)])
 def test_lightning_reads_no_more_than_values(monkeypatch, given, is_safe):
     """It would read a checkpoint from an address as a pickle."""
