@@ -9,6 +9,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from tabom.backbones import NewTinyDLM
 from tabom.cli.lightning_cli import run
@@ -310,6 +311,13 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
         write_chunk(store, index, chunk, tokenizer)
     store.finish()
     return directory
+
+
+def save_word_tokenizer(path, num_words, **special_tokens):
+    """A tokenizer of the words w0, w1 and so on, between blanks."""
+    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(num_words)}))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special_tokens).save_pretrained(path)
 
 
 def slow(*cases):

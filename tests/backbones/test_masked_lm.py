@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from helpers import save_word_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
@@ -38,11 +39,7 @@ def saved(request, tmp_path):
             torch.nn.init.normal_(parameter, std=0.2)
     model.tie_weights()
     model.save_pretrained(tmp_path)
-    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(60)}))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="w0", mask_token="w1", cls_token="w2", sep_token="w3"
-    ).save_pretrained(tmp_path)
+    save_word_tokenizer(tmp_path, 60, pad_token="w0", mask_token="w1", cls_token="w2", sep_token="w3")
     return tmp_path
 
 

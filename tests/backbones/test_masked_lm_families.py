@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from helpers import save_word_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from tabom.backbones import PretrainedBackbone
 from tabom.data.tokenizer import load_tokenizer
@@ -31,11 +31,7 @@ def saved(path, family, **changes):
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(path)
-    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(40)}))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="w0", mask_token="w1", eos_token="w2", sep_token="w2"
-    ).save_pretrained(path)
+    save_word_tokenizer(path, 40, pad_token="w0", mask_token="w1", eos_token="w2", sep_token="w2")
     return path
 
 
