@@ -133,7 +133,9 @@ def _describe(hint: Any) -> str:
 
 
 def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    candidates = list(candidates)
+    same = [candidate for candidate in candidates if candidate.endswith(f".{name}")]
+    close = sorted(same, key=len)[:1] or difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -1,5 +1,6 @@
 """What a configuration need not say: the classes, the trainer's settings and the callbacks of each verb."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tabom import shipped
 from tabom.callbacks import LastCheckpoint, StepProgressBar, TrajectoryWriter, ValidationMedia
 from tabom.errors import require
 
@@ -35,8 +37,10 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
         """Put the verb's class where neither this file nor one before names one.
 
-        The ``trainer.default_root_dir`` of a file is another name for its ``run_dir``.
+        The ``trainer.default_root_dir`` of a file is another name for its ``run_dir``. A configuration that comes with
+        the package is found by its name.
         """
+        values = found(values)
         for key, class_path in zip(("model", "data"), _CLASSES.get(parser.verb, ()), strict=False):
             if _is_without_class(values, key) and cfg.get(key) is None:
                 cfg[key] = Namespace(class_path=class_path)
@@ -45,6 +49,16 @@ class ConfigFile(ActionConfigFile):
         after = [cfg.get(key) for key in ("run_dir", "trainer.default_root_dir")]
         if before[0] == after[0] and before[1] != after[1]:
             cfg.run_dir = after[1]
+
+
+def found(config: Any) -> Any:
+    """The file of a configuration that is given by its name; YAML text, and whatever is no text, as it is.
+
+    Raises:
+        TabomError: If there is no such file.
+    """
+    is_name = isinstance(config, str) and re.fullmatch(r"[^\n{}:]+", config)
+    return str(shipped.find(config, "configs")) if is_name else config
 
 
 def add_defaults(parser: LightningArgumentParser, verb: str) -> None:

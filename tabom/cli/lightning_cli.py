@@ -1,6 +1,7 @@
 """The verbs that need a model: LightningCLI with short errors and a recorded configuration."""
 
 import contextlib
+import inspect
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ from tabom.cli.checks import check_file
 from tabom.cli.config_errors import explain, misplaced_values
 from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
 from tabom.cli.former_names import renamed_words, renaming
+from tabom.cli.help import configs as shipped_configs
 from tabom.cli.input_errors import sentence
 from tabom.cli.run_directory import fill_in_directory
 from tabom.cli.trainer import TabomTrainer
@@ -81,7 +83,10 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        options = [action.dest for action in parser._actions]
+        if missing := re.search(r"arguments are required: (\w+)\.", message):
+            shown = "; ".join(shipped_configs(missing[1]))
+            message = f"{missing[1]}: expected --config FILE, or FOLDER/NAME of one that comes with tabom: {shown}"
+        options = [*(action.dest for action in parser._actions), *_options_of_classes()]
         print(f"tabom: error: {explain(message, options, _class_names())}", file=sys.stderr)
         sys.exit(2)
 
@@ -288,7 +293,7 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 save_config_callback=RunRecorder,
                 save_config_kwargs={"save_to_log_dir": False, "command": list(words)},
                 parser_kwargs={words[0]: {"verb": words[0]}},
-                args=list(words),
+                args=["--help" if word == "--help=all" else word for word in words],
             )
         except Interrupted as interruption:
             rank_zero_only(print)(f"tabom: {interruption.reason}", file=sys.stderr)
@@ -310,6 +315,21 @@ def _class_names() -> list[str]:
         tabom.validation,
     )
     return [name for package in packages for name in package.__all__]
+
+
+def _options_of_classes() -> list[str]:
+    """Dotted names of what the classes of a configuration take, such as ``model.objective.margin``."""
+    owners = [
+        ("model.objective.ranking", tabom.objectives.Ranking),
+        ("data.validation", tabom.data.ValidationSizes),
+        *(("model.objective", getattr(tabom.objectives, name)) for name in tabom.objectives.__all__),
+        *(("model.backbone", getattr(tabom.backbones, name)) for name in tabom.backbones.__all__),
+        ("model.sampler", tabom.samplers.Sampler),
+        *(("model", getattr(tabom.modules, name)) for name in tabom.modules.__all__),
+        *(("data", getattr(tabom.data, name)) for name in tabom.data.__all__),
+    ]
+    found = [f"{prefix}.{name}" for prefix, owner in owners for name in inspect.signature(owner).parameters]
+    return ["model.optimizer.lr", *found]
 
 
 def _is_bad_input(error: BaseException | None) -> bool:

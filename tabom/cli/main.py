@@ -21,6 +21,7 @@ _VERBS = {
     "view": ("tabom.cli.verbs.view", "write a page that plays trajectories step by step"),
     "report": ("tabom.cli.verbs.report", "write a page of tables and figures from finished runs"),
     "sweep": ("tabom.sweeping.command", "run a sweep file, on this machine or with W&B"),
+    "init": ("tabom.cli.verbs.init", "copy the shipped configurations and sweeps, to change them"),
     "demo": ("tabom.demo.command", "run everything from a tiny base model to a table and a figure"),
 }
 
@@ -39,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> None:
             print(_usage())
         case ["--version"]:
             print(f"tabom {version('tabom')}")
+        case [verb, *rest] if _VERBS.get(verb, ("",))[0] == "tabom.cli.lightning_cli" and {"-h", "--help"} & {*rest}:
+            from tabom.cli.help import text
+
+            print(text(verb))
         case [verb, *_] if verb in _VERBS:
             _run(_VERBS[verb][0], words)
         case [verb, *_]:

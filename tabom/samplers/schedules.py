@@ -197,10 +197,10 @@ class ConfidenceThreshold(Schedule):
 
 
 class EntropyBound(Schedule):
-    r"""The first positions by rank, as many as :math:`\sum_i H_i - \max_i H_i \le bound` holds for.
+    r"""The first positions by rank, as long as their entropies without the largest add up to at most a bound.
 
-    The sum bounds what their joint distribution differs from the product of their own ones; the first position is
-    always revealed.
+    That is :math:`\sum_i H_i - \max_i H_i \le bound`. The sum bounds what their joint distribution differs from the
+    product of their own ones; the first position is always revealed.
 
     Args:
         bound: In nats, at least 0. At 0 only positions without any entropy are revealed together.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom.errors import TabomError, require
+from tabom.shipped import find
 from tabom.storage.claims import alone
 
 
@@ -18,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     """Options of ``tabom sweep``."""
     options = argparse.ArgumentParser("tabom sweep", description=__doc__)
     options.add_argument("verb", help=argparse.SUPPRESS)
-    options.add_argument("file", type=Path, metavar="FILE", help="sweep file, as wandb sweep takes it")
+    options.add_argument(
+        "file", type=Path, metavar="FILE", help="sweep file, as wandb sweep takes it, or its shipped name"
+    )
     options.add_argument("--config", metavar="FILE", help="takes the place of the --config in the file's command")
     options.add_argument("--seeds", type=int, nargs="+", default=[], help="every setting is run with each of them")
     options.add_argument("--num_runs", type=int, help="at most (the file's run_cap)")
@@ -51,7 +54,7 @@ def run(words: Sequence[str]) -> None:
             raise
         raise TabomError("tabom sweep: expected the package optuna, found none; pip install 'tabom[sweep]'") from error
     changes = {"config": arguments.config, "seeds": arguments.seeds, "run_cap": arguments.num_runs, "further": further}
-    sweep = read_sweep(arguments.file, **changes)
+    sweep = read_sweep(find(arguments.file, "sweeps"), **changes)
     for name in ("jobs", "count"):
         number = getattr(arguments, name)
         require(number is None or number >= 1, f"{name}: expected at least 1, got {number}")

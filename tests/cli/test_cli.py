@@ -62,8 +62,8 @@ def test_version_is_that_of_the_package(capsys, repository):
 
 def test_unknown_verb(capsys):
     assert fails(capsys, "fti") == (
-        "fti: expected one of fit, validate, test, predict, evaluate, export, trajectories, view, report, sweep, demo, "
-        "--help or --version; did you mean fit?"
+        "fti: expected one of fit, validate, test, predict, evaluate, export, trajectories, view, report, sweep, init, "
+        "demo, --help or --version; did you mean fit?"
     )
 
 
@@ -171,7 +171,34 @@ def test_misspelt_flag_and_missing_file(capsys, repository):
     assert fails(capsys, "fit", "--config", config, "--trainer.max_stepz=3") == (
         "unrecognized arguments: --trainer.max_stepz=3 (did you mean trainer.max_steps?)"
     )
-    assert fails(capsys, "fit", "--config", "none.yaml").startswith("config: File does not exist: ")
+    assert fails(capsys, "fit", "--config", "none.yaml") == (
+        "none.yaml: expected a file, or the name of one in configs (tabom init DIR copies them)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "whole"),
+    [
+        ("margin", "model.objective.margin"),
+        ("inverse_temperature", "model.objective.ranking.inverse_temperature"),
+        ("lr", "model.optimizer.lr"),
+        ("batch_size", "data.batch_size"),
+        ("num_test_prompts", "data.validation.num_test_prompts"),
+    ],
+)
+def test_a_short_option_names_the_whole_one(capsys, repository, option, whole):
+    config = repository / "configs" / "demo" / "tabom.yaml"
+    assert fails(capsys, "fit", "--config", config, f"--{option}=1") == (
+        f"unrecognized arguments: --{option}=1 (did you mean {whole}?)"
+    )
+
+
+def test_a_verb_without_a_configuration_names_those_there_are(capsys):
+    text = fails(capsys, "predict")
+    assert text.startswith(
+        "predict: expected --config FILE, or FOLDER/NAME of one that comes with tabom: demo: distill;"
+    )
+    assert "tabom_global" in fails(capsys, "fit")
 
 
 def test_demo_outside_the_repository(capsys, monkeypatch, tmp_path):
