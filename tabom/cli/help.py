@@ -2,6 +2,7 @@
 
 import ast
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def text(verb: str) -> str:
         *last,
         "",
         "Shipped configurations (FOLDER/NAME):",
-        *(f"  {line}" for line in configs(verb)),
+        *(textwrap.fill(line, 118, initial_indent="  ", subsequent_indent="    ") for line in configs(verb)),
     ]
     return "\n".join(lines)
 

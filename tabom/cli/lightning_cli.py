@@ -48,6 +48,7 @@ from tabom.storage.claims import alone
 
 _GROUPS = ("trainer", "checkpoint", "last_checkpoint", "progress", "writer", "model", "data")
 set_loader("yaml", renaming(yaml_load))
+_PARTS = ("Ranking", "Warmup", "Lora", "ValidationSizes")
 _NONE = re.compile(r"^(--[^=]+=)?None$")
 
 
@@ -319,14 +320,13 @@ def _class_names() -> list[str]:
 
 def _options_of_classes() -> list[str]:
     """Dotted names of what the classes of a configuration take, such as ``model.objective.margin``."""
+    rooms = {"model.objective": tabom.objectives, "model.backbone": tabom.backbones, "data": tabom.data}
     owners = [
+        ("model", TrainingModule),
+        ("model.sampler", tabom.samplers.Sampler),
         ("model.objective.ranking", tabom.objectives.Ranking),
         ("data.validation", tabom.data.ValidationSizes),
-        *(("model.objective", getattr(tabom.objectives, name)) for name in tabom.objectives.__all__),
-        *(("model.backbone", getattr(tabom.backbones, name)) for name in tabom.backbones.__all__),
-        ("model.sampler", tabom.samplers.Sampler),
-        *(("model", getattr(tabom.modules, name)) for name in tabom.modules.__all__),
-        *(("data", getattr(tabom.data, name)) for name in tabom.data.__all__),
+        *((key, getattr(room, name)) for key, room in rooms.items() for name in room.__all__ if name not in _PARTS),
     ]
     found = [f"{prefix}.{name}" for prefix, owner in owners for name in inspect.signature(owner).parameters]
     return ["model.optimizer.lr", *found]

@@ -196,7 +196,7 @@ def test_a_short_option_names_the_whole_one(capsys, repository, option, whole):
 def test_a_verb_without_a_configuration_names_those_there_are(capsys):
     text = fails(capsys, "predict")
     assert text.startswith(
-        "predict: expected --config FILE, or FOLDER/NAME of one that comes with tabom: demo: distill;"
+        "predict: expected --config FILE, or FOLDER/NAME of one that comes with tabom: demo, dream_ling_coder, "
     )
     assert "tabom_global" in fails(capsys, "fit")
 
