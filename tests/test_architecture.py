@@ -16,7 +16,7 @@ FLOORS = (
     "backbones corruption metrics samplers tasks trajectories",
     "objectives",
     "validation data",
-    "modules reporting viewer",
+    "modules reporting viewer generation",
     "callbacks sweeping",
     "evaluation",
     "cli",
@@ -26,7 +26,7 @@ FLOORS = (
 
 HOMES = {
     "lightning": {"cli", "demo", "modules", "data", "callbacks", "evaluation"},
-    "transformers": {"backbones", "data", "evaluation"},
+    "transformers": {"backbones", "data", "evaluation", "generation"},
     "tokenizers": {"data"},
     "peft": {"backbones"},
     "wandb": {"evaluation", "callbacks", "reporting", "sweeping"},
