@@ -12,7 +12,7 @@ import tabom
 
 FLOORS = (
     "types errors seeding signals",
-    "functional storage sandbox shipped",
+    "functional storage sandbox shipped jobs",
     "backbones corruption metrics samplers tasks trajectories",
     "objectives",
     "validation data",

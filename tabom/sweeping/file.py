@@ -1,18 +1,15 @@
 """Reads W&B sweep files."""
 
-import codecs
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-from jsonargparse import get_loader
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tabom.errors import TabomError, require
+from tabom.storage.yaml_files import as_word, read_yaml
 
 SEED = "seed_everything"
 Method = Literal["grid", "random", "bayes"]
@@ -87,16 +84,9 @@ class Sweep:
     def words(self, values: Mapping[str, Any], seed: int | None) -> list[str]:
         """The command of one run after its program, with the options of a setting in the place of ``${args}``."""
         options = {**self.fixed, **values, **({} if seed is None else {SEED: seed})}
-        arguments = [f"--{name}={_as_word(value)}" for name, value in options.items()]
+        arguments = [f"--{name}={as_word(value)}" for name, value in options.items()]
         macros = {macro: arguments if macro == "${args}" else [] for macro in _MACROS}
         return [word for part in self.content["command"] for word in macros.get(part, [str(part)])]
-
-
-def _as_word(value: Any) -> str:
-    """A value as the command line reads it."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("\n").removesuffix("\n...")
 
 
 def read_sweep(
@@ -143,22 +133,6 @@ def read_sweep(
     sweep = Sweep(path, content, fixed, axes, seeds_read)
     _check_search(sweep)
     return sweep
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file in UTF-8 or UTF-16, with or without a byte order mark.
-
-    Raises:
-        TabomError: If it holds anything else.
-    """
-    try:
-        content = path.read_bytes()
-        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        content = get_loader("yaml")(content.decode(encoding))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TabomError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
-    require(isinstance(content, dict), f"{path}: expected keys and values, got {type(content).__name__}")
-    return content
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,35 +1,33 @@
 """Runs a sweep on this machine: several processes at once, resumable, with a summary at the end."""
 
 import os
-import signal
 import statistics
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from tabom.errors import TabomError
+from tabom.jobs.job import is_locked
+from tabom.jobs.side_by_side import SideBySide
 from tabom.reporting.comparison import Column, markdown_table, rich_table, short_names, show_value
 from tabom.reporting.progress import Display
 from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_rows
-from tabom.signals import EXIT_CODE, handled_by
+from tabom.signals import EXIT_CODE
 from tabom.storage.claims import remove_empty
 from tabom.storage.files import whole_file
 from tabom.storage.run_record import DIRECTORY
 from tabom.storage.settings import check_same
-from tabom.sweeping.file import Sweep, identity, read_yaml
-from tabom.sweeping.run import Run, is_locked
+from tabom.storage.yaml_files import read_yaml
+from tabom.sweeping.file import Sweep, identity
+from tabom.sweeping.run import Run
 from tabom.sweeping.search import Search
 
-_POLL_SECONDS = 0.2
 
-
-class Runner:
+class Runner(SideBySide[Run]):
     """Tries settings until the sweep is complete, and can be stopped and started again at any moment.
 
     Args:
@@ -42,10 +40,10 @@ class Runner:
     """
 
     def __init__(self, sweep: Sweep, output_dir: Path, num_jobs: int) -> None:
+        super().__init__("sweep", num_jobs)
         _keep_identity(sweep, output_dir)
         self._sweep = sweep
         self._directory = output_dir
-        self._num_jobs = num_jobs
         self._search = Search(sweep, output_dir / "search.journal")
         self._seeds: tuple[int | None, ...] = sweep.seeds or (None,)
         num_seeds, cap = len(self._seeds), sweep.content.get("run_cap", sys.maxsize)
@@ -61,7 +59,6 @@ class Runner:
             self._add(trial)
         self._active = [run for runs in self._runs.values() for run in runs if run.is_tried]
         self._failed: set[str] = set()
-        self._is_stopping = False
 
     def run(self) -> None:
         """Make the runs that are missing, then write the summary.
@@ -71,23 +68,9 @@ class Runner:
         """
         for setting in self._runs:
             self._tell(setting)
-        with handled_by(self._note_signal), closing(Display()) as self._display:
-            task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=self._num_done)
-            while True:
-                self._collect()
-                if self._is_stopping:
-                    for run in self._active:
-                        run.stop()
-                else:
-                    self._stop_hopeless()
-                    while len(self._active) < self._num_jobs and (following := self._following()):
-                        words = self._words(following)
-                        following.begin(words, max(1, (os.cpu_count() or 1) // self._num_jobs))
-                        self._active.append(following)
-                self._display.update(task, self._num_done, self._numbers())
-                if not self._active:
-                    break
-                time.sleep(_POLL_SECONDS)
+        with closing(Display()) as self._display:
+            self._task = self._display.add(self._sweep.name, self._num_runs, "runs", completed=self._num_done)
+            self._run_all()
         if self._finished():
             self._summarise()
         if self._is_stopping:
@@ -140,15 +123,18 @@ class Runner:
         parts = [f"{self._names[key]}={show_value(value)}" for key, value in run.values.items()]
         return " ".join([*parts, *([] if run.seed is None else [f"seed={run.seed}"])]) or self._sweep.name
 
-    def _collect(self) -> None:
-        """Note what became of the runs that have ended."""
-        for run in [run for run in self._active if not run.is_running()]:
-            self._active.remove(run)
-            self._is_hopeless(run)
-            if reason := run.finish():
-                self._failed.add(run.directory.name)
-                self._display.line(f"{run.directory.name} ({self._name(run)}): {reason}; {run.directory}/output.log")
-            self._tell(run.setting)
+    def _note_end(self, job: Run) -> None:
+        self._is_hopeless(job)
+        if reason := job.finish():
+            self._failed.add(job.directory.name)
+            self._display.line(f"{job.directory.name} ({self._name(job)}): {reason}; {job.log}")
+        self._tell(job.setting)
+
+    def _begin_next(self) -> Run | None:
+        following = self._following()
+        if following is not None:
+            following.start(self._words(following), max(1, (os.cpu_count() or 1) // self._num_jobs))
+        return following
 
     def _tell(self, setting: int) -> None:
         """Say to the search what a setting reached, once all its seeds have finished."""
@@ -156,13 +142,14 @@ class Runner:
         if len(metrics) == len(self._seeds) and self._is_open(setting):
             self._search.tell(setting, statistics.mean(metrics))
 
-    def _stop_hopeless(self) -> None:
+    def _look(self) -> None:
         """Early stopping, by the checks of a setting's first seed; the other seeds end with it."""
-        for run in self._active:
+        for run in [] if self._is_stopping else self._active:
             if self._is_hopeless(run):
                 self._search.tell(run.setting, None)
                 for other in self._runs[run.setting]:
                     other.stop()
+        self._display.update(self._task, self._num_done, self._numbers())
 
     def _is_hopeless(self, run: Run) -> bool:
         """Report the checks that are new, of a run that has ended as well: others are compared with it."""
@@ -172,13 +159,6 @@ class Runner:
         new = range(run.num_reported, len(values))
         run.num_reported = len(values)
         return any([self._search.is_hopeless(run.setting, check + 1, values[check]) for check in new])  # noqa: C419
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if not self._is_stopping:
-            self._is_stopping = True
-            name = signal.Signals(number).name
-            print(f"tabom sweep: {name}, the runs in progress are being stopped", file=sys.stderr)
 
     def _numbers(self) -> dict[str, str]:
         metrics = [metric for _, metric in self._finished()]

@@ -14,8 +14,9 @@ import yaml
 from journal import made_runs
 
 from tabom.errors import TabomError
+from tabom.jobs import side_by_side
 from tabom.storage.claims import Claims, alone
-from tabom.sweeping import command, run, runner, search
+from tabom.sweeping import command, run, search
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_tabom.py")))
 OUT = Path("out")
@@ -25,7 +26,7 @@ OUT = Path("out")
 def _fake(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "PROGRAM", FAKE)
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(side_by_side, "POLL_SECONDS", 0.01)
 
 
 def write_sweep(x=(0.1, 0.3, 0.7), seeds=(1, 2), method="grid", words=(), **further):
