@@ -35,7 +35,7 @@ class Decoding:
         response_length: N, tokens a response is decoded into, whatever a task asks for.
         batch_size: Rows that are decoded at a time; one that is finished makes room for the next.
         early_finish: Whether a row is finished as soon as everything up to its first end of sequence is decoded.
-        is_chat: Whether prompts are a user's turns.
+        keeps_special_tokens: Whether a response's text has special tokens before the end of sequence.
         monte_carlo: Scores continuations.
     """
 
@@ -43,7 +43,7 @@ class Decoding:
     response_length: int
     batch_size: int
     early_finish: bool
-    is_chat: bool
+    keeps_special_tokens: bool
     monte_carlo: MonteCarlo
 
 
@@ -243,7 +243,7 @@ class DiffusionLM(LM):
         ]
 
     def _text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=self._decoding.is_chat))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=not self._decoding.keeps_special_tokens))
 
     def _scored(self, items: Sequence[tuple[Instance, list[int], list[int]]], needs_greedy: bool) -> list[Likelihood]:
         keys = [request_key("likelihood", prompt, continuation, needs_greedy) for _, prompt, continuation in items]

@@ -133,7 +133,7 @@ class BenchmarkModule(LightningModule):
                 response_length=data.response_length,
                 batch_size=self.batch_size,
                 early_finish=self.early_finish,
-                is_chat=data.chat_template,
+                keeps_special_tokens=batch.keeps_special_tokens or not data.chat_template,
                 monte_carlo=self.monte_carlo,
             ),
             ResponseStore(Path(self.trainer.default_root_dir), origin, self.global_rank),

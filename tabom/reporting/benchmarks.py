@@ -17,7 +17,7 @@ from tabom.reporting.comparison import (
 )
 from tabom.reporting.page import Section, Table
 from tabom.reporting.paired import paired_cells
-from tabom.reporting.paper import PaperScores, paper_scores
+from tabom.reporting.paper import DIFFERENCES, LM_EVAL, PaperScores, paper_scores
 from tabom.reporting.results import BENCHMARK, Results, differences
 from tabom.storage.run_record import BenchmarkResult, RunRecord
 from tabom.storage.settings import flat
@@ -31,6 +31,7 @@ _KNOWN = {  # title and number of questions, in the paper's order
 }
 _TOKENS_PER_STEP = "sampler.tokens_per_step"
 _SEED = "sampler.seed"
+_VARIANT = "benchmark.variant"
 _COSTS = (
     Column("num_steps", "network calls a response"),
     Column("num_tokens", "tokens a response"),
@@ -42,7 +43,7 @@ them ± its standard deviation over the seeds, as the cell says. In brackets: ho
 it is not all of them (all that were asked in the table, where the benchmark's size is not known). All rows of a table \
 were decoded with the same settings."""
 _PAPER = """Rows with (paper) are the paper's numbers, measured with its own harness, on other hardware: a difference \
-to them may come from either."""
+to them may come from either. The last table says in what the harness differs, as far as its release tells."""
 _PAIRS = """Two models on the questions that both answered; the standard error is that of the mean difference of a \
 question. p: McNemar's test, exact, two-sided. Comparisons made here: {}; p is not corrected for their number."""
 _COST = """Means over the responses, and ± standard deviation over the seeds where there are several. Tokens of a \
@@ -171,7 +172,9 @@ def benchmark_sections(answers: Sequence[Answers], baseline: str) -> list[Sectio
     warnings = differences("The runs of benchmarks", [*{one.record.path: one.record for one in answers}.values()])
     cost = [Table(comparison.title, table_rows(_cost(comparison))) for comparison in comparisons]
     return [
-        Section("Benchmarks", texts, tables=list(map(_scores, comparisons)), warnings=warnings),
+        Section(
+            "Benchmarks", texts, tables=[*map(_scores, comparisons), *_differences(comparisons)], warnings=warnings
+        ),
         *_pairs(comparisons, baseline),
         Section("Cost of decoding", [_COST], tables=cost),
     ]
@@ -226,6 +229,24 @@ def _scores(comparison: Comparison) -> Table:
             for method, scores in comparison.paper.scores.items()
         ]
     return Table(caption, [["model", *heads], *rows])
+
+
+def _differences(comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    """In what the rows differ from the paper's below them; nothing where there are none."""
+    shown = {
+        (str(one.settings.get(_VARIANT, LM_EVAL)), one.name)
+        for comparison in comparisons
+        for one in comparison.answers
+        if comparison.paper is not None
+    }
+    rows = [
+        [_title(benchmark), variant, text]
+        for variant, texts in DIFFERENCES.items()
+        for benchmark, text in texts.items()
+        if (variant, benchmark) in shown
+    ]
+    if rows:
+        yield Table("In what our rows differ from the paper's", [["benchmark", "variant", "difference"], *rows])
 
 
 def _score(answers: Sequence[Answers], whole: int) -> str:

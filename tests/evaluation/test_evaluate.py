@@ -468,8 +468,9 @@ def test_ifeval(ask_oracle, shared_data):
     assert not any(refused)
 
 
-def test_math500(ask_oracle, tmp_path):
-    problems = [("What is $1+1$?", "2"), ("Halve one.", r"\frac{1}{2}"), ("Name a root.", "3")]
+@pytest.mark.parametrize(("variant", "end"), [("lm_eval", ""), ("released", "<|eot|>")])
+def test_math500(ask_oracle, tmp_path, variant, end):
+    problems = [("What is $1+1$?", "2"), ("Halve one.", r"\frac{1}{2}"), ("Name a root.", "3"), ("Root?", r"\sqrt{2}")]
     path = tmp_path / "data/math500/test.jsonl"
     path.parent.mkdir(parents=True)
     keys = {"subject": "Algebra", "level": 1}
@@ -480,6 +481,10 @@ def test_math500(ask_oracle, tmp_path):
             for n, (p, a) in enumerate(problems)
         )
     )
-    known = {"What is $1+1$?": r"So $\boxed{2}$.", "Halve one.": r"It is $\boxed{0.5}$", "Name a root.": r"$\boxed{4}$"}
-    ask_oracle("math500", known, 64, f"--data.benchmark.data_dir={tmp_path / 'data'}")
-    assert list(benchmark_of("out").scores.values()) == [1.0, 1.0, 0.0]
+    texts = [r"So $\boxed{2}$.", r"It is $\boxed{0.5}$", r"$\boxed{4}$", r"$\boxed{\sqrt{2}}$"]
+    known = {problem: f"{text}<|eot|>" for (problem, _), text in zip(problems, texts, strict=True)}
+    data = [f"--data.benchmark.data_dir={tmp_path / 'data'}", f"--data.benchmark.variant={variant}"]
+    ask_oracle("math500", known, 64, *data)
+    assert list(benchmark_of("out").scores.values()) == [1.0, 1.0, 0.0, float(variant == "lm_eval")]
+    samples = map(json.loads, Path("out/samples.jsonl").read_text().splitlines())
+    assert [sample["resps"][0][0] for sample in samples] == [text + end for text in texts]

@@ -21,13 +21,13 @@ def request(context, number=0, until=(), repeats=1, kind="generate_until", argum
 
 @pytest.fixture
 def make(tmp_path, tokenizer):
-    def made(backbone, sampler=None, monte_carlo=None, directory="run", is_chat=False, **options):
+    def made(backbone, sampler=None, monte_carlo=None, directory="run", **options):
         decoding = Decoding(
             sampler or Sampler(tokens_per_step=8),
             response_length=16,
             batch_size=2,
             early_finish=True,
-            is_chat=is_chat,
+            keeps_special_tokens=True,
             monte_carlo=monte_carlo or MonteCarlo(8),
         )
         options = {"on_started": lambda num: None, "on_finished": lambda num: None, **options}

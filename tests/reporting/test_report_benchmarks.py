@@ -9,10 +9,12 @@ from tabom.cli.verbs.report import run
 from tabom.errors import TabomError
 from tabom.reporting.page import html_page
 from tabom.reporting.paired import mcnemar, paired_cells
+from tabom.reporting.paper import DIFFERENCES
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
 from tabom.storage.run_record import find_records
 
+RELEASED = {"sampler": {"tokens_per_step": 1}, "response_length": 256, "benchmark": {"variant": "released"}}
 LLADA, DREAM = "GSAI-ML/LLaDA-8B-Instruct", "Dream-org/Dream-v0-Instruct-7B"
 
 
@@ -259,12 +261,26 @@ def test_the_papers_rows_of_llada_on_maths(write, read):
             ["dInfer (paper)", "36.50", "38.90"],
             ["T3D (paper)", "36.10", "37.74"],
             ["TABOM (paper)", "36.80", "40.30"],
-        ]
+        ],
+        "In what our rows differ from the paper's": [
+            ["benchmark", "variant", "difference"],
+            ["MATH500", "lm_eval", DIFFERENCES["lm_eval"]["math500"]],
+            ["HumanEval", "lm_eval", DIFFERENCES["lm_eval"]["humaneval"]],
+        ],
     }
     assert page["Benchmarks"].paragraphs[1:] == [
         "Rows with (paper) are the paper's numbers, measured with its own harness, on other hardware: a difference to "
-        "them may come from either."
+        "them may come from either. The last table says in what the harness differs, as far as its release tells."
     ]
+
+
+def test_variants_are_not_mixed_and_each_says_in_what_it_differs(write, read):
+    write(benchmark_line("base", trained_on="maths"), path=LLADA)
+    write(benchmark_line("base", trained_on="maths", benchmark="own"), path=LLADA)
+    write(benchmark_line("base", trained_on="maths") | {"settings": RELEASED}, path=LLADA)
+    *scores, differences = read()["Benchmarks"].tables
+    assert sorted("variant: released" in table.caption for table in scores) == [False, True]
+    assert differences.rows[1:] == [["GSM8K", name, DIFFERENCES[name]["gsm8k"]] for name in ("lm_eval", "released")]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +297,7 @@ def test_the_papers_table_of_each_base_and_domain(write, read, path, trained_on,
     sampler = {"tokens_per_step": tokens_per_step}
     lines = [benchmark_line("own", (1, 0), name, trained_on, sampler=sampler) for name in ("ifeval", "gsm8k")]
     write(*lines, path=path)
-    ((caption, rows),) = tables(read()["Benchmarks"]).items()
+    (caption, rows), _ = tables(read()["Benchmarks"]).items()
     assert f"(paper): arXiv 2605.11854, Table {number}: " in caption
     assert rows[-1] == row
     assert len(rows) == (8 if trained_on else 3)

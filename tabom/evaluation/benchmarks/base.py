@@ -16,6 +16,8 @@ class Benchmark(ABC):
         metric: Its headline number: lm-eval's metric and filter, such as ``exact_match,flexible-extract``.
         num_fewshot: Answered questions ahead of each one; None for the task's own number.
         runs_code: Whether scoring runs the code that a model wrote.
+        keeps_special_tokens: Whether special tokens other than the end of sequence are part of a response's text, also
+            where prompts are a user's turns.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Benchmark(ABC):
     metric: str
     num_fewshot: int | None
     runs_code: bool
+    keeps_special_tokens: bool = False
 
     @abstractmethod
     def load(self) -> "Task":

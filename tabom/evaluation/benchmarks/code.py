@@ -20,6 +20,8 @@ _PROMPT_TASKS = range(1, 11)
 _FEWSHOT_TASKS = (2, 3, 4)
 
 Doc = Mapping[str, Any]
+ProgramOf = Callable[[str, Doc], str]
+"""What is run: from the response and the question."""
 
 
 def complete_function(response: str, doc: Doc) -> str:
@@ -34,15 +36,15 @@ def first_code_block(response: str, _: Doc) -> str:
     return found[1] if found is not None else ""
 
 
-def load_humaneval(changes: Mapping[str, Any]) -> "Task":
-    """``humaneval_instruct``, with other values for some keys."""
-    return _load("humaneval", "humaneval_instruct", "pass@1", complete_function, changes)
+def load_humaneval(changes: Mapping[str, Any], program_of: ProgramOf = complete_function) -> "Task":
+    """``humaneval_instruct``, with other values for some keys, and perhaps another program."""
+    return _load("humaneval", "humaneval_instruct", "pass@1", program_of, changes)
 
 
-def load_mbpp(changes: Mapping[str, Any]) -> "Task":
+def load_mbpp(changes: Mapping[str, Any], program_of: ProgramOf = first_code_block) -> "Task":
     """``mbpp_instruct``, likewise; its examples come from the data, the stock file has the same three."""
     fewshot = {"sampler": "first_n", "split": "prompt", "process_docs": _fewshot_docs}
-    return _load("mbpp", "mbpp_instruct", "pass_at_1", first_code_block, {"fewshot_config": fewshot, **changes})
+    return _load("mbpp", "mbpp_instruct", "pass_at_1", program_of, {"fewshot_config": fewshot, **changes})
 
 
 def split_mbpp(place: str, rows: Sequence[Doc], num_fewshot: int) -> dict[str, list[Doc]]:
@@ -58,18 +60,16 @@ def split_mbpp(place: str, rows: Sequence[Doc], num_fewshot: int) -> dict[str, l
     return {"test": test, "prompt": prompt}
 
 
-def _load(
-    folder: str, task: str, metric: str, program_of: Callable[[str, Doc], str], changes: Mapping[str, Any]
-) -> "Task":
+def _load(folder: str, task: str, metric: str, program_of: ProgramOf, changes: Mapping[str, Any]) -> "Task":
     from lm_eval.utils import apply_template
 
-    stock = stock_tasks(folder).task_index[task].cfg or {}
+    config = {**(stock_tasks(folder).task_index[task].cfg or {}), **changes}
     sandbox = Sandbox()
 
     def run(responses: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[dict[str, Any]]:
         """A filter of lm-eval: it sees all responses at once, so the programs run side by side."""
         programs = [program_of(text, doc) for (text,), doc in zip(responses, docs, strict=True)]
-        tests = [apply_template(stock["doc_to_target"], dict(doc)) for doc in docs]
+        tests = [apply_template(config["doc_to_target"], dict(doc)) for doc in docs]
         outcomes = sandbox.run_all([f"{program}\n{test}" for program, test in zip(programs, tests, strict=True)])
         return [
             {"program": program, "is_passed": outcome.is_passed, "reason": outcome.reason}
@@ -84,10 +84,10 @@ def _load(
         "process_results": process_results,
         "filter_list": [
             {"name": entry["name"], "filter": [{"function": "custom", "filter_fn": run}]}
-            for entry in stock["filter_list"]
+            for entry in config["filter_list"]
         ],
     }
-    return make_task({**stock, **scoring, **changes})
+    return make_task({**config, **scoring})
 
 
 def _fewshot_docs(docs: Sequence[Doc]) -> list[dict[str, Any]]:

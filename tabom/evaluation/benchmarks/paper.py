@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tabom.errors import require
-from tabom.evaluation.benchmarks import code, ifeval
+from tabom.evaluation.benchmarks import code, ifeval, released
 from tabom.evaluation.benchmarks.base import Benchmark
 from tabom.evaluation.benchmarks.harness import in_memory, load_changed, loading, package_version, stock_tasks
 from tabom.evaluation.benchmarks.rows import (
@@ -98,9 +98,17 @@ _STOCK = {
     ),
 }
 
+_RELEASED: dict[str, dict[str, Any]] = {
+    "math500": {"load": released.load_math500},
+    "humaneval": {"load": released.load_humaneval},
+    "mbpp": {"load": released.load_mbpp, "metric": "pass_at_1,none"},
+    "ifeval": {"metric": "prompt_level_loose_acc,none"},
+}
+"""What is not as in today's lm-eval."""
+
 
 class PaperBenchmark(Benchmark):
-    """A benchmark of the paper: questions, prompts, stop strings and scoring of lm-eval's task.
+    """A benchmark of the paper: questions, prompts, stop strings and scoring of lm-eval's task, or of the release.
 
     The tasks are ``gsm8k_cot``, ``minerva_math500``, ``humaneval_instruct``, ``mbpp_instruct`` and ``ifeval``. Code is
     scored in :class:`~tabom.sandbox.Sandbox` instead of lm-eval's own process.
@@ -114,6 +122,9 @@ class PaperBenchmark(Benchmark):
             mbpp; the others have no such examples.
         allow_code_execution: Needed by humaneval and mbpp: programs that the model wrote are run on this machine, in
             the sandbox.
+        variant: ``lm_eval``: the tasks as lm-eval has them today; ``released``: prompts, scoring and headline of the
+            paper's released evaluation (:mod:`tabom.evaluation.benchmarks.released`), and the text of a response with
+            its special tokens.
 
     Raises:
         TabomError: If there is no such benchmark, or fewer examples than asked for, or code may not be run.
@@ -125,9 +136,13 @@ class PaperBenchmark(Benchmark):
         data_dir: str | None = None,
         num_fewshot: int = 0,
         allow_code_execution: bool = False,
+        variant: Literal["lm_eval", "released"] = "lm_eval",
     ) -> None:
         require(name in _STOCK, f"name: expected {', '.join(_STOCK)}, got {name!r}")
+        self._is_released = variant == "released"
         stock = _STOCK[name]
+        if self._is_released:
+            stock = dataclasses.replace(stock, max_fewshot=0, **_RELEASED.get(name, {}))
         require(
             0 <= num_fewshot <= stock.max_fewshot,
             f"num_fewshot: expected 0 to {stock.max_fewshot} for {name}, got {num_fewshot}",
@@ -143,6 +158,7 @@ class PaperBenchmark(Benchmark):
         self.metric = stock.metric
         self.num_fewshot = num_fewshot
         self.runs_code = stock.runs_code
+        self.keeps_special_tokens = self._is_released
         self._stock = stock
 
     def load(self) -> "Task":
@@ -154,12 +170,13 @@ class PaperBenchmark(Benchmark):
             return self._stock.load({"num_fewshot": self.num_fewshot, **source})
 
     def settings(self) -> dict[str, Any]:
-        """Task, version of lm-eval, and the file's digest."""
+        """Task, version of lm-eval, the file's digest, and a variant that is not lm-eval's own."""
         return {
             "task": self._stock.task,
             "lm_eval": package_version("lm_eval"),
             "num_fewshot": self.num_fewshot,
             "data": "hub" if self.data_dir is None else self._digest(self.data_dir),
+            **({"variant": "released"} if self._is_released else {}),
             **(ifeval.checker_settings() if self.name == "ifeval" else {}),
             **({"limits": dataclasses.asdict(Limits())} if self.runs_code else {}),
         }
