@@ -81,6 +81,7 @@ def benchmark_line(
     standard_error=None,
     sampler=None,
     metric="exact_match,flexible-extract",
+    discrimination=None,
     **settings,
 ):
     """One line of a benchmark.
@@ -94,6 +95,7 @@ def benchmark_line(
         standard_error: In ``values``; None is left out.
         sampler: Beside one token a step.
         metric: Name and filter.
+        discrimination: Curves by where a response ends, of 64 responses; or None.
         settings: Beside the sampler.
     """
     domains = {"gsm8k": "maths", "math500": "maths", "humaneval": "code", "mbpp": "code", "ifeval": "instructions"}
@@ -112,6 +114,7 @@ def benchmark_line(
         "values": {metric: sum(scores.values()) / len(scores)} | error,
         "cost": cost or {},
         "settings": {"sampler": {"tokens_per_step": 1, "seed": 0} | (sampler or {}), "response_length": 256} | settings,
+        "discrimination": None if discrimination is None else {"num_responses": 64, "curves": discrimination},
     }
 
 

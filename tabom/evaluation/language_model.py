@@ -3,6 +3,7 @@
 Imported when an evaluation starts, since lm-eval takes seconds.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tabom.backbones import Backbone
 from tabom.data.encoding import check_length, collate_prompts, encode_prompts, encode_text
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
+from tabom.evaluation.discrimination import step_variances
 from tabom.evaluation.likelihood import MonteCarlo
 from tabom.evaluation.responses import Likelihood, Response, ResponseStore, request_key
 from tabom.functional.end_of_sequence import until_eos
@@ -37,6 +39,7 @@ class Decoding:
         early_finish: Whether a row is finished as soon as everything up to its first end of sequence is decoded.
         keeps_special_tokens: Whether a response's text has special tokens before the end of sequence.
         monte_carlo: Scores continuations.
+        num_discriminated: Questions, the first ones, of whose responses the entropies before each step are looked at.
     """
 
     sampler: Sampler
@@ -45,6 +48,7 @@ class Decoding:
     early_finish: bool
     keeps_special_tokens: bool
     monte_carlo: MonteCarlo
+    num_discriminated: int
 
 
 class DiffusionLM(LM):
@@ -62,7 +66,8 @@ class DiffusionLM(LM):
 
     Attributes:
         needs_greedy: Whether the task asks if a continuation is the greedy one.
-        num_decoded: Responses that were decoded, with ``num_tokens`` up to their ends, in ``seconds``.
+        num_decoded: Responses that were decoded.
+        num_tokens: Of them up to their ends, decoded in ``seconds``; without those whose entropies were looked at.
     """
 
     def __init__(
@@ -123,14 +128,23 @@ class DiffusionLM(LM):
         """Decode what is not there yet; cut each response before its first stop string."""
         samples = _samples(requests)
         keys = [_key(str(r.task_name), _args(r)[0], sample) for r, sample in zip(requests, samples, strict=True)]
+        num_questions = self._decoding.num_discriminated
+        looked_at = {
+            key
+            for key, request, sample in zip(keys, requests, samples, strict=True)
+            if sample == 0 and request.doc_id < num_questions
+        }
         wanted = {
             key: (Example(_query_id(request), _args(request)[0], ""), sample)
             for key, request, sample in zip(keys, requests, samples, strict=True)
-            if self._store.get(key) is None
+            if not self._is_answered(key, with_variance=key in looked_at)
         }
         self._on_started(len(wanted))
-        if wanted:
-            self._decode(wanted)
+        if others := {key: one for key, one in wanted.items() if key not in looked_at}:
+            self._decode(others, record_steps=False)
+        rest = iter([(key, one) for key, one in wanted.items() if key in looked_at])
+        while some := dict(itertools.islice(rest, self._decoding.batch_size)):  # with all entropies of their rows
+            self._decode(some, record_steps=True)
         return [
             _before_stop(self._response(key).text, _args(request)[1])
             for key, request in zip(keys, requests, strict=True)
@@ -188,12 +202,16 @@ class DiffusionLM(LM):
         if self._world_size > 1:
             torch.distributed.barrier()
 
+    def _is_answered(self, key: str, *, with_variance: bool) -> bool:
+        answer = self._store.get(key)
+        return isinstance(answer, Response) and not (with_variance and answer.step_variance is None)
+
     def _response(self, key: str) -> Response:
         response = self._store.get(key)
         assert isinstance(response, Response)
         return response
 
-    def _decode(self, wanted: Mapping[str, tuple[Example, int]]) -> None:
+    def _decode(self, wanted: Mapping[str, tuple[Example, int]], *, record_steps: bool) -> None:
         """Decode by key: a prompt, and the number of the sample."""
         keys, (examples, samples) = list(wanted), zip(*wanted.values(), strict=True)
         texts, query_ids = [example.prompt for example in examples], [example.query_id for example in examples]
@@ -212,9 +230,9 @@ class DiffusionLM(LM):
         def keep(rows: list[int], decoded: DecodedBatch) -> None:
             for row, response in zip(rows, self._responses(decoded), strict=True):
                 self._store.add(keys[row], response)
-                self.num_tokens += response.num_tokens
+                self.num_tokens += 0 if record_steps else response.num_tokens
             self.num_decoded += len(rows)
-            self.seconds = time.monotonic() - start
+            self.seconds = self.seconds if record_steps else time.monotonic() - start
             self._on_finished(len(rows))
 
         self._decoding.sampler.decode(
@@ -222,6 +240,7 @@ class DiffusionLM(LM):
             batch.to(self._device),
             num_slots=self._decoding.batch_size,
             eos_token_id=self._ids.eos if self._decoding.early_finish else None,
+            record_steps=record_steps,
             on_finished=keep,
         )
 
@@ -229,6 +248,7 @@ class DiffusionLM(LM):
         ids, is_decoded = decoded.response_ids.cpu(), ~decoded.unmask_entropy.isnan()
         is_counted = until_eos(ids, self._ids.eos)
         num_steps = decoded.unmask_step.masked_fill(~is_decoded, 0).amax(1) + 1
+        variances = step_variances(decoded, self._ids.eos)
         return [
             Response(
                 text=self._text(row_ids[counted & (row_ids != self._ids.eos)].tolist()),
@@ -236,9 +256,10 @@ class DiffusionLM(LM):
                 unmask_step=steps,
                 num_steps=num,
                 num_tokens=int(counted.sum()),
+                step_variance=variance,
             )
-            for row_ids, counted, steps, num in zip(
-                ids, is_counted, decoded.unmask_step.tolist(), num_steps.tolist(), strict=True
+            for row_ids, counted, steps, num, variance in zip(
+                ids, is_counted, decoded.unmask_step.tolist(), num_steps.tolist(), variances, strict=True
             )
         ]
 

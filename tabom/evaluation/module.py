@@ -35,9 +35,12 @@ class BenchmarkModule(LightningModule):
         name: What the model is called in tables; None is the checkpoint's or the backbone's path.
         trained_on: Domain that the model was post-trained on; None for a base model.
         compile: Whether the backbone is compiled (``torch.compile``).
+        num_discriminated: Questions, the first ones, of whose responses the trajectory discrimination score is
+            measured; the paper takes 64. They are decoded in batches of ``batch_size`` without refilling, and the
+            head is applied to all masked positions at every step. It changes no response.
 
     Raises:
-        TabomError: If ``batch_size`` is below 1.
+        TabomError: If a number is out of range.
     """
 
     backbone: Backbone
@@ -52,14 +55,17 @@ class BenchmarkModule(LightningModule):
         name: str | None = None,
         trained_on: Literal["maths", "code"] | None = None,
         compile: bool = False,  # noqa: A002, the name that everybody looks for
+        num_discriminated: int = 0,
     ) -> None:
         super().__init__()
         check_range("batch_size", batch_size, least=1)
+        check_range("num_discriminated", num_discriminated, least=0)
         self.sampler = sampler
         self.batch_size = batch_size
         self.early_finish = early_finish
         self.monte_carlo = monte_carlo or MonteCarlo()
         self.name = name
+        self.num_discriminated = num_discriminated
         self.trained_on: Literal["maths", "code"] | None = trained_on
         self.ckpt_path: str | None = None
         self.callback_states: dict[str, Any] = {}
@@ -135,6 +141,7 @@ class BenchmarkModule(LightningModule):
                 early_finish=self.early_finish,
                 keeps_special_tokens=batch.keeps_special_tokens or not data.chat_template,
                 monte_carlo=self.monte_carlo,
+                num_discriminated=self.num_discriminated,
             ),
             ResponseStore(Path(self.trainer.default_root_dir), origin, self.global_rank),
             rank=self.global_rank,
@@ -159,6 +166,7 @@ class BenchmarkModule(LightningModule):
             values=run.values,
             cost=run.cost,
             settings=self.settings(),
+            discrimination=run.discrimination,
         )
 
 

@@ -22,6 +22,8 @@ class Response:
         unmask_step: Denoising step that revealed each of them, 0 first.
         num_steps: Network calls that it took.
         num_tokens: Tokens up to and with the first end of sequence.
+        step_variance: Variance (nats squared) of the entropies before each step, over the positions that are masked, by
+            the values of ``tds_end``; None at steps with fewer than two such positions. None where it was not measured.
     """
 
     text: str
@@ -29,6 +31,7 @@ class Response:
     unmask_step: list[int]
     num_steps: int
     num_tokens: int
+    step_variance: dict[str, list[float | None]] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from lm_eval.utils import handle_non_serializable
 from tabom.errors import require
 from tabom.evaluation.benchmarks import Benchmark
 from tabom.evaluation.benchmarks.harness import quiet
+from tabom.evaluation.discrimination import discrimination_of
 from tabom.evaluation.language_model import DiffusionLM
 from tabom.evaluation.responses import Response
+from tabom.storage.run_record import Discrimination
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class BenchmarkRun:
         answered: The questions, with the benchmark's own metric.
         values: All metrics, with their standard errors.
         cost: As :class:`tabom.storage.run_record.BenchmarkResult` has it.
+        discrimination: Likewise.
     """
 
     task: str
@@ -64,6 +67,7 @@ class BenchmarkRun:
     answered: list[Answered]
     values: dict[str, float]
     cost: dict[str, float]
+    discrimination: Discrimination | None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -116,7 +120,8 @@ def run_benchmark(
     (name, samples), *_ = report.pop("samples").items()
     answered = _answered(benchmark, lm, name, samples)
     values = {key: float(value) for key, value in report["results"][name].items() if _is_metric(key, value)}
-    return BenchmarkRun(name, report, samples, answered, values, _cost(answered, costs or []))
+    discrimination = discrimination_of(one.response for one in answered)
+    return BenchmarkRun(name, report, samples, answered, values, _cost(answered, costs or []), discrimination)
 
 
 def _set_examples(task: Task, num_fewshot: int | None) -> None:

@@ -78,8 +78,13 @@ def _recorders(trainer: Trainer) -> list[RunRecorder]:
 
 def _numbers(result: BenchmarkResult) -> dict[str, float]:
     """For W&B's summary."""
-    numbers = {"score": result.score, **result.values, **result.cost}
+    numbers = {"score": result.score, **result.values, **result.cost, **_discrimination(result)}
     return {f"benchmark/{result.benchmark}/{name}": value for name, value in numbers.items()}
+
+
+def _discrimination(result: BenchmarkResult) -> dict[str, float]:
+    scores = {} if result.discrimination is None else result.discrimination.scores
+    return {f"tds_{end}": score for end, score in scores.items()}
 
 
 def _rows(run: "BenchmarkRun") -> list[Any]:
@@ -101,5 +106,6 @@ def _said(result: BenchmarkResult, directory: Path) -> str:
     shown = f"{100 * result.score:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
     figures = {"questions": f"{len(result.scores):,}", f"{result.metric}, %": shown}
     figures |= {title: _short(result.cost[name]) for name, title in _COSTS.items() if name in result.cost}
+    figures |= {name: f"{score:.4f}" for name, score in _discrimination(result).items()}
     width = max(map(len, figures))
     return "\n".join([f"{directory}: {result.benchmark}", *(f"  {name:<{width}}  {v}" for name, v in figures.items())])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tabom.reporting.comparison import (
     MISSING,
     PERCENT,
@@ -15,20 +17,14 @@ from tabom.reporting.comparison import (
     show_value,
     table_rows,
 )
-from tabom.reporting.page import Section, Table
+from tabom.reporting.curves import CURVES, plot_lines
+from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.paired import paired_cells
-from tabom.reporting.paper import DIFFERENCES, LM_EVAL, PaperScores, paper_scores
+from tabom.reporting.paper import BENCHMARKS, DIFFERENCES, LM_EVAL, PaperScores, paper_discrimination, paper_scores
 from tabom.reporting.results import BENCHMARK, Results, differences
 from tabom.storage.run_record import BenchmarkResult, RunRecord
 from tabom.storage.settings import flat
 
-_KNOWN = {  # title and number of questions, in the paper's order
-    "gsm8k": ("GSM8K", 1319),
-    "math500": ("MATH500", 500),
-    "humaneval": ("HumanEval", 164),
-    "mbpp": ("MBPP", 500),
-    "ifeval": ("IFEval", 541),
-}
 _TOKENS_PER_STEP = "sampler.tokens_per_step"
 _SEED = "sampler.seed"
 _VARIANT = "benchmark.variant"
@@ -36,7 +32,7 @@ _COSTS = (
     Column("num_steps", "network calls a response"),
     Column("num_tokens", "tokens a response"),
     Column("tokens_per_second", "tokens a second"),
-    Column("num_decoded", "responses timed", digits=0),
+    Column("num_decoded", "responses decoded", digits=0),
 )
 _SCORES = """Scores in %, ± their standard error over the questions; where runs of several seeds count, the mean over \
 them ± its standard deviation over the seeds, as the cell says. In brackets: how many questions were answered, where \
@@ -46,6 +42,14 @@ _PAPER = """Rows with (paper) are the paper's numbers, measured with its own har
 to them may come from either. The last table says in what the harness differs, as far as its release tells."""
 _PAIRS = """Two models on the questions that both answered; the standard error is that of the mean difference of a \
 question. p: McNemar's test, exact, two-sided. Comparisons made here: {}; p is not corrected for their number."""
+_TDS = """Variance of the entropy (nats²) over the positions that are masked before a step, where there are at least \
+two, averaged over responses and then over steps; in brackets how many responses. Lines are means over the seeds, with \
+responses that end so far. It rises with any entropy bonus: no measure of quality by itself."""
+_TDS_COLUMN = Column("", "TDS", digits=3)
+_ENDS = {
+    "so_far": "responses end at the first end of sequence revealed so far (the paper's code)",
+    "final": "responses end at their final end of sequence",
+}
 _COST = """Means over the responses, and ± standard deviation over the seeds where there are several. Tokens of a \
 response count up to its end. Tokens a second compare on the same machine only, with nothing else on it, and are of \
 the responses that the run decoded itself."""
@@ -115,7 +119,7 @@ class Comparison:
     def benchmarks(self) -> dict[str, str]:
         """Domains by benchmark: the one that was trained on first, and then as in the paper."""
         domains = {one.name: one.result.domain for one in self.answers}
-        order = [*_KNOWN, *(name for name in domains if name not in _KNOWN)]
+        order = [*BENCHMARKS, *(name for name in domains if name not in BENCHMARKS)]
         return dict(sorted(domains.items(), key=lambda item: (item[1] != self.trained_on, order.index(item[0]))))
 
     def of(self, benchmark: str, row: tuple[bool, str] | None = None) -> list[Answers]:
@@ -176,6 +180,7 @@ def benchmark_sections(answers: Sequence[Answers], baseline: str) -> list[Sectio
             "Benchmarks", texts, tables=[*map(_scores, comparisons), *_differences(comparisons)], warnings=warnings
         ),
         *_pairs(comparisons, baseline),
+        *_discrimination(comparisons),
         Section("Cost of decoding", [_COST], tables=cost),
     ]
 
@@ -207,7 +212,7 @@ def _setting(answers: Answers, key: str) -> str:
 
 
 def _title(benchmark: str) -> str:
-    return _KNOWN[benchmark][0] if benchmark in _KNOWN else benchmark
+    return BENCHMARKS[benchmark][0] if benchmark in BENCHMARKS else benchmark
 
 
 def _scores(comparison: Comparison) -> Table:
@@ -216,7 +221,7 @@ def _scores(comparison: Comparison) -> Table:
         mark = f" ({'in' if domain == comparison.trained_on else 'out of'} domain)"
         heads.append(_title(name) + (mark if domain and comparison.trained_on else ""))
         asked = {question for one in comparison.of(name) for question in one.result.scores}
-        wholes[name] = max(_KNOWN.get(name, ("", 0))[1], len(asked))
+        wholes[name] = max(BENCHMARKS.get(name, ("", 0))[1], len(asked))
     rows = [
         [row[1], *(_score(comparison.of(name, row), whole) for name, whole in wholes.items())]
         for row in comparison.rows
@@ -300,6 +305,58 @@ def _pair_row(comparison: Comparison, *couple: Answers) -> dict[str, str]:
     )
     cells = paired_cells(*(one.result.scores for one in couple))
     return {"benchmark": _title(couple[0].name), "A": first, "B": second, **cells}
+
+
+def _discrimination(comparisons: Sequence[Comparison]) -> Iterator[Section]:
+    """Scores beside the paper's Table 6, and curves by step (its Fig. 2); nothing where no entropies were recorded."""
+    tables, plots = [], []
+    for number, comparison in enumerate(comparisons):
+        measured = [one for one in comparison.answers if one.result.discrimination is not None]
+        names = [name for name in comparison.benchmarks if name in {one.name for one in measured}]
+        for end, words in _ENDS.items():
+            rows = [
+                [row[1], *(_discrimination_cell(comparison.of(name, row), end) for name in names)]
+                for row in dict.fromkeys(one.row for one in measured)
+            ]
+            if end == "so_far" and rows:
+                paper = paper_discrimination(
+                    measured[0].training.base_model, measured[0].settings.get(_TOKENS_PER_STEP)
+                )
+                rows += [
+                    [f"{method} (paper)", *(scores.get(_title(name), MISSING) for name in names)]
+                    for method, scores in paper.items()
+                ]
+            if rows:
+                tables.append(Table(f"{comparison.title}; {words}", [["model", *map(_title, names)], *rows]))
+        plots += [_curves(f"tds_{number}_{name}", comparison, name) for name in names]
+    if tables:
+        yield Section("Trajectory discrimination on benchmarks", [_TDS], plots, tables)
+
+
+def _discrimination_cell(answers: Sequence[Answers], end: str) -> str:
+    measured = [one.result.discrimination for one in answers if one.result.discrimination is not None]
+    scores = [one.scores[end] for one in measured if end in one.scores]
+    numbers = sorted({f"{one.num_responses:,}" for one in measured})
+    return f"{_TDS_COLUMN.show(scores)} ({' and '.join(numbers)})" if scores else MISSING
+
+
+def _curves(name: str, comparison: Comparison, benchmark: str) -> Plot:
+    """One line a model, the mean over its seeds."""
+    lines = {}
+    for row in comparison.rows:
+        found = [one.result.discrimination for one in comparison.of(benchmark, row)]
+        points = [one.curves["so_far"] for one in found if one is not None and "so_far" in one.curves]
+        if points:
+            lines[row[1]] = pd.DataFrame(points, dtype=float).mean()
+    title, xlabel, ylabel = CURVES["tds"]
+    title = f"{title} on {_title(benchmark)}"
+    rows = [
+        [str(step), *(MISSING if pd.isna(value) else f"{value:.4g}" for value in values)]
+        for step, *values in pd.DataFrame(lines).itertuples()
+    ]
+    figure = plot_lines({model: (list(line.index), list(line)) for model, line in lines.items()}, title, xlabel, ylabel)
+    text = f"{title}: {ylabel} against {xlabel}, one line a model."
+    return Plot(name, f"{title}: {comparison.title}.", text, figure, [[xlabel, *lines], *rows])
 
 
 def _cost(comparison: Comparison) -> Iterator[dict[str, str]]:

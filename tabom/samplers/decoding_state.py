@@ -4,6 +4,7 @@ Axes: B rows of the batch, S active rows, N response positions, K positions that
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,10 @@ class Positions(NamedTuple):
     def take(self, which: Tensor | slice) -> "Positions":
         """Some of them."""
         return Positions(*(part[which] for part in self))
+
+    def pieces(self, size: int) -> Iterator["Positions"]:
+        """At most ``size`` of them at a time."""
+        return map(Positions._make, zip(*(part.split(size) for part in self), strict=True))
 
 
 class Turn(NamedTuple):

@@ -27,6 +27,8 @@ ScoreDistribution = Literal["model", "sampling"]
 TokenChoice = Literal["drawn", "likeliest"]
 
 _SCORE_DECIMALS = 5
+_WAITING_AT_ONCE = 2048
+"""Positions of later blocks that the head is applied to together: 1 GB of logits with LLaDA's vocabulary."""
 _TOKEN, _SCORE, _POSITION, _SCHEDULE = range(4)
 """Random streams of a position at a step: what each draw is for."""
 
@@ -242,9 +244,9 @@ class Sampler:
                 fused, credit = self.trace_credit(logits, place, credit)
             choice = self._choose(logits, fused, excluded, turn.candidates, row_keys)
             if record_steps:
-                waiting = state.waiting(device)
-                logits = self._logits(backbone, hidden, waiting)
-                trace.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
+                for waiting in state.waiting(device).pieces(_WAITING_AT_ONCE):
+                    logits = self._logits(backbone, hidden, waiting)
+                    trace.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
                 trace.look_at(turn.candidates, choice.entropy)
             is_revealed = self._select(choice, turn, num_blocks, row_keys)
             tokens = turn.spread(choice.tokens, -1)

@@ -57,6 +57,26 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Discrimination:
+    """Trajectory discrimination score (TDS) of some responses to a benchmark.
+
+    Attributes:
+        num_responses: How many.
+        curves: By where a response ends (``so_far``, ``final``): mean over the responses by denoising step (nats
+            squared); None where no response counts.
+    """
+
+    num_responses: int
+    curves: dict[str, list[float | None]]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean of each curve that has a point."""
+        points = {end: [value for value in curve if value is not None] for end, curve in self.curves.items()}
+        return {end: statistics.fmean(values) for end, values in points.items() if values}
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """What a model reached on one benchmark.
 
@@ -73,6 +93,7 @@ class BenchmarkResult:
             sequence), both means, of responses that were decoded; ``tokens_per_second``, of what this run decoded;
             ``num_decoded``, responses that this run decoded. What was not measured is left out.
         settings: What decides the decoding: sampler, response length, number of examples in the prompt.
+        discrimination: Of the responses whose entropies were recorded, or None.
     """
 
     benchmark: str
@@ -85,6 +106,7 @@ class BenchmarkResult:
     values: dict[str, float]
     cost: dict[str, float]
     settings: dict[str, Any]
+    discrimination: Discrimination | None = None
 
     @property
     def score(self) -> float:

@@ -21,7 +21,7 @@ def request(context, number=0, until=(), repeats=1, kind="generate_until", argum
 
 @pytest.fixture
 def make(tmp_path, tokenizer):
-    def made(backbone, sampler=None, monte_carlo=None, directory="run", **options):
+    def made(backbone, sampler=None, monte_carlo=None, directory="run", num_discriminated=0, **options):
         decoding = Decoding(
             sampler or Sampler(tokens_per_step=8),
             response_length=16,
@@ -29,6 +29,7 @@ def make(tmp_path, tokenizer):
             early_finish=True,
             keeps_special_tokens=True,
             monte_carlo=monte_carlo or MonteCarlo(8),
+            num_discriminated=num_discriminated,
         )
         options = {"on_started": lambda num: None, "on_finished": lambda num: None, **options}
         return DiffusionLM(backbone, tokenizer, decoding, ResponseStore(tmp_path / directory, {}), **options)

@@ -9,7 +9,7 @@ from tabom.cli.verbs.report import run
 from tabom.errors import TabomError
 from tabom.reporting.page import html_page
 from tabom.reporting.paired import mcnemar, paired_cells
-from tabom.reporting.paper import DIFFERENCES
+from tabom.reporting.paper import DIFFERENCES, paper_discrimination
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
 from tabom.storage.run_record import find_records
@@ -379,12 +379,59 @@ def test_cost_by_machine(write, read):
     assert rows == [
         [
             *("model", "benchmark", "response length", "network calls a response", "tokens a response"),
-            *("tokens a second", "responses timed", "hardware"),
+            *("tokens a second", "responses decoded", "hardware"),
         ],
         ["base", "GSM8K", "256", "250.0", "101.2", "20.5", "1319", "H100"],
         ["tabom", "GSM8K", "256", "105.0 ± 7.1", "-", "-", "-", "2 x Intel Xeon"],
         ["tabom", "GSM8K", "256", "250.0", "101.2", "20.5", "1319", "H100"],
     ]
+
+
+# -- trajectory discrimination ----------------------------------------------------------------------------------------
+
+
+def test_discrimination_beside_the_papers(write, read):
+    for model, trained_on, curves in (
+        ("base", None, {"so_far": [1.0, 0.5, None], "final": [2.0, None, None]}),
+        ("tabom", "maths", {"so_far": [3.0, 1.0, None], "final": [None, None, None]}),
+    ):
+        write(benchmark_line(model, trained_on=trained_on, discrimination=curves), path=LLADA)
+    write(benchmark_line("base", benchmark="mbpp"), path=LLADA)  # not measured
+    section = read()["Trajectory discrimination on benchmarks"]
+    title = f"{LLADA}, post-trained on maths, tokens a step: 1; responses end at"
+    assert tables(section) == {
+        f"{title} the first end of sequence revealed so far (the paper's code)": [
+            ["model", "GSM8K"],
+            ["base", "0.750 (64)"],
+            ["tabom", "2.000 (64)"],
+            ["Base (paper)", "0.891"],
+            ["SFT-SD (paper)", "0.927"],
+            ["TABOM (paper)", "0.963"],
+        ],
+        f"{title} their final end of sequence": [["model", "GSM8K"], ["base", "2.000 (64)"], ["tabom", "-"]],
+    }
+    (plot,) = section.plots
+    expected = [["denoising step", "base", "tabom"], ["0", "1", "3"], ["1", "0.5", "1"], ["2", "-", "-"]]
+    assert (plot.name, plot.rows) == ("tds_0_gsm8k", expected)
+
+
+def test_discrimination_of_several_seeds_and_of_other_bases(write, read):
+    for seed, value in ((1, 1.0), (2, 2.0)):
+        curves = {"so_far": [value], "final": [value]}
+        write(benchmark_line("tabom", trained_on="maths", discrimination=curves), seed=seed)
+    section = read()["Trajectory discrimination on benchmarks"]
+    assert [rows[1:] for rows in tables(section).values()] == [[["tabom", "1.500 ± 0.707 (64)"]]] * 2
+    assert section.plots[0].rows[1:] == [["0", "1.5"]]
+
+
+def test_the_papers_discrimination_is_printed_as_published(golden):
+    published = (golden.parent / "spec/results/table6_tds.csv").read_text().splitlines()
+    shown = []
+    for path in (LLADA, DREAM):
+        for method, scores in paper_discrimination(path, 1).items():
+            shown.append([path, method, *(scores[name] for name in ("GSM8K", "HumanEval", "MBPP", "MATH500"))])
+    assert [row[1:] for row in shown] == [line.split(",")[1:] for line in published[1:]]
+    assert paper_discrimination(LLADA, 2) == paper_discrimination("runs/demo/base", 1) == {}
 
 
 # -- beside trainings -------------------------------------------------------------------------------------------------

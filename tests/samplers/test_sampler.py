@@ -22,6 +22,7 @@ from tabom.samplers import (
     Schedule,
     TraceCredit,
 )
+from tabom.samplers.trace import Trace
 from tabom.types import Example
 
 N = 6
@@ -152,6 +153,22 @@ def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, setti
         for row in range(2):
             kept = is_masked[row] & ~is_revealed[row] & (block == block[is_revealed[row]].max())
             assert not kept.any() or score[row][is_revealed[row]].min() >= score[row][kept].max() - 2e-5
+
+
+def test_later_blocks_are_looked_at_in_pieces(backbone, tokenizer, monkeypatch):
+    batch, sampler, sizes = prompts(tokenizer, ["abc", "hello"]), Sampler(block_length=3), []
+    whole = sampler.decode(backbone, batch, record_steps=True)
+    look_at = Trace.look_at
+
+    def noted(self, positions, entropy):
+        sizes.append(len(entropy))
+        look_at(self, positions, entropy)
+
+    monkeypatch.setattr(Trace, "look_at", noted)
+    monkeypatch.setattr("tabom.samplers.sampler._WAITING_AT_ONCE", 4)
+    pieces = sampler.decode(backbone, batch, record_steps=True)
+    assert max(sizes) == 6  # candidates of both rows; 12 positions wait at first
+    torch.testing.assert_close(pieces.step_entropy, whole.step_entropy, equal_nan=True)
 
 
 @pytest.mark.parametrize("settings", SETTINGS + OPTIONS)
