@@ -66,7 +66,7 @@ class BenchmarkWriter(Callback):
         for wandb_run in wandb_runs(trainer):
             import wandb
 
-            wandb_run.summary.update(_numbers(result))
+            wandb_run.summary.update({f"benchmark/{result.benchmark}/{k}": v for k, v in result.numbers.items()})
             table = wandb.Table(columns=list(_COLUMNS), data=_rows(run))
             wandb_run.log({f"benchmark/{result.benchmark}": table})
         print(_said(result, directory))
@@ -74,17 +74,6 @@ class BenchmarkWriter(Callback):
 
 def _recorders(trainer: Trainer) -> list[RunRecorder]:
     return [callback for callback in trainer.callbacks if isinstance(callback, RunRecorder)]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _numbers(result: BenchmarkResult) -> dict[str, float]:
-    """For W&B's summary."""
-    numbers = {"score": result.score, **result.values, **result.cost, **_discrimination(result)}
-    return {f"benchmark/{result.benchmark}/{name}": value for name, value in numbers.items()}
-
-
-def _discrimination(result: BenchmarkResult) -> dict[str, float]:
-    scores = {} if result.discrimination is None else result.discrimination.scores
-    return {f"tds_{end}": score for end, score in scores.items()}
 
 
 def _rows(run: "BenchmarkRun") -> list[Any]:
@@ -106,6 +95,6 @@ def _said(result: BenchmarkResult, directory: Path) -> str:
     shown = f"{100 * result.score:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
     figures = {"questions": f"{len(result.scores):,}", f"{result.metric}, %": shown}
     figures |= {title: _short(result.cost[name]) for name, title in _COSTS.items() if name in result.cost}
-    figures |= {name: f"{score:.4f}" for name, score in _discrimination(result).items()}
+    figures |= {name: f"{score:.4f}" for name, score in result.numbers.items() if name.startswith("tds_")}
     width = max(map(len, figures))
     return "\n".join([f"{directory}: {result.benchmark}", *(f"  {name:<{width}}  {v}" for name, v in figures.items())])

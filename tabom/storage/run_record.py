@@ -114,6 +114,13 @@ class BenchmarkResult:
         return statistics.fmean(self.scores.values())
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """All that was measured, by name."""
+        scores = {} if self.discrimination is None else self.discrimination.scores
+        discrimination = {f"tds_{end}": score for end, score in scores.items()}
+        return {"score": self.score, **self.values, **self.cost, **discrimination}
+
+    @property
     def standard_error(self) -> float | None:
         """Of the score, as lm-eval has it; None for a single question."""
         name, _, filtering = self.metric.partition(",")

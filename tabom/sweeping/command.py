@@ -62,6 +62,8 @@ def run(words: Sequence[str]) -> None:
         kind = "no --wandb" if arguments.is_on_server else "--wandb"
         require(getattr(arguments, name) is None, f"{name}: expected {kind} beside it")
     if arguments.is_on_server:
+        file = arguments.file
+        require("then" not in sweep.content, f"{file}: then: expected none with --wandb, whose agents run one command")
         _run_on_server(sweep.content, arguments)
         return
     output_dir = arguments.output_dir or Path("runs/sweeps") / arguments.file.stem

@@ -1,6 +1,8 @@
 """Reads W&B sweep files."""
 
+import functools
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,12 @@ _REQUIRED = {"method", "metric", "parameters", "command"}
 _METRIC_KEYS = {"name", "goal"}
 _KINDS = {
     "parameters": dict, "command": list, "metric": dict, "early_terminate": dict, "name": str, "description": str,
-    "project": str, "entity": str,
+    "project": str, "entity": str, "then": list,
 }  # fmt: skip
 _MACROS = ("${env}", "${interpreter}", "${program}", "${args}")
+_THEN_MACROS = ("${run_dir}", "${setting}")
 _LARGEST_SEED = 2**32 - 1
-_KEYS = _REQUIRED | {"name", "description", "project", "entity", "program", "early_terminate", "run_cap"}
+_KEYS = _REQUIRED | {"name", "description", "project", "entity", "program", "early_terminate", "run_cap", "then"}
 _DISTRIBUTIONS = {
     "constant": {"value"},
     "categorical": {"values"},
@@ -88,6 +91,19 @@ class Sweep:
         macros = {macro: arguments if macro == "${args}" else [] for macro in _MACROS}
         return [word for part in self.content["command"] for word in macros.get(part, [str(part)])]
 
+    def then(self, directory: Path, setting: str) -> list[list[str]]:
+        """The commands of one run that follow, likewise.
+
+        Args:
+            directory: Of the run, for ``${run_dir}``.
+            setting: Its name, for ``${setting}``.
+        """
+        texts = dict(zip(_THEN_MACROS, (str(directory), setting), strict=True))
+        return [
+            [functools.reduce(lambda text, macro: text.replace(*macro), texts.items(), str(word)) for word in command]
+            for command in self.content.get("then", [])
+        ]
+
 
 def read_sweep(
     path: Path,
@@ -151,6 +167,13 @@ def _load(path: Path) -> dict[str, Any]:
         is_known = not str(part).startswith("${") or part in _MACROS
         require(is_known, f"{path}: command: expected no other macros than {', '.join(_MACROS)}, got {part}")
     require("${args}" in content["command"], f"{path}: command: expected ${{args}} in it, found none")
+    for number, words in enumerate(content.get("then", [])):
+        is_command = isinstance(words, list) and len(words) > 0
+        require(is_command, f"{path}: then[{number}]: expected a list of words, got {words!r}")
+        found = {macro for word in words for macro in re.findall(r"\$\{[^}]*\}", str(word))}
+        unknown = sorted(found - {*_THEN_MACROS})
+        expected = f"expected no other macros than {', '.join(_THEN_MACROS)}"
+        require(not unknown, f"{path}: then[{number}]: {expected}, got {', '.join(unknown)}")
     _check_choice(path, "program", content.get("program", "tabom"), ("tabom",))
     _check_choice(path, "method", content["method"], get_args(Method))
     _check_choice(path, "metric.goal", content["metric"].get("goal", "minimize"), get_args(Goal))
@@ -208,6 +231,7 @@ def _check_search(sweep: Sweep) -> None:
         ranges = [name for name, axis in sweep.axes.items() if not isinstance(axis, CategoricalDistribution)]
         require(not ranges, f"{path}: parameters.{next(iter(ranges), '')}: expected values, since the method is grid")
     if sweep.early_terminate:
+        require("then" not in sweep.content, f"{path}: early_terminate: expected none beside then, got one")
         hyperband = dict(sweep.early_terminate)
         kind = hyperband.pop("type", None)
         require(kind == "hyperband", f"{path}: early_terminate.type: expected hyperband, got {kind}")

@@ -96,9 +96,10 @@ class Runner(SideBySide[Run]):
     def _add(self, trial: FrozenTrial) -> None:
         is_grid, num_seeds = self._sweep.method == "grid", len(self._seeds)
         seeds = self._seeds[: max(0, self._num_runs - trial.number * num_seeds)] if is_grid else self._seeds
+        num_commands = 1 + len(self._sweep.content.get("then", []))
         names = [f"{trial.number:03}" + ("" if seed is None else f"-seed{seed}") for seed in seeds]
         self._runs[trial.number] = [
-            Run(self._directory / name, trial.number, dict(trial.params), seed, self._sweep.metric)
+            Run(self._directory / name, trial.number, dict(trial.params), seed, self._sweep.metric, num_commands)
             for name, seed in zip(names, seeds, strict=True)
         ]
 
@@ -113,15 +114,21 @@ class Runner(SideBySide[Run]):
                 return None
             self._add(self._search.suggest())
 
-    def _words(self, run: Run) -> list[str]:
+    def _commands(self, run: Run) -> list[list[str]]:
         given = {key: value for key in ("project", "entity") if (value := self._sweep.content.get(key))}
         logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run), **given}
         options = [f"--trainer.logger.{key}={value}" for key, value in logger.items()]
-        return [*self._sweep.words(run.values, run.seed), *options]
+        first, following = self._sweep.words(run.values, run.seed), self._sweep.then(run.directory, self._setting(run))
+        return [[*words, *options] for words in (first, *following)]
 
     def _name(self, run: Run) -> str:
-        parts = [f"{self._names[key]}={show_value(value)}" for key, value in run.values.items()]
-        return " ".join([*parts, *([] if run.seed is None else [f"seed={run.seed}"])]) or self._sweep.name
+        return self._setting(run) if run.seed is None else " ".join([*self._parts(run), f"seed={run.seed}"])
+
+    def _setting(self, run: Run) -> str:
+        return " ".join(self._parts(run)) or self._sweep.name
+
+    def _parts(self, run: Run) -> list[str]:
+        return [f"{self._names[key]}={show_value(value)}" for key, value in run.values.items()]
 
     def _note_end(self, job: Run) -> None:
         self._is_hopeless(job)
@@ -133,7 +140,7 @@ class Runner(SideBySide[Run]):
     def _begin_next(self) -> Run | None:
         following = self._following()
         if following is not None:
-            following.start(self._words(following), max(1, (os.cpu_count() or 1) // self._num_jobs))
+            following.start(self._commands(following), max(1, (os.cpu_count() or 1) // self._num_jobs))
         return following
 
     def _tell(self, setting: int) -> None:
@@ -177,7 +184,8 @@ class Runner(SideBySide[Run]):
             settings, key=lambda one: statistics.mean(other.metric for other in settings if other.values == one.values)
         )
         command = " ".join(["tabom", *self._sweep.words(best.values, None)])
-        sync = f"wandb sync {self._directory}/*/wandb/offline-run-*"
+        places = ["*", *(["*/then-*"] if "then" in self._sweep.content else [])]
+        sync = " ".join(["wandb sync", *(f"{self._directory}/{place}/wandb/offline-run-*" for place in places)])
         if self._sweep.axes:
             figure = plot_sensitivity(settings, self._sweep.name, column)
             for ending in ("png", "svg"):

@@ -44,6 +44,17 @@ def test_a_grid(write):
     assert sweep.words({"model.margin": 0.1}, None)[-2] == "--model.margin=0.1"
 
 
+def test_what_follows(write, tmp_path):
+    words = [["evaluate", "--ckpt_path=${run_dir}/last.ckpt", "--model.name=${setting} of ${run_dir}", 7], ["test"]]
+    sweep = read_sweep(write(then=words))
+    assert sweep.then(tmp_path, "x=1") == [
+        ["evaluate", f"--ckpt_path={tmp_path}/last.ckpt", f"--model.name=x=1 of {tmp_path}", "7"],
+        ["test"],
+    ]
+    assert read_sweep(write()).then(tmp_path, "x=1") == []
+    assert identity(sweep) != identity(read_sweep(write(then=words[:1])))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_file_as_an_editor_saves_it(write, encoding):
     path = write()
@@ -185,6 +196,17 @@ CHOICES = "constant, categorical, uniform, int_uniform, q_uniform, log_uniform_v
         (
             {"early_terminate": {"type": "hyperband", "max_iter": 9}},
             "early_terminate: expected min_iter, or max_iter and s, got max_iter",
+        ),
+        ({"then": "evaluate"}, "then: expected a list, got 'evaluate'"),
+        ({"then": ["evaluate"]}, "then[0]: expected a list of words, got 'evaluate'"),
+        ({"then": [["evaluate"], []]}, "then[1]: expected a list of words, got []"),
+        (
+            {"then": [["evaluate", "--a=${run_dir}", "--b=${args}"]]},
+            "then[0]: expected no other macros than ${run_dir}, ${setting}, got ${args}",
+        ),
+        (
+            {"then": [["evaluate"]], "early_terminate": {"type": "hyperband", "min_iter": 1}},
+            "early_terminate: expected none beside then, got one",
         ),
     ],
 )

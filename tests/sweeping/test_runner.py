@@ -16,6 +16,7 @@ from journal import made_runs
 from tabom.errors import TabomError
 from tabom.jobs import side_by_side
 from tabom.storage.claims import Claims, alone
+from tabom.storage.run_record import read_record
 from tabom.sweeping import command, run, search
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_tabom.py")))
@@ -50,6 +51,10 @@ def sweep(*options, **content):
 
 def runs(state=None):
     return [entry for entry in made_runs(OUT, "validate/score") if state in (None, entry.state)]
+
+
+def found_records(directory):
+    return [read_record(path) for path in sorted(directory.glob("records/*.jsonl"))]
 
 
 def tried(state="finished"):
@@ -347,6 +352,106 @@ def test_the_last_check_counts():
     sweep(x=(0.1,), seeds=(1,), words=["--checks=2", "--late=yes"])
     (entry,) = runs()
     assert entry.metric == pytest.approx(-0.04)
+
+
+class TestThen:
+    """Commands that follow the first one: here two evaluations of what it trained."""
+
+    def sweep(self, *options, words=(), then=(), **content):
+        """A sweep whose score on the benchmark b2 is the mean of x and 1."""
+        last = "--ckpt_path=${run_dir}/checkpoints/last.ckpt"
+        commands = [["evaluate", last, f"--name={name}", "--model=${setting}", *then] for name in ("b1", "b2")]
+        metric = {"name": "benchmark/b2/score", "goal": "maximize"}
+        sweep(*options, metric=metric, words=["--checkpoint=yes", *words], then=commands, **content)
+
+    @staticmethod
+    def records(name):
+        """Verb and state of the runs in a setting's directory and in those of its evaluations."""
+        return [
+            [(record.verb, record.state) for record in found_records(OUT / name / place)]
+            for place in ("", "then-1", "then-2")
+        ]
+
+    def test_each_is_run_after_the_one_before(self, capsys):
+        self.sweep("--jobs=2")
+        for name in ("000-seed1", "002-seed2"):
+            done = [(verb, "finished") for verb in ("fit", "evaluate", "evaluate")]
+            assert self.records(name) == [[one] for one in done]
+        words, environment = json.loads((OUT / "002-seed2/then-2/argv.json").read_text())
+        assert words == [
+            *("evaluate", "--ckpt_path=out/002-seed2/checkpoints/last.ckpt", "--name=b2", "--model=x=0.7"),
+            *("--trainer.logger.offline=true", "--trainer.logger.group=group"),
+            *("--trainer.logger.name=x=0.7 seed=2", "--run_dir=out/002-seed2/then-2"),
+        ]
+        assert environment["WANDB_MODE"] == "offline"
+        summary = (OUT / "summary.md").read_text()
+        assert "| 0.7 | 2 | 0.8500 ± 0.0000 " in summary
+        assert "Best: `tabom fit --x=0.7 --checkpoint=yes`" in summary
+        assert "`wandb sync out/*/wandb/offline-run-* out/*/then-*/wandb/offline-run-*`" in summary
+        assert "group: 6 of 6 runs" in capsys.readouterr().out
+
+    def test_any_number_of_a_benchmark_is_a_metric(self):
+        self.sweep(x=[0.1], seeds=[1])
+        (entry,) = made_runs(OUT, "validate/score")
+        for name, expected in (("b1/score", 0.55), ("b2/m,f", 7.0)):
+            found = run.Run(OUT / entry.name, 0, {}, 1, f"benchmark/{name}", num_commands=3)
+            assert found.metric == pytest.approx(expected)
+
+    def test_what_is_trained_is_not_trained_again(self):
+        """The evaluation fails, is stopped, and is killed with the sweep; the training is made once."""
+        with pytest.raises(TabomError, match=r"^1 runs failed \(000-seed1\)"):
+            self.sweep(x=[0.1], seeds=[1], then=["--crash=yes"])
+        Path("mended").touch()
+        trained = (OUT / "000-seed1/argv.json").stat().st_mtime_ns
+        self.sweep(x=[0.1], seeds=[1], then=["--crash=yes"])
+        assert self.records("000-seed1") == [
+            [("fit", "finished")],
+            [("evaluate", "running"), ("evaluate", "finished")],
+            [("evaluate", "finished")],
+        ]
+        assert (OUT / "000-seed1/argv.json").stat().st_mtime_ns == trained
+
+    def test_stopped_in_an_evaluation(self):
+        def stop():
+            wait_for(lambda: list(OUT.glob("*/then-1/records/*.jsonl")))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = in_background(stop)
+        with pytest.raises(SystemExit):
+            self.sweep(x=[0.1], seeds=[1], then=["--gate=gate"])
+        thread.join()
+        Path("gate").touch()
+        self.sweep(x=[0.1], seeds=[1], then=["--gate=gate"])
+        first, second, third = self.records("000-seed1")
+        assert (first, third) == ([("fit", "finished")], [("evaluate", "finished")])
+        assert second == [("evaluate", "running"), ("evaluate", "finished")]
+
+    def test_killed_in_an_evaluation(self):
+        """The evaluation that the killed command had begun goes on and is waited for; then comes the next."""
+        options = {"x": [0.1], "seeds": [1], "then": ["--gate=gate"]}
+        with pytest.MonkeyPatch.context() as patched:  # writes the file only
+            patched.setattr(command, "run", lambda words: None)
+            self.sweep(**options)
+        code = f"from tabom.sweeping import command, run; run.PROGRAM = {FAKE}; command.run"
+        arguments = ["sweep", "sweep.yaml", "--output_dir=out"]
+        with subprocess.Popen([sys.executable, "-c", f"{code}({arguments})"]) as process:
+            wait_for(lambda: list(OUT.glob("*/then-1/records/*.jsonl")))
+            process.kill()
+
+        def open_gate():
+            wait_for(lambda: Claims(OUT).others("sweep"))
+            Path("gate").touch()
+
+        thread = in_background(open_gate)
+        self.sweep(**options)
+        thread.join()
+        done = [("fit", "finished"), ("evaluate", "finished"), ("evaluate", "finished")]
+        assert self.records("000-seed1") == [[one] for one in done]
+
+    def test_a_server_runs_one_command(self):
+        write_sweep(then=[["evaluate"]])
+        with pytest.raises(TabomError, match=r"^sweep\.yaml: then: expected none with --wandb, whose agents run one"):
+            command.run(["sweep", "sweep.yaml", "--wandb"])
 
 
 @pytest.mark.parametrize(
