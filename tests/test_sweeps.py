@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import parser_of
+from jsonargparse import Namespace
 
 from tabom.cli.defaults import fill_in_tokenizer
 from tabom.cli.lightning_cli import run
 from tabom.cli.run_directory import fill_in_directory
 from tabom.storage.run_record import find_records
+from tabom.sweeping.file import read_sweep
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = {str(path.relative_to(ROOT / "sweeps").with_suffix("")): path for path in (ROOT / "sweeps").rglob("*.yaml")}
@@ -67,7 +69,7 @@ def parsed(name):
 
 def test_there_are_sweeps():
     demo = {"margin", "temperature", "decoding_temperature", "weight", "window", "margin_x_weight", "components"}
-    paper = {"paper/margin_x_weight", "paper/window", "paper/components"}
+    paper = {"paper/margin_x_weight", "paper/window", "paper/components", "paper/table7", "paper/table9"}
     assert SWEEPS.keys() == demo | paper | {"frontier", "bayes"}
 
 
@@ -118,7 +120,8 @@ def test_each_distillation_writes_and_logs_in_its_own_directory(stage, tmp_path)
 @pytest.mark.parametrize("name", SWEEPS)
 def test_file_has_the_keys_of_a_wandb_sweep(name):
     sweep = read(name)
-    assert sweep.keys() - {"run_cap", "early_terminate"} == {
+    assert ("then" in sweep) == name.startswith("paper/table")  # which W&B does not know
+    assert sweep.keys() - {"run_cap", "early_terminate", "then"} == {
         "name", "project", "program", "method", "metric", "parameters", "command",
     }  # fmt: skip
     assert sweep["metric"]["goal"] == "maximize"
@@ -132,6 +135,26 @@ def test_file_has_the_keys_of_a_wandb_sweep(name):
     assert SWEEPS[name].read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("name", [name for name in SWEEPS if "then" in read(name)])
+def test_what_follows_evaluates_what_was_trained(name, monkeypatch, tmp_path):
+    """Each command is understood, with the adapter of the training, and the metric is of one of the benchmarks."""
+    monkeypatch.chdir(ROOT)
+    (_, _, model, _), *_ = parsed(name)
+    names = []
+    for verb, *words in read_sweep(SWEEPS[name]).then(tmp_path, "margin=0.1"):
+        parser = parser_of(verb)
+        config = parser.parse_args(words)
+        fill_in_tokenizer(config)
+        objects = parser.instantiate_classes(Namespace(model=config.model, data=config.data))
+        assert verb == "evaluate"
+        assert config.ckpt_path == str(tmp_path / "checkpoints/last.ckpt")
+        assert vars(objects.model._source) == vars(model._source)
+        assert (objects.model.name, objects.model.trained_on) == ("margin=0.1", "maths")
+        assert objects.data.benchmark.keeps_special_tokens  # the released variant
+        names.append(objects.data.benchmark.name)
+    assert read(name)["metric"]["name"] == f"benchmark/{names[0]}/score"
+
+
 @pytest.fixture
 def published(golden):
     """Tables of the paper, by name of the file."""
@@ -142,7 +165,7 @@ def published(golden):
 def test_table_7(published):
     table = published("table7_lambda_gamma_llada_gsm8k")
     margins = [float(column.removeprefix("gamma_")) for column in table[0] if column.startswith("gamma_")]
-    for name in ("margin_x_weight", "paper/margin_x_weight"):
+    for name in ("margin_x_weight", "paper/margin_x_weight", "paper/table7"):
         parameters = read(name)["parameters"]
         assert parameters[WEIGHT]["values"] == [float(row["lambda"]) for row in table]
         assert parameters[MARGIN]["values"] == margins
@@ -150,7 +173,8 @@ def test_table_7(published):
 
 def test_table_9(published):
     windows = [int(row["W"]) for row in published("table9_window_dream_math")]
-    assert read("paper/window")["parameters"][WINDOW]["values"] == windows
+    for name in ("paper/window", "paper/table9"):
+        assert read(name)["parameters"][WINDOW]["values"] == windows
     response_length = 19  # of the demo, whose other windows are a quarter of the paper's
     assert read("window")["parameters"][WINDOW]["values"] == [*(w // 4 for w in windows[:-1]), response_length]
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import SMALL
 from journal import made_runs
 from wandb_records import inspect
@@ -59,3 +60,41 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
         assert (objective["rank_weight"], objective["margin"]) == (run.values[WEIGHT], run.values[MARGIN])
         assert records[run.records[-1].run_id].wandb["group"] == "margin_x_weight"
         assert summary["summary"][METRIC] == run.metric
+
+
+@pytest.mark.slow
+def test_a_training_is_evaluated_after_a_kill_without_training_again(stage, monkeypatch):
+    """The demo's margins, each scored on its puzzles, killed while the first evaluation runs."""
+    del stage
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sweep = yaml.safe_load((ROOT / "sweeps/margin.yaml").read_text())
+    sweep["metric"]["name"] = "benchmark/sudoku/score"
+    sweep["parameters"] = {MARGIN: {"values": [0.0, 0.3]}, "seed_everything": {"values": [1]}}
+    sweep["command"][3] = str(ROOT / "configs/demo/tabom.yaml")
+    evaluation = ["evaluate", "--config", str(ROOT / "configs/demo/evaluate.yaml"), "--model.name=${setting}"]
+    evaluation += ["--ckpt_path=${run_dir}/checkpoints/last.ckpt", "--data.benchmark.num_examples=40"]
+    sweep["then"] = [[*evaluation, "--model.batch_size=1"]]
+    Path("then.yaml").write_text(yaml.safe_dump(sweep))
+    words = [sys.executable, "-m", "tabom", "sweep", "then.yaml", "--", *SMALL]
+    out = Path("runs/sweeps/then")
+    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    stop = time.monotonic() + 300
+    while not list(out.glob("000-seed1/then-1/responses-0.jsonl")):
+        assert first.poll() is None, first.stderr.read()
+        assert time.monotonic() < stop
+        time.sleep(0.05)
+    (evaluating,) = out.glob("000-seed1/lock")
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    os.killpg(int(evaluating.read_text()), signal.SIGKILL)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, margin in (("000-seed1", "0"), ("001-seed1", "0.3")):
+        trained, evaluated = find_records([out / name / "records"]), find_records([out / name / "then-1"])
+        assert [record.state for record in trained] == ["finished"]
+        assert evaluated[-1].parent == trained[0].run_id
+        assert (evaluated[-1].benchmarks[0].model, len(evaluated[-1].benchmarks[0].scores)) == (f"margin={margin}", 40)
+        states = [record.state for record in evaluated]
+        assert states == (["running", "finished"] if name == "000-seed1" else ["finished"])
+    assert evaluated[0].benchmarks[0].cost["num_decoded"] == 40
+    assert "2 of 2 runs" in done.stdout

@@ -1,0 +1,68 @@
+"""What docs/paper.md says: its arithmetic, and that what it names is there."""
+
+import re
+
+import pytest
+
+LLADA, DREAM = 14e9, 13e9  # operations a position
+TRAINING = 5 * 5100 * (120 + 256) * 3 * LLADA / 4e14 / 3600
+TRAININGS = 2.0
+FOUR = ("gsm8k", "math500", "humaneval", "mbpp")
+
+
+@pytest.fixture(scope="module")
+def page(repository):
+    return (repository / "docs/paper.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def decodings(page):
+    """Questions, and hours of LLaDA and Dream, by what is decoded; from the sizes that the page gives."""
+    cells = (r"(?:distillation, )?`(\w+)`", *[r"(\d+)"] * 3, r"(\S+)", r"(\d+)", r"(\S+)")
+    rows = re.findall("^" + "".join(rf"\| {cell} " for cell in cells) + r"\|$", page, re.MULTILINE)
+    found = {}
+    for name, questions, prompt, llada, llada_hours, dream, dream_hours in rows:
+        hours = [
+            int(questions) * int(length) * (int(prompt) + int(length)) * operations / 4e14 / 3600
+            for length, operations in ((llada, LLADA), (dream, DREAM))
+        ]
+        assert [f"{each:.2f}" for each in hours] == [llada_hours, dream_hours], name
+        found[name] = (int(questions), *hours)
+    return found
+
+
+def test_hours_of_decoding(decodings):
+    assert decodings.keys() == {*FOUR, "ifeval", "prm12k", "ling_coder"}
+
+
+def test_hours_of_the_tables(page, decodings):
+    def total(model, names):
+        return sum(decodings[name][model] for name in names)
+
+    def grid(model, names, num):
+        return num * (TRAINING + total(model, names))
+
+    five = (*FOUR, "ifeval")
+    part = {name: 64 / questions for name, (questions, *_) in decodings.items()}
+    expected = {
+        "Table 2": [decodings["ling_coder"][model] + TRAININGS + 6 * total(model, five) for model in (1, 2)],
+        "Table 3": [decodings["prm12k"][model] + TRAININGS + 6 * total(model, five) for model in (1, 2)],
+        "Table 4": [None, 6 * total(2, FOUR) / 2],
+        "Table 5": [None, grid(2, FOUR, 4)],
+        "Table 6, Fig. 2": [3 * sum(part[name] * decodings[name][model] for name in FOUR) for model in (1, 2)],
+        "Table 7": [grid(1, ["gsm8k"], 6), None],
+        "Table 9": [None, grid(2, ["gsm8k", "humaneval"], 5)],
+    }
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| Table", "| Fig"))]
+    said = {row[0]: row[3].split(" and ") for row in rows if " and " in row[3]}
+    assert said.keys() == expected.keys()
+    for name, hours in expected.items():
+        digits = 1 if name.startswith("Table 6") else 0
+        assert said[name] == ["-" if each is None else f"{each:.{digits}f}" for each in hours], name
+    assert f"/ 3600 = {TRAINING:.2f} hours on maths" in page
+
+
+def test_what_it_names_is_there(page, repository):
+    named = re.findall(r"(?:configs|sweeps)/[\w./*]+", page)
+    assert len(named) > 10
+    assert [name for name in named if not [*repository.glob(name)]] == []
