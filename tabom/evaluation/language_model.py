@@ -132,7 +132,7 @@ class DiffusionLM(LM):
         looked_at = {
             key
             for key, request, sample in zip(keys, requests, samples, strict=True)
-            if sample == 0 and request.doc_id < num_questions
+            if sample == 0 and (request.doc_id or 0) < num_questions
         }
         wanted = {
             key: (Example(_query_id(request), _args(request)[0], ""), sample)
