@@ -42,9 +42,7 @@ class Run(Job):
         self._stage, _, self._name = metric.partition("/")
         self._directories = [directory, *(directory / f"then-{number}" for number in range(1, num_commands))]
         finished = [any(one.state == "finished" for one in _records(path)) for path in self._directories]
-        self._number = [*finished[:-1], False].index(
-            False
-        )  # of the command that runs or is to be run; the last if none
+        self._number = min([*(i for i, is_done in enumerate(finished) if not is_done), num_commands - 1])
         self._wandb_id = ""
         self.is_tried = self.is_running()
         self.metric: float | None = None  # at its end

@@ -156,7 +156,7 @@ def test_the_surest_positions_of_the_block_come_first(backbone, tokenizer, setti
 
 
 def test_later_blocks_are_looked_at_in_pieces(backbone, tokenizer, monkeypatch):
-    batch, sampler, sizes = prompts(tokenizer, ["abc", "hello"]), Sampler(block_length=3), []
+    batch, sampler, sizes = prompts(tokenizer, ["abc", "hello"]), Sampler(block_length=1), []
     whole = sampler.decode(backbone, batch, record_steps=True)
     look_at = Trace.look_at
 
@@ -165,9 +165,9 @@ def test_later_blocks_are_looked_at_in_pieces(backbone, tokenizer, monkeypatch):
         look_at(self, positions, entropy)
 
     monkeypatch.setattr(Trace, "look_at", noted)
-    monkeypatch.setattr("tabom.samplers.sampler._WAITING_AT_ONCE", 4)
+    monkeypatch.setattr("tabom.samplers.sampler._WAITING_AT_ONCE", 3)
     pieces = sampler.decode(backbone, batch, record_steps=True)
-    assert max(sizes) == 6  # candidates of both rows; 12 positions wait at first
+    assert max(sizes) == 3
     torch.testing.assert_close(pieces.step_entropy, whole.step_entropy, equal_nan=True)
 
 
