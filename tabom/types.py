@@ -175,6 +175,8 @@ class TrajectoryBatch(_Rows):
         answers: Of held-out queries, ``SELF_DISTILLED`` or ``GROUND_TRUTH``; empty elsewhere.
         row_numbers: Number of each row in the training data, which its random draws belong to; None where it is not
             known, and then nothing can be trained on them.
+        block: Number of the block in which a response position was decoded, 0 first; positions of different blocks were
+            never compared. None where all of a row were.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -187,6 +189,7 @@ class TrajectoryBatch(_Rows):
     domain: str = ""
     answers: str = ""
     row_numbers: Int[Tensor, " B"] | None = None
+    block: Int[Tensor, "B L"] | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ class CorruptedBatch(_Rows):
         domain: Base domain that the rows come from; empty for the new domain.
         token_weight: How much the negative log-likelihood of each position counts; positions that are not asked for may
             have one. None where all count alike, or the model's predictions decide.
+        block: As in :class:`TrajectoryBatch`, where the order is ranked.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -221,6 +225,7 @@ class CorruptedBatch(_Rows):
     mask_ratio: Float[Tensor, " B"] | None = None
     domain: str = ""
     token_weight: Float[Tensor, "B L"] | None = None
+    block: Int[Tensor, "B L"] | None = None
 
 
 class TokenStatistics(NamedTuple):

@@ -165,7 +165,7 @@ def dream_tokenizer_files(path):
     return {"mask_token_id": 260, "eos_token_id": 256, "pad_token_id": 256, "vocab_size": 270}
 
 
-def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length=2):
+def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length=2, block_length=None):
     """Rows with a prompt of ``prompt_length`` tokens before the response; NEVER positions are part of the response."""
     step = torch.tensor(unmask_step)
     num_rows, length = step.shape
@@ -182,6 +182,12 @@ def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length
         unmask_step=torch.cat([torch.full_like(prompt, NEVER), step], 1),
         unmask_entropy=torch.cat([torch.full((num_rows, prompt_length), torch.nan), recorded], 1),
         query_ids=tuple(f"query{i}" for i in range(num_rows)),
+        block=None
+        if block_length is None
+        else (torch.arange(prompt_length + length) - prompt_length)
+        .clamp(min=0)
+        .div(block_length, rounding_mode="floor")
+        .expand(num_rows, -1),
     )
 
 
@@ -281,7 +287,9 @@ def write_chunk(store, index, rows, tokenizer):
     return store.write(index, rows, num_queries=len(rows), num_tokens=num_tokens, rejected=rejected)
 
 
-def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, unmask_step=None, response_length=19):
+def write_trajectories(
+    directory, tokenizer, *, num_rows=24, is_verified=None, unmask_step=None, response_length=19, **origin
+):
     """Trajectories whose answers are the references, decoded in a random order."""
     verified = [i % 3 != 2 for i in range(num_rows)] if is_verified is None else is_verified
     generator = torch.Generator().manual_seed(0)
@@ -306,7 +314,7 @@ def write_trajectories(directory, tokenizer, *, num_rows=24, is_verified=None, u
         )
     chunks = [rows[start : start + 10] for start in range(0, num_rows, 10)]
     store = TrajectoryStore(directory)
-    store.open(origin_of(tokenizer, response_length=response_length, num_shards=len(chunks)))
+    store.open(origin_of(tokenizer, response_length=response_length, num_shards=len(chunks), **origin))
     for index, chunk in enumerate(chunks):
         write_chunk(store, index, chunk, tokenizer)
     store.finish()

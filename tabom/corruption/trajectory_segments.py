@@ -100,6 +100,7 @@ class TrajectorySegments:
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,
             domain=batch.domain,
+            block=batch.block,
         )
 
     def _counted(self, batch: TrajectoryBatch) -> Bool[Tensor, "B L"]:

@@ -30,6 +30,7 @@ class Row:
         unmask_step: Of each response token, or empty where the data have no order.
         unmask_entropy: Likewise, in nats.
         number: Of the row in the training data, which its random draws belong to.
+        block_length: Response tokens that were decoded before any to their right; None for all of them.
     """
 
     query_id: str
@@ -38,6 +39,7 @@ class Row:
     unmask_step: Tokens = ()
     unmask_entropy: Sequence[float] | npt.NDArray[np.float32] = ()
     number: int = 0
+    block_length: int | None = None
 
 
 class NumberedRows(Sequence[Row]):
@@ -209,6 +211,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
     attention_mask = np.zeros(shape, np.bool_)
     unmask_step = np.full(shape, NEVER)
     unmask_entropy = np.full(shape, np.nan, np.float32)
+    block = np.zeros(shape, np.int64)
     for number, row in enumerate(rows):
         start, end = first - len(row.prompt_ids), first + len(row.response_ids)
         clean_ids[number, start:first] = row.prompt_ids
@@ -216,6 +219,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
         attention_mask[number, start:end] = True
         unmask_step[number, first : first + len(row.unmask_step)] = row.unmask_step
         unmask_entropy[number, first : first + len(row.unmask_entropy)] = row.unmask_entropy
+        block[number, first:end] = np.arange(end - first) // (row.block_length or end - first)
     ids, is_seen = torch.from_numpy(clean_ids), torch.from_numpy(attention_mask)
     is_response = is_seen & (torch.arange(shape[1]) >= first)
     is_filler = is_response.clone()
@@ -229,6 +233,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
         unmask_entropy=torch.from_numpy(unmask_entropy),
         query_ids=tuple(row.query_id for row in rows),
         row_numbers=torch.tensor([row.number for row in rows]),
+        block=torch.from_numpy(block),
     )
 
 

@@ -45,6 +45,7 @@ class TrajectoryRows(Sequence[Row]):
             table.response_ids[index],
             table.unmask_step[index],
             table.unmask_entropy[index],
+            block_length=table.manifest.origin.block_length,
         )
 
 
@@ -125,7 +126,11 @@ class TrajectoryDataModule(PromptDataModule):
     def setup(self, stage: str) -> None:
         """Read the shards, so that bad ones end the run before anything else happens."""
         del stage
-        _ = self.table
+        if self.table.manifest.origin.block_length is None:
+            rank_zero_info(
+                f"{self.path}: it does not say in which blocks the trajectories were decoded, so that all positions of "
+                "a response count as compared; tabom trajectories import --block_length N says it"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Trajectories that are not held out."""

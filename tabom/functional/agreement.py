@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tabom.functional.ranking import competing
+
 
 def order_agreement_counts(
     entropy: Float[Tensor, "B W"], is_pair: Bool[Tensor, "B W W"]
@@ -25,7 +27,11 @@ def order_agreement_counts(
 
 
 def kendall_tau(
-    entropy: Float[Tensor, "B L"], order: Int[Tensor, "B L"], *, where: Bool[Tensor, "B L"]
+    entropy: Float[Tensor, "B L"],
+    order: Int[Tensor, "B L"],
+    *,
+    where: Bool[Tensor, "B L"],
+    block: Int[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, " B"]:
     r"""Rank correlation of entropy and decoding order, with ties counted in neither direction (tau-b).
 
@@ -38,10 +44,11 @@ def kendall_tau(
         entropy: Predictive entropy H in nats; anything outside ``where``.
         order: Decoding order o; smaller is earlier, equal means that neither came first.
         where: Positions that take part.
+        block: Only pairs of positions of one block count, in P as well; None for a single block.
 
     Returns:
-        Correlation per trajectory in float64. NaN where it is not defined: no two positions differ in order, no two
-        differ in entropy, or one of the entropies is NaN.
+        Correlation per trajectory in float64. NaN where it is not defined: no pair differs in order, none in
+        entropy, or one of the entropies is NaN.
 
     Example:
         >>> everywhere = torch.ones(1, 3, dtype=torch.bool)
@@ -51,7 +58,7 @@ def kendall_tau(
     References:
         Kendall 1945, The treatment of ties in ranking problems, Biometrika 33(3).
     """
-    is_pair = where[:, :, None] & where[:, None, :]
+    is_pair = competing(where, block)
     entropy_sign, order_sign = (_direction(values).where(is_pair, 0) for values in (entropy, order))
     difference = (entropy_sign * order_sign).sum((1, 2))
     num_untied = [sign.abs().sum((1, 2)).double() for sign in (entropy_sign, order_sign)]

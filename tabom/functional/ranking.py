@@ -15,12 +15,15 @@ from tabom.functional.reduction import masked_mean
 StopGradient = Literal["none", "earlier", "later"]
 
 
-def ordered_pairs(order: Int[Tensor, "B W"], *, where: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W W"]:
+def ordered_pairs(
+    order: Int[Tensor, "B W"], *, where: Bool[Tensor, "B W"], block: Int[Tensor, "B W"] | None = None
+) -> Bool[Tensor, "B W W"]:
     """Pairs (r, s) of which r was decoded strictly before s.
 
     Args:
         order: Decoding order; smaller is earlier, equal means that neither came first.
         where: Positions that take part.
+        block: Positions of different blocks form no pair; None for a single block.
 
     Returns:
         ``[b, r, s]`` is true where (r, s) is a pair.
@@ -31,7 +34,13 @@ def ordered_pairs(order: Int[Tensor, "B W"], *, where: Bool[Tensor, "B W"]) -> B
         tensor([[[False,  True],
                  [False, False]]])
     """
-    return (order[:, :, None] < order[:, None, :]) & where[:, :, None] & where[:, None, :]
+    return (order[:, :, None] < order[:, None, :]) & competing(where, block)
+
+
+def competing(where: Bool[Tensor, "B W"], block: Int[Tensor, "B W"] | None) -> Bool[Tensor, "B W W"]:
+    """Positions (r, s) that both take part and lie in one block, r = s included; None is a single block."""
+    is_pair = where[:, :, None] & where[:, None, :]
+    return is_pair if block is None else is_pair & (block[:, :, None] == block[:, None, :])
 
 
 def pair_violation(
@@ -151,6 +160,7 @@ def boltzmann_kl_loss(
     *,
     where: Bool[Tensor, "B W"],
     inverse_temperature: float,
+    block: Int[Tensor, "B W"] | None = None,
 ) -> Float[Tensor, " B"]:
     r"""Divergence from the Boltzmann distribution over a window that the target energies make.
 
@@ -165,10 +175,12 @@ def boltzmann_kl_loss(
         target_energy: :math:`E^*` in nats, without a gradient; positions where it is NaN are left out.
         where: Positions that take part.
         inverse_temperature: Beta in 1/nats, > 0.
+        block: Each block has distributions of its own; the result is the mean over the blocks with at least two
+            positions. None for a single block.
 
     Returns:
-        Divergence over beta per trajectory, in the unit of the energy, >= 0; 0, with zero gradient, where fewer than
-        two positions take part.
+        Divergence over beta per trajectory, in the unit of the energy, >= 0; 0, with zero gradient, where no block has
+        two positions.
 
     Example:
         >>> import torch
@@ -179,12 +191,17 @@ def boltzmann_kl_loss(
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 4, restricted to unmasked sets that differ in one token.
     """
-    is_used = where & ~target_energy.isnan()
+    competes = competing(where & ~target_energy.isnan(), block)
     log_target, log_model = (
-        (-inverse_temperature * values).masked_fill(~is_used, torch.finfo(values.dtype).min).log_softmax(1)
+        (-inverse_temperature * values)[:, None, :]
+        .masked_fill(~competes, torch.finfo(values.dtype).min)
+        .log_softmax(2)
+        .diagonal(dim1=1, dim2=2)
         for values in (target_energy, energy)
     )
-    return (log_target.exp() * (log_target - log_model)).sum(1) / inverse_temperature
+    is_first_of_several = (competes.sum(2) >= 2) & ~competes.tril(-1).any(2)
+    num_blocks = is_first_of_several.sum(1).clamp(min=1)
+    return (log_target.exp() * (log_target - log_model)).sum(1) / num_blocks / inverse_temperature
 
 
 def _mean_over_pairs(values: Tensor, is_pair: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from tabom.functional.agreement import kendall_tau
 
 
 class OrderCorrelation(Metric):
-    """Kendall's tau-b between entropy and decoding order over the whole response; a mean over trajectories.
+    """Kendall's tau-b between entropy and decoding order over the pairs of a response; a mean over trajectories.
 
     Trajectories for which it is not defined are left out: fewer than two positions, all tied, or without an entropy.
     """
@@ -29,9 +29,15 @@ class OrderCorrelation(Metric):
         self.add_state("tau_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_trajectories", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, entropy: Float[Tensor, "B L"], order: Int[Tensor, "B L"], where: Bool[Tensor, "B L"]) -> None:
+    def update(
+        self,
+        entropy: Float[Tensor, "B L"],
+        order: Int[Tensor, "B L"],
+        where: Bool[Tensor, "B L"],
+        block: Int[Tensor, "B L"] | None = None,
+    ) -> None:
         """Add trajectories; arguments as for :func:`tabom.functional.agreement.kendall_tau`."""
-        tau = kendall_tau(entropy, order, where=where)
+        tau = kendall_tau(entropy, order, where=where, block=block)
         self.tau_sum += tau.nansum()
         self.num_trajectories += (~tau.isnan()).sum()
 

@@ -12,6 +12,7 @@ from tabom.errors import check_range, require
 from tabom.functional.ranking import (
     StopGradient,
     boltzmann_kl_loss,
+    competing,
     logistic_ranking_loss,
     ordered_pairs,
     pair_violation,
@@ -22,6 +23,7 @@ from tabom.functional.reduction import masked_mean
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics
 
+Pairs = Literal["compared", "all"]
 Surrogate = Literal["hinge", "logistic", "plackett_luce", "boltzmann_kl", "entropy_bonus"]
 
 _PAIRWISE = ("hinge", "logistic")
@@ -32,6 +34,7 @@ _USERS: dict[str, tuple[Surrogate, ...]] = {
     "scale_margin_by_gap": _PAIRWISE,
     "skip_inverted": _PAIRWISE,
     "order": ("hinge", "logistic", "plackett_luce"),
+    "pairs": ("hinge", "logistic", "plackett_luce", "boltzmann_kl"),
 }
 """Options that some surrogate ignores, and those that do not."""
 
@@ -41,6 +44,7 @@ class Segment(NamedTuple):
 
     Attributes:
         where: False where a row has fewer targets. There the others may hold anything.
+        block: Positions of different blocks form no pair; None for a single block.
         is_pair: Pairs (r, s) of which r was decoded strictly before s.
         entropy: In nats.
         energy: What is ranked.
@@ -51,6 +55,7 @@ class Segment(NamedTuple):
     """
 
     where: Bool[Tensor, "B W"]
+    block: Int[Tensor, "B W"] | None
     is_pair: Bool[Tensor, "B W W"]
     entropy: Float[Tensor, "B W"]
     energy: Float[Tensor, "B W"]
@@ -64,8 +69,8 @@ class RankingLoss(NamedTuple):
 
     Attributes:
         values: The loss of each row, 0 where a row says nothing.
-        has_value: Rows that say something. Those have a pair that is ranked; two positions with a target energy
-            (Boltzmann KL); a target (entropy bonus).
+        has_value: Rows that say something. Those have a pair that is ranked; two positions of a block with a target
+            energy (Boltzmann KL); a target (entropy bonus).
         is_pair: The pairs that are ranked; None unless the surrogate is pairwise, as the next.
         violation: By how much each pair falls short of its margin.
     """
@@ -95,8 +100,12 @@ class Ranking:
         scale_margin_by_gap: The margin of a pair is ``margin`` times its gap, so that ``margin`` is a share of it, and
             a pair that the target contradicts may stay contradicted to that extent.
         skip_inverted: Leave out pairs that the base itself inverts in the same context.
-        order: ``observed``, or a control: ``shuffled`` gives each target the order of a random target of its row, so
-            that as many are tied as were; ``reversed`` takes the last decoded for the first.
+        order: ``observed``, or a control: ``shuffled`` gives each target the order of a random target of its row (of
+            its block, with ``pairs: compared``), so that as many are tied as were; ``reversed`` takes the last decoded
+            for the first.
+        pairs: ``compared``: only positions of one block of the sampler, which competed to be decoded next, are ranked
+            against each other; ``boltzmann_kl`` has a distribution for each block. ``all``: all targets, as in the
+            paper. The two differ where the data were decoded in blocks.
 
     Raises:
         TabomError: If a value is out of range, or an option is set that the surrogate ignores.
@@ -111,6 +120,7 @@ class Ranking:
     scale_margin_by_gap: bool = False
     skip_inverted: bool = False
     order: Literal["observed", "shuffled", "reversed"] = "observed"
+    pairs: Pairs = "compared"
 
     def __post_init__(self) -> None:
         check_range("ranking.inverse_temperature", self.inverse_temperature, above=0)
@@ -152,6 +162,9 @@ class Ranking:
         if self.order == "reversed":
             return dataclasses.replace(corrupted, order=-corrupted.order)
         noise = draws.per_position(corrupted.is_target)
+        block = self._block(corrupted)
+        if block is not None:
+            noise = noise + block  # targets are listed from left to right, block after block
         shuffled = noise.masked_fill(~corrupted.is_target, torch.inf).argsort(dim=1, stable=True)
         order = corrupted.order.scatter(1, _targets_first(corrupted), corrupted.order.gather(1, shuffled))
         return dataclasses.replace(corrupted, order=order)
@@ -162,10 +175,13 @@ class Ranking:
         """Gather the targets of each row."""
         positions = _targets_first(corrupted)[:, : int(corrupted.is_target.sum(1).amax())]
         where = corrupted.is_target.gather(1, positions)
-        is_pair = ordered_pairs(corrupted.order.gather(1, positions), where=where)
+        blocks = self._block(corrupted)
+        block = None if blocks is None else blocks.gather(1, positions)
+        is_pair = ordered_pairs(corrupted.order.gather(1, positions), where=where, block=block)
         base = None if reference is None else self._energy(reference).gather(1, positions)
         return Segment(
             where=where,
+            block=block,
             is_pair=is_pair,
             entropy=statistics.entropy.gather(1, positions),
             energy=self._energy(statistics).gather(1, positions),
@@ -179,8 +195,8 @@ class Ranking:
         energy, where, beta = segment.energy, segment.where, self.inverse_temperature
         if self.surrogate == "boltzmann_kl":
             target = self._target_energy(segment)
-            values = boltzmann_kl_loss(energy, target, where=where, inverse_temperature=beta)
-            return RankingLoss(values, (where & ~target.isnan()).sum(1) >= 2)
+            values = boltzmann_kl_loss(energy, target, where=where, inverse_temperature=beta, block=segment.block)
+            return RankingLoss(values, (competing(where & ~target.isnan(), segment.block).sum(2) >= 2).any(1))
         if self.surrogate == "entropy_bonus":
             return RankingLoss(-masked_mean(energy, where), where.any(1))
         is_pair = self._pairs(segment)
@@ -194,6 +210,10 @@ class Ranking:
         else:
             values = pairwise_ranking_loss(violation, is_pair)
         return RankingLoss(values, has_pair, is_pair, violation)
+
+    def _block(self, corrupted: CorruptedBatch) -> Int[Tensor, "B L"] | None:
+        """Blocks that pairs do not cross; None where they may."""
+        return corrupted.block if self.pairs == "compared" else None
 
     def _pairs(self, segment: Segment) -> Bool[Tensor, "B W W"]:
         """The pairs that are ranked."""

@@ -39,6 +39,19 @@ class Origin:
     num_shards: int
     settings: dict[str, Any]
 
+    @property
+    def block_length(self) -> int | None:
+        """Response positions that were decoded before any to their right; None if the settings do not say.
+
+        Settings of a distillation have it in the sampler, where null is the whole response; those of an import as
+        ``block_length``, if it was given.
+        """
+        sampler: Any = self.settings.get("sampler")
+        settings: Any = sampler if isinstance(sampler, dict) else self.settings
+        if "block_length" not in settings:
+            return None
+        return self.response_length if settings["block_length"] is None else settings["block_length"]
+
 
 @dataclass(frozen=True)
 class ShardInfo:
@@ -147,6 +160,11 @@ def check_origin(origin: Origin, where: str) -> None:
     """Raise ``TabomError`` if a number in what a file says of a run cannot be."""
     for name, least in {"response_length": 1, "mask_token_id": 0, "num_shards": 1}.items():
         check_number(getattr(origin, name), least, f"{where}: {name}")
+    length: Any = origin.block_length
+    is_number = type(length) is int or length is None
+    require(is_number, f"{where}: settings: block_length: expected a whole number or null, got {length!r:.80}")
+    if length is not None:
+        check_number(length, 1, f"{where}: settings: block_length")
 
 
 def check_info(info: ShardInfo, index: int, where: str) -> None:

@@ -19,6 +19,9 @@ from tabom.types import GROUND_TRUTH, SELF_DISTILLED, CorruptedBatch, Trajectory
 class TrajectoryMeasures(nn.Module):
     """Order, calibration and cross-entropy on held-out trajectories; every draw depends on the query alone.
 
+    Agreement and correlation of the order count the pairs that the sampler compared, whatever pairs the probe ranks, so
+    that runs which rank different pairs are measured alike.
+
     Args:
         probe: Cuts one segment out of each trajectory; None leaves order and calibration out.
         mask_ratios: At which cross-entropy is measured, on the decoded answers and on the task's own.
@@ -82,7 +85,8 @@ class TrajectoryMeasures(nn.Module):
         base_statistics = None if base is None else TargetPass(base, corrupted).statistics()
         segment = Ranking().segment(statistics, corrupted, base_statistics)
         terms = probe.terms(statistics, corrupted)
-        num_rows = {"reconstruction": corrupted.is_target.any(1).sum(), "ranking": segment.is_pair.any(2).any(1).sum()}
+        is_ranked = probe.ranking.segment(statistics, corrupted).is_pair
+        num_rows = {"reconstruction": corrupted.is_target.any(1).sum(), "ranking": is_ranked.any(2).any(1).sum()}
         for name, metric in self.terms.items():
             metric.update(terms[name], weight=num_rows[name])  # pyright: ignore[reportCallIssue]
         self.agreement.update(segment.entropy, segment.is_pair)
@@ -96,7 +100,7 @@ class TrajectoryMeasures(nn.Module):
         corrupted = TrajectorySegments(batch.clean_ids.shape[1]).cut(batch, start, backbone.mask_token_id)
         corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
         statistics = TargetPass(backbone, corrupted).statistics()
-        self.correlation.update(statistics.entropy, corrupted.order, corrupted.is_target)
+        self.correlation.update(statistics.entropy, corrupted.order, corrupted.is_target, batch.block)
 
     def _add_mask_ratios(self, backbone: Backbone, batch: TrajectoryBatch) -> None:
         draws = RowDraws.of_ids(batch.query_ids, "mask ratio", device=_device(batch))

@@ -217,6 +217,7 @@ def test_the_report_counts_and_names_lines(released, output_dir, capsys):
             "prompt cannot be encoded": 1,
         },
         "non_ltr_positions": {"num_listed": 3, "num_agreeing": 2},
+        "block_length": None,
     }
     assert [(line["line"], line["reason"]) for line in lines] == [
         (2, "no JSON object"),
@@ -246,6 +247,20 @@ def test_several_methods(released, output_dir, tokenizer):
     path = released(*({"prompt": name, "text": "1", "method": name, "id": name} for name in names))
     run(path, output_dir, "--method", "credit", "entropy")
     assert table_of(output_dir, tokenizer).query_ids == ["entropy", "credit"]
+
+
+@pytest.mark.parametrize(("options", "block_length"), [((), None), (("--block_length=4",), 4)])
+def test_the_blocks_in_which_it_was_decoded(released, output_dir, capsys, options, block_length):
+    run(released({"prompt": "a", "text": "1"}), output_dir, *options)
+    assert Manifest.load(output_dir).origin.block_length == block_length
+    assert json.loads((output_dir / "import_report.json").read_text())["block_length"] == block_length
+    assert ("--block_length is not given" in capsys.readouterr().out) == (block_length is None)
+
+
+def test_a_block_of_no_tokens(released, output_dir, capsys):
+    path = released({"prompt": "a", "text": "1"})
+    assert failure(capsys, path, output_dir, "--block_length=0") == "block_length: expected at least 1, got 0"
+    assert not output_dir.exists()
 
 
 def test_nothing_usable(released, output_dir, capsys):

@@ -269,6 +269,30 @@ class TestTrajectories:
             assert batch.unmask_step[:, -19:].sort(1).values.tolist() == [list(range(19))] * 4
             assert not batch.unmask_entropy[:, -19:].isnan().any()
 
+    @pytest.mark.parametrize("block_length", [None, 5, 100])
+    def test_batches_carry_the_blocks_of_the_sampler(self, make_trajectories, block_length, caplog):
+        path = make_trajectories(settings={"sampler": {"block_length": block_length}})
+        data = TrajectoryDataModule(path=str(path), batch_size=4, **common())
+        with caplog.at_level("INFO"):
+            data.setup("fit")
+        assert caplog.messages == []
+        expected = [k // (block_length or 19) for k in range(19)]
+        held_out = data.val_dataloader()[-2]
+        for loader in (data.train_dataloader(), held_out):
+            for batch in loader:
+                assert batch.block[:, -19:].tolist() == [expected] * len(batch.query_ids)
+
+    def test_blocks_that_are_not_known_are_said_to_be_one(self, make_trajectories, caplog):
+        path = make_trajectories(settings={"imported_from": "released.jsonl"})
+        data = TrajectoryDataModule(path=str(path), batch_size=4, **common())
+        with caplog.at_level("INFO"):
+            data.setup("fit")
+        assert caplog.messages == [
+            f"{path}: it does not say in which blocks the trajectories were decoded, so that all positions of a "
+            "response count as compared; tabom trajectories import --block_length N says it"
+        ]
+        assert not next(iter(data.train_dataloader())).block.any()
+
     def test_only_verified(self, trajectories):
         num_all = len(trajectories(held_out=0.0, only_verified=False).train_dataloader().dataset)
         num_verified = len(trajectories(held_out=0.0).train_dataloader().dataset)

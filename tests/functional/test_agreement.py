@@ -22,12 +22,14 @@ def responses(draw):
     return rows(st.integers(0, 5).map(lambda n: n / 4)), rows(st.integers(0, 4)), rows(st.booleans())
 
 
-def tau_of(entropy, order, where):
+def tau_of(entropy, order, where, block=None):
     """Tau-b by its definition, pair by pair."""
     concordant = discordant = untied_entropy = untied_order = 0
     positions = [i for i in range(len(order)) if where[i]]
     for i, r in enumerate(positions):
         for s in positions[i + 1 :]:
+            if block and block[r] != block[s]:
+                continue
             product = (entropy[r] - entropy[s]) * (order[r] - order[s])
             concordant += product > 0
             discordant += product < 0
@@ -76,6 +78,16 @@ def test_perfect_orders_are_exact_at_a_paper_scale_length():
 def test_equals_the_double_loop(response):
     entropy, order, where = arguments(response)
     assert kendall_tau(entropy, order, where=where).tolist() == pytest.approx(taus(response), nan_ok=True)
+
+
+@given(responses(), st.data())
+def test_pairs_of_one_block_equal_the_double_loop(response, data):
+    entropy, order, where = arguments(response)
+    block = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=entropy.numel(), max_size=entropy.numel())))
+    block = block.view_as(entropy)
+    expected = [tau_of(*row) for row in zip(*response, block.tolist(), strict=True)]
+    got = kendall_tau(entropy, order, where=where, block=block).tolist()
+    assert got == pytest.approx(expected, nan_ok=True)
 
 
 @given(responses())

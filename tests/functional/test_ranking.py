@@ -420,6 +420,15 @@ def test_boltzmann_kl_by_hand():
     torch.testing.assert_close(energy.grad, torch.tensor([[1 / 3 - 1 / 2, 2 / 3 - 1 / 2, 0.0]]))
 
 
+def test_boltzmann_kl_is_the_mean_of_the_blocks():
+    """Of those that have two positions."""
+    energy, target = torch.rand(2, 1, 7, generator=torch.Generator().manual_seed(0)).double().unbind()
+    block, where = torch.tensor([[0, 0, 0, 1, 2, 2, 3]]), torch.tensor([[True] * 6 + [False]])
+    loss = partial(boltzmann_kl_loss, inverse_temperature=2.0)
+    parts = [loss(energy[:, part], target[:, part], where=where[:, part]) for part in (slice(0, 3), slice(4, 6))]
+    torch.testing.assert_close(loss(energy, target, where=where, block=block), (parts[0] + parts[1]) / 2)
+
+
 @pytest.mark.parametrize("beta", [0.5, 4.0])
 def test_boltzmann_kl_is_smallest_at_the_target(beta):
     target = torch.tensor([[0.2, 1.5, 0.9]]).double()

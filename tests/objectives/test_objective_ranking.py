@@ -29,6 +29,7 @@ RANKINGS = {
     "gap_base": Ranking(min_gap=0.0),
     "scaled": Ranking(scale_margin_by_gap=True, target="recorded"),
     "scaled_base": Ranking(scale_margin_by_gap=True, energy="confidence"),
+    "all_pairs": Ranking(pairs="all"),
     "skip": Ranking(skip_inverted=True),
     "skip_confidence": Ranking(energy="confidence", skip_inverted=True),
     "logistic": Ranking("logistic", 3.0),
@@ -41,8 +42,10 @@ RANKINGS = {
         skip_inverted=True,
     ),
     "plackett_luce": Ranking("plackett_luce"),
+    "plackett_luce_all_pairs": Ranking("plackett_luce", pairs="all"),
     "plackett_luce_confidence": Ranking("plackett_luce", 2.0, energy="confidence"),
     "kl_base": Ranking("boltzmann_kl"),
+    "kl_base_all_pairs": Ranking("boltzmann_kl", pairs="all"),
     "kl_base_confidence": Ranking("boltzmann_kl", 2.0, energy="confidence"),
     "kl_recorded": Ranking("boltzmann_kl", 2.0, target="recorded"),
     "entropy_bonus": Ranking("entropy_bonus"),
@@ -52,7 +55,7 @@ RANKINGS = {
 
 @st.composite
 def segments(draw):
-    """Steps with ties and positions never decoded, recorded entropies with gaps, energies now and of the base."""
+    """Steps with ties and positions never decoded, blocks, entropies recorded with gaps, now and of the base."""
     num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 6))
 
     def rows(elements):
@@ -62,7 +65,8 @@ def segments(draw):
     eighths = st.integers(0, 12).map(lambda n: n / 8)
     starts = draw(st.lists(st.integers(0, length), min_size=num_rows, max_size=num_rows))
     steps, recorded = rows(st.integers(NEVER, 4)), rows(eighths | st.just(NAN))
-    return steps, recorded, rows(st.integers(0, 9)), rows(eighths), starts, draw(st.integers(1, 7))
+    window, unit = draw(st.integers(1, 7)), draw(st.sampled_from(["tokens", "steps"]))
+    return steps, recorded, rows(st.integers(0, 9)), rows(eighths), starts, window, unit, draw(st.integers(1, length))
 
 
 def boltzmann(energies, beta):
@@ -100,9 +104,20 @@ def of_divergence(aim, energy, beta):
     return value, [(target[k] - model[k]) if k in aim else 0.0 for k in range(len(energy))]
 
 
-def of_row(ranking, is_target, order, energy, base, recorded):
+def of_blocks(blocks, energy, beta):
+    """Mean over the blocks, of which each has a distribution of its own."""
+    found = [of_divergence(aim, energy, beta) for aim in blocks if len(aim) >= 2]
+    if not found:
+        return None
+    return sum(value for value, _ in found) / len(found), [
+        sum(g) / len(found) for g in zip(*(g for _, g in found), strict=True)
+    ]
+
+
+def of_row(ranking, block_length, is_target, order, energy, base, recorded):
     """Loss and gradient of a row; None where it says nothing."""
     targets = [k for k, asked in enumerate(is_target) if asked]
+    block = [k // block_length if ranking.pairs == "compared" else 0 for k in range(len(order))]
 
     def gap(r, s):
         aim = base if ranking.target == "base" else recorded
@@ -114,9 +129,10 @@ def of_row(ranking, is_target, order, energy, base, recorded):
         return (sum(energy[k] * share[k] for k in targets), share) if targets else None
     if ranking.surrogate == "boltzmann_kl":
         aim = base if ranking.target == "base" else recorded
-        aim = {k: aim[k] for k in targets if not math.isnan(aim[k])}
-        return of_divergence(aim, energy, ranking.inverse_temperature) if len(aim) >= 2 else None
-    pairs = [(r, s) for r in targets for s in targets if order[r] < order[s]]
+        known = [k for k in targets if not math.isnan(aim[k])]
+        blocks = [{k: aim[k] for k in known if block[k] == number} for number in range(len(order))]
+        return of_blocks(blocks, energy, ranking.inverse_temperature)
+    pairs = [(r, s) for r in targets for s in targets if order[r] < order[s] and block[r] == block[s]]
     pairs = [(r, s) for r, s in pairs if ranking.min_gap is None or gap(r, s) >= ranking.min_gap]
     pairs = [(r, s) for r, s in pairs if not (ranking.skip_inverted and base[r] >= base[s])]
     if not pairs:
@@ -130,14 +146,14 @@ def of_row(ranking, is_target, order, energy, base, recorded):
 @given(segment=segments())
 def test_value_and_gradient_equal_the_loops(ranking, segment):
     """Energies are such that no difference is at the kink of a hinge."""
-    steps, recorded, thirds, base_energy, starts, window = segment
-    batch = trajectory_batch(steps, entropy=recorded, prompt_length=0)
-    corrupted = TrajectorySegments(window).cut(batch, torch.tensor(starts), MASK)
+    steps, recorded, thirds, base_energy, starts, window, unit, block_length = segment
+    batch = trajectory_batch(steps, entropy=recorded, prompt_length=0, block_length=block_length)
+    corrupted = TrajectorySegments(window, window_unit=unit).cut(batch, torch.tensor(starts), MASK)
     energy = torch.tensor(thirds).double() / 3 + torch.arange(len(steps[0])) / 100
     base_energy = torch.tensor(base_energy).double()
     rows = zip(*(x.tolist() for x in (corrupted.is_target, corrupted.order, energy)), strict=True)
     rest = zip(base_energy.tolist(), recorded, strict=True)
-    found = [of_row(ranking, *row, *more) for row, more in zip(rows, rest, strict=True)]
+    found = [of_row(ranking, block_length, *row, *more) for row, more in zip(rows, rest, strict=True)]
     num_rows = max(1, sum(result is not None for result in found))
     sign = 1 if ranking.energy == "entropy" else -1
 
@@ -220,6 +236,7 @@ def test_who_needs_the_base():
     assert needing == {
         "gap_base",
         "kl_base",
+        "kl_base_all_pairs",
         "kl_base_confidence",
         "logistic_all",
         "scaled_base",
@@ -301,6 +318,10 @@ def test_the_shuffled_order_is_that_of_a_random_target_of_the_row():
         (
             {"surrogate": "entropy_bonus", "order": "shuffled"},
             "order: expected observed with surrogate entropy_bonus, which ignores it, got shuffled",
+        ),
+        (
+            {"surrogate": "entropy_bonus", "pairs": "all"},
+            "pairs: expected compared with surrogate entropy_bonus, which ignores it, got all",
         ),
         (
             {"surrogate": "boltzmann_kl", "target": "recorded", "energy": "confidence"},

@@ -143,6 +143,34 @@ def test_a_manifest_of_before_december_2026_is_read(make_trajectories, tokenizer
     assert failure(path, tokenizer).endswith("the file is truncated or was altered")
 
 
+@pytest.mark.parametrize(
+    ("settings", "block_length"),
+    [
+        ({"sampler": {"block_length": 8}}, 8),
+        ({"sampler": {"block_length": None}}, 19),
+        ({"sampler": {}}, None),
+        ({"imported_from": "x"}, None),
+        ({"imported_from": "x", "block_length": 4}, 4),
+    ],
+)
+def test_the_manifest_says_in_which_blocks_was_decoded(make_trajectories, settings, block_length):
+    assert Manifest.load(make_trajectories(settings=settings)).origin.block_length == block_length
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("8", "whole number or null, got '8'"),
+        (True, "whole number or null, got True"),
+        (0, "number from 1 to 2147483647, got 0"),
+    ],
+)
+def test_blocks_that_cannot_be(make_trajectories, tokenizer, value, expected):
+    path = make_trajectories()
+    change_manifest(path, lambda content: content["origin"]["settings"].update(sampler={"block_length": value}))
+    assert failure(path, tokenizer) == f"{path}/manifest.json: origin: settings: block_length: expected a {expected}"
+
+
 def test_the_manifest_sums_up(make_trajectories):
     path = make_trajectories()
     change_shard(path, 0, rejected={"wrong answer": 3, "no answer": 4})

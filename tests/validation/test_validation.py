@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ScriptedDLM, corrupted_batch, last_checkpoint
+from helpers import ScriptedDLM, corrupted_batch, last_checkpoint, trajectory_batch
 from safetensors.torch import load_file
 
 from tabom.errors import TabomError
+from tabom.objectives import Ranking, TabomObjective
 from tabom.samplers import Sampler
 from tabom.tasks import Sudoku4x4
 from tabom.validation import PassAt, Validation
 from tabom.validation.text import TextMeasures
+from tabom.validation.trajectories import TrajectoryMeasures
 
 CURVES = {"tds", "tds_by_share", "unmask_entropy", "ce_self_distilled", "ce_ground_truth"}
 
@@ -71,6 +73,34 @@ def test_forgetting_of_tables():
     torch.testing.assert_close(results["nelbo"].float(), nll)
     torch.testing.assert_close(results["nelbo_change"].float(), nll - base_nll)
     torch.testing.assert_close(results["kl"].float(), (log_base.exp() * (log_base - log_model)).sum(1).mean())
+
+
+@pytest.mark.parametrize("pairs", ["compared", "all"])
+def test_order_is_measured_on_the_pairs_that_the_sampler_compared(pairs):
+    """Whatever the probe ranks. Two blocks of three: 5 of 6 pairs agree, of those across blocks none."""
+    entropies = [0.9, 1.2, 1.05, 0.3, 0.5, 0.7]
+    table = [[0.0, *_logits_of(entropy)] for entropy in entropies]
+    batch = trajectory_batch([[0, 1, 2, 3, 4, 5]], clean_ids=[[1] * 6], prompt_length=0, block_length=3)
+    probe = TabomObjective(window=6, margin=0.0, ranking=Ranking(pairs=pairs))
+    measures = TrajectoryMeasures(probe, ())
+    measures.update(ScriptedDLM(table), ScriptedDLM(table), batch)
+    results = measures.compute(has_base=True, has_ground_truth=False)
+    assert results["order_agreement"].item() == pytest.approx(5 / 6)
+    assert results["inverted_under_base"].item() == pytest.approx(1 / 6)
+    assert results["order_correlation"].item() == pytest.approx((5 - 1) / 6)
+    across = sum(entropies[r] - entropies[s] for r in range(3) for s in range(3, 6))
+    expected = 0.15 / 6 if pairs == "compared" else (0.15 + across) / 15
+    assert results["ranking"].item() == pytest.approx(expected, abs=1e-4)
+
+
+def _logits_of(entropy):
+    """Three logits, the first and the last two of which are such that the entropy beside a mask token is this."""
+    low, high = 0.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = torch.distributions.Categorical(logits=torch.tensor([0.0, middle, 0.0, 0.0]).double()).entropy()
+        low, high = (middle, high) if found > entropy else (low, middle)
+    return [low, 0.0, 0.0]
 
 
 def test_accuracy_minus_forgetting(tested, far):

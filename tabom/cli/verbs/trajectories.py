@@ -76,6 +76,9 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add.add_argument("--no_chat_template", dest="chat_template", action="store_false", help="prompts as they stand")
     add.add_argument("--rows_per_shard", type=int, default=1000, help="trajectories a file (1000)")
+    add.add_argument(
+        "--block_length", type=int, help="tokens of the blocks in which responses were decoded (not known: one block)"
+    )
 
 
 def run(words: Sequence[str]) -> None:
@@ -115,6 +118,7 @@ def _import(arguments: argparse.Namespace) -> None:
             methods=arguments.method,
             is_chat=arguments.chat_template,
             rows_per_shard=arguments.rows_per_shard,
+            block_length=arguments.block_length,
         )
     Console().print(report.table())
     print(f"{arguments.output_dir}: {report.num_kept} of {report.num_rows} rows; details in {REPORT_NAME}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, check_range, require
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,7 @@ class ImportReport:
         num_without_reference: Rows that have no reference answer, or their own decoded text as one, which is dropped.
         num_listed: Those that list ``non_ltr_positions``.
         num_agreeing: Those whose list is what follows from their order.
+        block_length: Response positions that were decoded before any to their right; None if it is not known.
         rejections: Lines that were left out.
     """
 
@@ -43,6 +44,7 @@ class ImportReport:
     num_without_reference: int = 0
     num_listed: int = 0
     num_agreeing: int = 0
+    block_length: int | None = None
     rejections: "list[Rejection]" = field(default_factory=list)
 
     @property
@@ -67,6 +69,7 @@ class ImportReport:
             "num_without_reference": self.num_without_reference,
             "num_rejected": {reason: count for reason, count, _ in self.reasons()},
             "non_ltr_positions": {"num_listed": self.num_listed, "num_agreeing": self.num_agreeing},
+            "block_length": self.block_length,
             "rejected_lines": [dataclasses.asdict(rejection) for rejection in self.rejections],
         }
 
@@ -86,6 +89,8 @@ class ImportReport:
         table.add_row("... of these, as they follow from the order", str(self.num_agreeing), end_section=True)
         for reason, count, first in self.reasons():
             table.add_row(reason, str(count), str(first.line))
+        if self.block_length is None:
+            table.caption = "--block_length is not given: all positions of a response count as compared"
         return table
 
 
@@ -97,6 +102,7 @@ def import_released(
     methods: Sequence[str] = (),
     is_chat: bool = True,
     rows_per_shard: int = 1000,
+    block_length: int | None = None,
 ) -> ImportReport:
     """Write the usable rows of ``file`` as shards, ``import_report.json`` and, last, the manifest.
 
@@ -107,6 +113,8 @@ def import_released(
         methods: Values of ``method`` that are wanted; empty if all are.
         is_chat: Whether prompts stand in the tokenizer's chat template, as the released recipes have them.
         rows_per_shard: Trajectories a file, and how many are held in memory.
+        block_length: Response positions that were decoded before any to their right, which the file does not say; the
+            length of the response if there were no blocks. None if it is not known.
 
     Raises:
         TabomError: If the file is missing, nothing of it can be kept, or ``output_dir`` holds trajectories.
@@ -121,10 +129,11 @@ def import_released(
     from tabom.types import SpecialIds
 
     require(rows_per_shard >= 1, f"rows_per_shard: expected at least 1, got {rows_per_shard}")
+    check_range("block_length", block_length, least=1)
     require(file.is_file(), f"{file}: expected a JSON Lines file of trajectories, found no such file")
     check_output_dir(output_dir)
     loaded = load_tokenizer(tokenizer)
-    report = ImportReport(str(file), file_sha256(file))
+    report = ImportReport(str(file), file_sha256(file), block_length=block_length)
     shards = []
     response_length = 0
     with rich.progress.open(file, "rb", description=file.name) as lines:
@@ -149,7 +158,11 @@ def import_released(
         model_fingerprint="unknown (imported)",
         query_fingerprint="",
         num_shards=len(shards),
-        settings={"imported_from": file.name, "sha256": report.sha256},
+        settings={
+            "imported_from": file.name,
+            "sha256": report.sha256,
+            **({} if block_length is None else {"block_length": block_length}),
+        },
     )
     Manifest(origin=origin, shards=tuple(shards)).save(output_dir)
     return report
