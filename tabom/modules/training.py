@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 
 from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
+from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.target_pass import TargetPass
 from tabom.data import PromptDataModule
-from tabom.errors import TabomError, check_range, require
+from tabom.errors import TabomError, check_range, check_used, require
 from tabom.modules.averaging import check_averaging, keep_frozen_weights
 from tabom.modules.checkpoints import check_weights
 from tabom.modules.reference import Reference
@@ -34,7 +35,7 @@ from tabom.validation import Validation
 class TrainingModule(LightningModule):
     """Corrupts, runs the backbone, minimises the objective.
 
-    Forgetting is measured against what a pretrained backbone started from: a frozen copy, or the same weights with the
+    Forgetting is measured against the base of a pretrained backbone: a frozen copy, or the same weights with the
     adapter switched off. With an adapter, checkpoints hold the adapter alone. The random masks of a
     row depend on seed, epoch and the row's number alone, dropout on seed, epoch, batch and rank: a resumed run draws
     the same ones, and the masks are also the same however the rows are spread over batches and processes.
@@ -47,9 +48,13 @@ class TrainingModule(LightningModule):
         validation: What ``validate`` and ``test`` measure; None for nothing.
         interpolation: Between the base (0) and the trained model (1), for ``validate``, ``test`` and ``export``: an
             adapter is scaled by it, other weights are averaged. Trades gain against forgetting after the training.
+        reference: What an objective that needs a reference compares with: the ``base``, which is the model with the
+            adapter switched off, or the ``start``, which is the model with the adapter as it was loaded. They differ
+            where the backbone starts from a trained ``adapter``; the start then keeps a copy of the adapter's weights
+            alone. Forgetting is measured against the base in both.
 
     Raises:
-        TabomError: If ``interpolation`` is not from 0 to 1.
+        TabomError: If ``interpolation`` is not from 0 to 1, or ``reference`` is set for an objective without one.
     """
 
     backbone: Backbone
@@ -62,9 +67,12 @@ class TrainingModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         validation: Validation | None = None,
         interpolation: float = 1.0,
+        reference: Literal["base", "start"] = "base",
     ) -> None:
         super().__init__()
         check_range("interpolation", interpolation, least=0, most=1)
+        owner = f"{type(objective).__name__}, in these settings"
+        check_used("reference", reference, "base", is_used=objective.needs_reference, owner=owner)
         self.interpolation = interpolation
         self.objective = objective
         self.validation = validation
@@ -73,6 +81,7 @@ class TrainingModule(LightningModule):
         self._lr_scheduler = lr_scheduler
         self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
         self._reference = Reference()
+        self._compared_with: Literal["base", "start"] = reference
         self._resumption: Resumption | None = None
         self._seed = 0
         self.register_load_state_dict_post_hook(_allow_frozen_weights_to_be_missing)
@@ -91,11 +100,12 @@ class TrainingModule(LightningModule):
             check_averaging(self.trainer)
             require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")
             self.objective.check_response_length(self._data.response_length)
+            interval = self.objective.reference_interval
             require(
-                self.device_mesh is None or self.objective.reference_interval is None,
+                self.device_mesh is None or (interval is None and self._compared_with == "base"),
                 f"objective: {type(self.objective).__name__} compares with a snapshot of the model, which sharded "
-                "weights cannot give: expected reference_interval null or the strategy ddp, "
-                f"got reference_interval {self.objective.reference_interval}",
+                "weights cannot give: expected reference_interval null and reference base, or the strategy ddp, "
+                f"got reference_interval {interval} and reference {self._compared_with}",
             )
 
     def configure_model(self) -> None:
@@ -106,6 +116,12 @@ class TrainingModule(LightningModule):
         self._data.max_length = self.backbone.max_length
         if self._source.is_pretrained:
             self._base = [self.backbone.reference()]
+        if self._compared_with == "start":
+            require(
+                self.backbone.has_adapter,
+                "reference: expected base with a backbone that has no adapter, where the start is the base, got start",
+            )
+            self._reference = Reference(Snapshot(self.backbone))
         self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
         require(
             self._source.is_pretrained or not self.objective.needs_reference,

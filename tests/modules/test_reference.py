@@ -11,6 +11,7 @@ from tabom.backbones import Lora, PretrainedBackbone
 from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.target_pass import TargetPass, _draw
 from tabom.backbones.tiny import TinyDLM
+from tabom.errors import TabomError
 from tabom.functional import token_statistics
 from tabom.modules.reference import Reference
 from tabom.objectives.t3d import T3DObjective
@@ -225,6 +226,32 @@ def test_a_run_resumed_without_an_interval_returns_to_the_base(backbone):
     assert torch.equal(reference_nll(reference, backbone, base, 5), expected)
 
 
+def test_the_start_is_the_model_before_the_first_step(backbone):
+    """It is compared with until the first snapshot, and again by a run without an interval."""
+    start, present = Snapshot(backbone), present_nll(backbone)
+    reference, base = Reference(start), backbone.reference()
+    for step in (0, 1000):
+        assert torch.equal(reference_nll(reference, backbone, base, step), present)
+        disturb(backbone, step)
+    later = present_nll(backbone)
+    assert torch.equal(reference_nll(reference, backbone, base, 4, reference_interval=4), later)
+    assert torch.equal(reference_nll(reference, backbone, base, 5), present)
+    assert not torch.equal(present, later)
+
+
+def test_the_start_is_stored_and_taken_over_where_it_is_compared_with(backbone):
+    start, present = Snapshot(backbone), present_nll(backbone)
+    state = through_a_file(Reference(start).state_dict())
+    disturb(backbone)
+    base = backbone.reference()
+    with_start, without = Reference(Snapshot(backbone)), Reference()
+    for reference in (with_start, without):
+        reference.load_state_dict(state, backbone)
+    assert torch.equal(reference_nll(with_start, backbone, base, 0), present)
+    assert torch.equal(reference_nll(without, backbone, base, 0), TargetPass(base, corrupted()).statistics().nll)
+    assert not torch.equal(reference_nll(without, backbone, base, 0), present)
+
+
 def draws_for(batch):
     return RowDraws.of_numbers(0, torch.arange(len(batch.query_ids)))
 
@@ -344,6 +371,66 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(stage, tmp_path
     resumed = stage("fit", "tabom", *options, *resume)
     assert resumed.trainer.global_step == 6
     assert equal(weights(resumed), weights(straight))
+
+
+def adapter_in(directory, checkpoint, tokenizer, seed):
+    backbone = PretrainedBackbone(str(checkpoint), lora=Lora(r=2, alpha=4)).load(tokenizer)
+    disturb(backbone, seed)
+    backbone.save_adapter(directory)
+    return directory
+
+
+BOLTZMANN_KL = "--model.objective.ranking.surrogate=boltzmann_kl"
+WITH_REFERENCE = {"t3d": [settings()], "kl": [BOLTZMANN_KL]}
+
+
+@pytest.mark.parametrize("reference", ["base", "start"])
+@pytest.mark.parametrize("objective", WITH_REFERENCE)
+def test_from_an_adapter_the_first_step_differs_from_the_base_and_not_from_the_start(
+    stage, tmp_path, checkpoint, tokenizer, objective, reference
+):
+    adapter = adapter_in(tmp_path / "adapter", checkpoint, tokenizer, seed=1)
+    options = [
+        *("--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=1", "--trainer.callbacks=null"),
+        *WITH_REFERENCE[objective],
+        f"--model.backbone.adapter={adapter}",
+        f"--model.reference={reference}",
+    ]
+    name = {"t3d": "train/log_ratio", "kl": "train/ranking"}[objective]
+    metrics = stage("fit", "tabom", *options, "--trainer.max_steps=1").trainer.callback_metrics
+    assert (abs(metrics[name].item()) < 1e-6) == (reference == "start")
+
+
+@pytest.mark.parametrize("reference", ["base", "start"])
+@pytest.mark.parametrize("objective", WITH_REFERENCE)
+def test_a_training_from_an_adapter_is_resumed(stage, tmp_path, checkpoint, tokenizer, objective, reference):
+    """Although the directory of the adapter holds another one by now."""
+    adapter = adapter_in(tmp_path / "adapter", checkpoint, tokenizer, seed=1)
+    options = [
+        *("--trainer.limit_val_batches=0", *WITH_REFERENCE[objective]),
+        *(f"--model.backbone.adapter={adapter}", f"--model.reference={reference}"),
+    ]
+    straight = stage("fit", "tabom", *options, checkpoint_every_step(tmp_path / "straight"))
+    path = tmp_path / "straight" / "step=3.ckpt"
+    stored = torch.load(path, weights_only=True)["reference"]
+    assert stored.keys() == ({"start"} if reference == "start" else set())
+    assert all(".lora_" in name for name in stored.get("start", {}))
+    adapter_in(adapter, checkpoint, tokenizer, seed=2)
+    resume = [f"--ckpt_path={path}", checkpoint_every_step(tmp_path / "resumed")]
+    resumed = stage("fit", "tabom", *options, *resume)
+    assert equal(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.objective=NelboObjective"], "NelboObjective, in these settings, which ignores it, got start"),
+        ([settings()], "reference: expected base with a backbone that has no adapter, where the start is the base"),
+    ],
+)
+def test_a_start_that_nothing_compares_with(stage, options, message):
+    with pytest.raises(TabomError, match=message):
+        stage("fit", "tabom", "--trainer.limit_val_batches=0", "--model.reference=start", *options)
 
 
 def test_a_step_takes_two_forward_passes(stage, monkeypatch):

@@ -331,14 +331,17 @@ def test_quantised_shards_are_refused(mesh, tokenizer):
         shard(backbone, mesh)
 
 
-def test_a_snapshot_of_shards_is_refused(mesh, stage):
-    objective = '{"class_path": "T3DObjective", "init_args": {"reference_interval": 2}}'
+@pytest.mark.parametrize(("interval", "reference"), [(2, "base"), (None, "start")])
+def test_a_snapshot_of_shards_is_refused(mesh, stage, interval, reference):
+    objective = json.dumps({"class_path": "T3DObjective", "init_args": {"reference_interval": interval}})
     message = (
         "objective: T3DObjective compares with a snapshot of the model, which sharded weights cannot give: expected "
-        "reference_interval null or the strategy ddp, got reference_interval 2"
+        f"reference_interval null and reference base, or the strategy ddp, got reference_interval {interval} and "
+        f"reference {reference}"
     )
+    options = (f"--model.objective={objective}", f"--model.reference={reference}", "--trainer.devices=1")
     with pytest.raises(TabomError) as caught:
-        stage("fit", "sft_sd", *FSDP, f"--model.objective={objective}", "--trainer.devices=1")
+        stage("fit", "sft_sd", *FSDP, *options)
     assert str(caught.value) == message
 
 
