@@ -60,6 +60,11 @@ class QuestionDataset(Questions):
         self.train_split = train_split
         self.test_split = test_split
 
+    @property
+    def has_test_rows(self) -> bool:
+        """Whether there is a ``test_split``."""
+        return self.test_split is not None
+
     def source(self, is_test: bool) -> Source:
         """The split; query ids begin with the last part of ``path``, so a copy in a directory gives the hub's ids."""
         configuration = "" if self.name is None else f" {self.name}"

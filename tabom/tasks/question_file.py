@@ -47,6 +47,11 @@ class QuestionFile(Questions):
         self.train_file = Path(train_file)
         self.test_file = Path(test_file) if test_file is not None else None
 
+    @property
+    def has_test_rows(self) -> bool:
+        """Whether there is a ``test_file``."""
+        return self.test_file is not None
+
     def source(self, is_test: bool) -> Source:
         """The file; query ids begin with its name without suffix."""
         path = self._path(is_test)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tabom.errors import require
+from tabom.errors import TabomError, require
 from tabom.sandbox import Sandbox, check_sandbox
 from tabom.seeding import share_of
 from tabom.tasks.answers import MATH_COMPARISON, code_of, last_number
@@ -28,8 +28,9 @@ class Questions(Task):
     """Rows of a prompt and a reference answer; a prompt that occurs again in its source is dropped.
 
     ``pretrain`` and ``train`` share the rows for training that are not held out, ``validation`` has those that are,
-    ``test`` has rows of its own. Rows are read at first use. A query id is ``name/hash of the prompt``: it does not
-    depend on the row's place. Distinct texts are held in memory once: 100,000 rows of 400 characters take 65 MB.
+    ``test`` has rows of its own, which share no prompt with them. Rows are read at first use. A query id is
+    ``name/hash of the prompt``: it does not depend on the row's place. Distinct texts are held in memory once: 100,000
+    rows of 400 characters take 65 MB.
 
     Args:
         prompt_column: As :class:`~tabom.tasks.question_file.QuestionFile` has it.
@@ -76,8 +77,18 @@ class Questions(Task):
     def rows(self, is_test: bool, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield (place, values of ``columns``) of every row, in order."""
 
+    @property
+    @abstractmethod
+    def has_test_rows(self) -> bool:
+        """Whether the test split has rows of its own."""
+
     def examples(self, split: Split, num_examples: int) -> list[Example]:
-        """Rows in the order of their source."""
+        """Rows in the order of their source.
+
+        Raises:
+            TabomError: If there are fewer; if rows for training share a prompt with the test split, of which both are
+                read where rows for training or validation are asked for.
+        """
         is_test = split == "test"
         place = self.source(is_test).place
         if is_test:
@@ -117,7 +128,13 @@ class Questions(Task):
 
     @functools.cached_property
     def _train_examples(self) -> list[Example]:
-        return self._read(is_test=False)
+        examples = self._read(is_test=False)
+        tested = {example.prompt for example in self._test_examples} if self.has_test_rows else set[str]()
+        shared = next((example.prompt for example in examples if example.prompt in tested), None)
+        if shared is not None:
+            train, test = (self._place_of(shared, is_test) for is_test in (False, True))
+            raise TabomError(f"{train}: expected a question that is not in the test split, got that of {test}")
+        return examples
 
     @functools.cached_property
     def _test_examples(self) -> list[Example]:
@@ -131,6 +148,9 @@ class Questions(Task):
             query_id = f"{name}/{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
             examples.setdefault(prompt, Example(query_id, prompt, row[self.answer_column]))
         return list(examples.values())
+
+    def _place_of(self, prompt: str, is_test: bool) -> str:
+        return next(place for place, row in self.rows(is_test, (self.prompt_column,)) if prompt in row.values())
 
 
 def _program(example: Example, response: str) -> str:

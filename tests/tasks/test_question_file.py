@@ -78,6 +78,16 @@ class TestSplits:
         assert [example.reference for example in examples] == ["0", "2", "4"]
         assert failure(lambda: task.examples("test", 4)) == f"{task.test_file}: expected at least 4 examples, found 3"
 
+    @pytest.mark.parametrize("split", ["pretrain", "train", "validation"])
+    def test_a_question_that_is_trained_on_is_not_in_the_test_file(self, write, split):
+        """The first such row of the training file is named, and where it is in the test file."""
+        train, test = write("a.jsonl", rows(9)[4:]), write("b.csv", [{**row, "note": "x"} for row in rows(7)[::-1]])
+        assert failure(lambda: QuestionFile(train, test, held_out=0.5).examples(split, 1)) == (
+            f"{train}:1: expected a question that is not in the test split, got that of {test}:4"
+        )
+        other = write("c.csv", rows(4))
+        assert QuestionFile(train, other, held_out=0.0).examples("train", 5)[0].prompt == "4 + 4?"
+
     def test_without_a_test_file(self, write):
         task = QuestionFile(write("a.jsonl", rows(5)))
         assert failure(lambda: task.examples("test", 1)) == (
