@@ -90,7 +90,8 @@ def test_a_training_is_evaluated_after_a_kill_without_training_again(stage, monk
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name, margin in (("000-seed1", "0"), ("001-seed1", "0.3")):
-        trained, evaluated = find_records([out / name / "records"]), find_records([out / name / "then-1"])
+        trained = find_records((out / name / "records").glob("*.jsonl"))
+        evaluated = find_records([out / name / "then-1"])
         assert [record.state for record in trained] == ["finished"]
         assert evaluated[-1].parent == trained[0].run_id
         assert (evaluated[-1].benchmarks[0].model, len(evaluated[-1].benchmarks[0].scores)) == (f"margin={margin}", 40)
