@@ -88,6 +88,12 @@ def golden(repository) -> Path:
     return beside(repository, "golden")
 
 
+@pytest.fixture(scope="session")
+def golden_v2(repository) -> Path:
+    """Numbers recorded from the official code of further families, beside the checkout."""
+    return beside(repository, "golden_v2")
+
+
 def beside(repository, name):
     path = repository.parent / "shared" / name
     if not path.is_dir():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _COMPANIONS = ("*.json", "*.txt", "*.py", "*.jinja", "*.model")  # configuration, tokenizer, code; read, never run
+_COMPARED_ROWS = 4096
 _HUB_ERRORS = (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError)
 
 
@@ -74,11 +76,11 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names)]
 
 
-def check_tensors(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes of all tensors in ``files`` with ``expected``; reads the files' headers alone.
+def tensor_shapes(files: Sequence[Path]) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """File and shape of every tensor, by its name; reads the files' headers alone.
 
     Raises:
-        TabomError: If a file is missing or damaged, or a tensor is missing, surplus or misshapen; it is named.
+        TabomError: If a file is missing or damaged.
     """
     found: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in files:
@@ -88,13 +90,49 @@ def check_tensors(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]]
                 found |= {name: (file, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise TabomError(f"{file}: expected a complete safetensors file ({error})") from error
+    return found
+
+
+def check_tensors(
+    files: Sequence[Path], expected: Mapping[str, tuple[int, ...]], copies: Mapping[str, str] | None = None
+) -> None:
+    """Compare names and shapes of all tensors in ``files`` with ``expected``, and stored copies with their sources.
+
+    Args:
+        files: Of one checkpoint; apart from copies, their headers alone are read.
+        expected: Shapes by name.
+        copies: Names that a file may leave out, as they share the weights of another name, which is the value.
+
+    Raises:
+        TabomError: If a file is missing or damaged, a tensor is missing, surplus or misshapen, or a copy differs from
+            its source; the tensor is named.
+    """
+    found = tensor_shapes(files)
+    copies = copies or {}
     place = files[0] if len(files) == 1 else files[0].parent
-    for kind, names in {"missing": expected.keys() - found.keys(), "surplus": found.keys() - expected.keys()}.items():
+    missing, surplus = expected.keys() - copies.keys() - found.keys(), found.keys() - expected.keys()
+    for kind, names in {"missing": missing, "surplus": surplus}.items():
         require(not names, f"{place}: {kind} tensors: {_listing(names)}")
     for name, (file, shape) in found.items():
         require(
             shape == expected[name], f"{file}: tensor {name}: expected shape {list(expected[name])}, got {list(shape)}"
         )
+    for name, source in copies.items():
+        if name in found:
+            _check_copy(found[name][0], name, found[source][0], source)
+
+
+def _check_copy(file: Path, name: str, source_file: Path, source: str) -> None:
+    """Raise ``TabomError`` unless two tensors are equal; few rows at a time are held in memory."""
+    with safe_open(file, framework="pt") as copies, safe_open(source_file, framework="pt") as sources:
+        copy, original = copies.get_slice(name), sources.get_slice(source)
+        for start in range(0, copy.get_shape()[0], _COMPARED_ROWS):
+            rows = slice(start, start + _COMPARED_ROWS)
+            require(
+                torch.equal(copy[rows], original[rows]),
+                f"{file}: tensor {name}: expected a copy of {source}, as config.json has tie_word_embeddings, got "
+                "other values",
+            )
 
 
 def check_no_model(path: Path) -> None:

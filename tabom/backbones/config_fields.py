@@ -28,6 +28,14 @@ _WITHOUT_EFFECT = frozenset(
 )
 
 
+UNTIED: dict[str, Any] = {
+    "tie_word_embeddings": False,
+    # the embedding of padding is learnt, as it is the end of sequence too; generation is ours
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
+}
+"""What the configuration of LLaDA and Dream has in common."""
+
+
 class ConfigFields(NamedTuple):
     """What a family does with the fields of its configuration.
 

@@ -5,8 +5,8 @@ from typing import Any
 from transformers import LlamaConfig
 
 from tabom.backbones.checkpoint import Naming
-from tabom.backbones.config_fields import ConfigFields
-from tabom.backbones.transformer import FULL_ATTENTION, DecoderBackbone
+from tabom.backbones.config_fields import UNTIED, ConfigFields
+from tabom.backbones.decoder import DecoderBackbone
 
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -63,7 +63,6 @@ class LladaBackbone(DecoderBackbone):
     transformers in the model's dtype. In float32 both agree to the bit.
     """
 
-    model_class = "LlamaForCausalLM"
     naming = Naming(
         {
             "model.transformer.wte": "model.embed_tokens",
@@ -92,5 +91,5 @@ class LladaBackbone(DecoderBackbone):
             max_position_embeddings=config["max_sequence_length"],
             rms_norm_eps=config["rms_norm_eps"],
             rope_parameters={"rope_type": "default", "rope_theta": _FIELDS.rope_theta(config)},
-            **FULL_ATTENTION,
+            **UNTIED,
         )

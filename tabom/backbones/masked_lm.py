@@ -99,11 +99,6 @@ class MaskedLMBackbone(TransformersBackbone):
         ]
         return limit - max(offsets, default=0)
 
-    def check_tokenizer(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
-        """The tokenizer alone knows the mask token of these models."""
-        self.config = {**self.config, "mask_token_id": tokenizer.mask_token_id}
-        super().check_tokenizer(tokenizer)
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states; rows are moved to the left edge and back, so that positions count from a row's start."""
         length = input_ids.shape[1]

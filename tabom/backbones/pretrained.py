@@ -12,19 +12,20 @@ from transformers import PreTrainedTokenizerBase
 from tabom.backbones.base import BackboneSource
 from tabom.backbones.checkpoint import checkpoint_dir, read_json
 from tabom.backbones.config_fields import native_config
-from tabom.backbones.dream import DreamBackbone
-from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.decoder import DecoderBackbone
+from tabom.backbones.families import FAMILIES
 from tabom.backbones.lora import Lora
 from tabom.backbones.masked_lm import MaskedLMBackbone
-from tabom.backbones.tiny import MODEL_TYPE, TinyDLM
-from tabom.backbones.transformer import Attention, DecoderBackbone, DType, TransformersBackbone
+from tabom.backbones.stock import other
+from tabom.backbones.transformer import Attention, DType, TransformersBackbone
 from tabom.errors import TabomError, require
-
-_FAMILIES: dict[str, type[DecoderBackbone]] = {"Dream": DreamBackbone, "llada": LladaBackbone, MODEL_TYPE: TinyDLM}
 
 
 class PretrainedBackbone(BackboneSource):
-    """A saved model: LLaDA, Dream, any masked language model of transformers, or what ``SaveBackbone`` wrote.
+    """A saved model: LLaDA, iLLaDA, Dream, A2D, any masked language model of transformers, what ``SaveBackbone`` wrote.
+
+    Any other decoder of transformers is read if ``attention``, ``shift`` and ``mask_token`` are all given: by them you
+    say that it was trained as a masked diffusion model.
 
     No code from the checkpoint is run. Weights are safetensors, in one file or several.
 
@@ -39,6 +40,11 @@ class PretrainedBackbone(BackboneSource):
         quantization: Keep the frozen matrices of the blocks in 8 (LLM.int8) or 4 bits (NF4); embeddings and head stay
             as they are. Needs the package bitsandbytes. 4-bit matrices are multiplied in ``dtype``, in bfloat16 if that
             is ``auto``.
+        attention: ``full``: tokens see what follows them. None is the family's, which is full in all that are known.
+        shift: Whether hidden state ``i`` of the model predicts token ``i + 1`` (``right_shift_logits``). None is the
+            family's: true for Dream, false for all others.
+        mask_token: Mask token, by its text; where the tokenizer has no such token, it is added. None is that of the
+            tokenizer, of ``config.json``, or of the family.
 
     Raises:
         TabomError: If both ``lora`` and ``adapter`` are given, or neither with ``quantization``.
@@ -59,6 +65,9 @@ class PretrainedBackbone(BackboneSource):
         lora: Lora | None = None,
         adapter: str | None = None,
         quantization: Literal["8bit", "4bit"] | None = None,
+        attention: Literal["full"] | None = None,
+        shift: bool | None = None,
+        mask_token: str | None = None,
     ) -> None:
         require(lora is None or adapter is None, "lora: expected no settings of a new adapter beside adapter, got both")
         require(
@@ -74,6 +83,9 @@ class PretrainedBackbone(BackboneSource):
         self.lora = lora
         self.adapter = adapter
         self.quantization: Literal["8bit", "4bit"] | None = quantization
+        self.attention: Literal["full"] | None = attention
+        self.shift = shift
+        self.mask_token = mask_token
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> TransformersBackbone:
         """Read the weights.
@@ -82,6 +94,10 @@ class PretrainedBackbone(BackboneSource):
             TabomError: If there is no such checkpoint, its family is unknown, it is incomplete, or of another
                 tokenizer; likewise for the adapter. If the package for ``quantization`` is missing.
         """
+        require(
+            self.mask_token in (None, tokenizer.mask_token),
+            f"mask_token: expected {tokenizer.mask_token}, which the tokenizer has, got {self.mask_token}",
+        )
         directory = checkpoint_dir(self.path, self.revision)
         family = self._family(directory)
         try:
@@ -109,7 +125,7 @@ class PretrainedBackbone(BackboneSource):
         config = read_json(directory / "config.json", "the configuration of a saved model")
         if not issubclass(family, DecoderBackbone):
             raise TabomError(
-                f"{directory}: expected one of the families {sorted(_FAMILIES)}, got {config['model_type']}"
+                f"{directory}: expected one of the families {sorted(FAMILIES)}, got {config['model_type']}"
             )
         make = functools.partial(family.from_config, attn_implementation=self.attn_implementation)
         return self._prepared(native_config(make, config, directory))
@@ -120,13 +136,18 @@ class PretrainedBackbone(BackboneSource):
         file = directory / "config.json"
         model_type: Any = read_json(file, "the configuration of a saved model").get("model_type")
         if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            require(not self.shift, f"shift: expected false for a masked language model of type {model_type}, got true")
             return MaskedLMBackbone
-        require(
-            model_type in _FAMILIES,
-            f"{file}: expected model_type to be one of {sorted(_FAMILIES)} or a masked language model of transformers, "
-            f"got {model_type!r}",
-        )
-        return _FAMILIES[model_type]
+        if model_type in FAMILIES:
+            return FAMILIES[model_type].backbone
+        found = other(model_type)
+        if found is None or None in (self.attention, self.shift, self.mask_token):
+            raise TabomError(
+                f"{file}: expected model_type to be one of {sorted(FAMILIES)} or a masked language model of "
+                f"transformers, got {model_type!r}; of any other decoder of transformers that was trained as a masked "
+                "diffusion model, say so by the backbone's keys attention: full, shift (true or false) and mask_token"
+            )
+        return found
 
     def _bits(self) -> "transformers.BitsAndBytesConfig":
         require(
@@ -142,6 +163,8 @@ class PretrainedBackbone(BackboneSource):
         )
 
     def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
+        if self.shift is not None and isinstance(backbone, DecoderBackbone):
+            backbone.shift = self.shift
         if self.gradient_checkpointing:
             backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:

@@ -1,32 +1,22 @@
 """A small bidirectional transformer for laptops and tests, on transformers' own Llama modules."""
 
-from typing import Any
-
-from transformers import LlamaConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones.base import BackboneSource
-from tabom.backbones.config_fields import ConfigFields
-from tabom.backbones.transformer import DecoderBackbone
+from tabom.backbones.stock import SIZES, StockDecoder
 from tabom.errors import require
 from tabom.types import SpecialIds
 
 MODEL_TYPE = "tabom_tiny"
-_REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "mask_token_id")
 
 
-class TinyDLM(DecoderBackbone):
+class TinyDLM(StockDecoder):
     """A Llama with full attention that predicts every masked token at once."""
 
-    model_class = "LlamaForCausalLM"
-
-    @classmethod
-    def native_config(cls, config: dict[str, Any]) -> LlamaConfig:
-        """Llama's own fields, with full attention."""
-        own = LlamaConfig().to_dict().keys()
-        fields = ConfigFields("tiny", required=_REQUIRED, optional=tuple(own), values={"is_causal": (False,)})
-        fields.check(config)
-        known = {key: value for key, value in config.items() if key in own or key.startswith("rope_")}
-        return LlamaConfig(**{**known, "model_type": LlamaConfig.model_type, "is_causal": False})
+    family = "tiny"
+    parent = "llama"
+    required = (*SIZES, "mask_token_id")
+    ties_by_default = False
 
 
 class NewTinyDLM(BackboneSource):
@@ -91,6 +81,7 @@ class NewTinyDLM(BackboneSource):
             "rope_parameters": {"rope_type": "default", "rope_theta": self._rope_theta},
             "initializer_range": self._initializer_range,
             "is_causal": False,
+            "tie_word_embeddings": False,
         }
         backbone = TinyDLM.from_config(config)
         backbone.check_tokenizer(tokenizer)

@@ -1,38 +1,27 @@
 """Backbones on transformers' own modules: weights, adapter, and the way back to the original layout."""
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import Tensor
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
-from tabom.backbones.cache import CanvasCache, PartialPass
-from tabom.backbones.checkpoint import Naming, check_tensors, read_json, save_checkpoint, weight_files
-from tabom.backbones.config_fields import native_config
+from tabom.backbones.cache import CanvasCache
+from tabom.backbones.checkpoint import Naming, save_checkpoint
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
 from tabom.functional.head import Head
+from tabom.types import SpecialIds
 
 if TYPE_CHECKING:  # model classes take seconds to import, and are needed with a model only
-    from transformers import BitsAndBytesConfig, Cache, PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
-
-FULL_ATTENTION: dict[str, Any] = {
-    "is_causal": False,
-    "tie_word_embeddings": False,
-    # the embedding of padding is learnt, as it is the end of sequence too; generation is ours
-    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
-}
-"""What makes a causal decoder's configuration that of LLaDA and Dream."""
-_PARTIAL_ATTENTION = ("sdpa", "eager", "flex_attention")  # flash: transformers takes the queries for the last columns
 
 
 class TransformersBackbone(Backbone):
@@ -53,11 +42,12 @@ class TransformersBackbone(Backbone):
         self.config = config
         self.directory = directory
         self._adapter: Adapter | None = None
+        self._mask_token_id: int | None = None
 
     @property
     def mask_token_id(self) -> int:
-        """Id of the absorbing mask token."""
-        return self.special_ids["mask"]
+        """Id of the absorbing mask token; known once :meth:`check_tokenizer` has run where the config names none."""
+        return self.special_ids["mask"] if self._mask_token_id is None else self._mask_token_id
 
     @property
     def vocab_size(self) -> int:
@@ -75,6 +65,11 @@ class TransformersBackbone(Backbone):
         """Those in ``config.json``."""
         ids = {kind: self.config.get(f"{kind}_token_id") for kind in ("mask", "pad", "eos")}
         return {kind: value for kind, value in ids.items() if isinstance(value, int)}
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Also take the mask token over from it."""
+        super().check_tokenizer(tokenizer)
+        self._mask_token_id = SpecialIds.of(tokenizer).mask
 
     @property
     def has_adapter(self) -> bool:
@@ -128,8 +123,9 @@ class TransformersBackbone(Backbone):
         self._adapter.save(path)
 
     def save_pretrained(self, path: Path) -> None:
-        """Write the original layout: names, ``config.json``, and the files beside it."""
-        state = {self.naming.original(name): tensor for name, tensor in self._native_state().items()}
+        """Write the original layout: names, ``config.json``, and the files beside it; tied weights once."""
+        tied = self.transformer.all_tied_weights_keys
+        state = {self.naming.original(name): t for name, t in self._native_state().items() if name not in tied}
         save_checkpoint(path, self._config_with_dtype(), state, self.directory)
 
     def reference(self) -> Denoiser:
@@ -204,102 +200,6 @@ class AdapterOff(Denoiser):
     def head(self) -> Head:
         """The backbone's, which has no adapter."""
         return self._backbone[0].head
-
-
-class DecoderBackbone(TransformersBackbone):
-    """A decoder of transformers with full instead of causal attention; a checkpoint family is a subclass."""
-
-    model_class: ClassVar[str]
-    """Of transformers, by its name."""
-
-    @classmethod
-    @abstractmethod
-    def native_config(cls, config: dict[str, Any]) -> "PreTrainedConfig":
-        """The transformers configuration that computes what the original one describes.
-
-        Raises:
-            TabomError: If the original one asks for something else.
-        """
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], *, attn_implementation: Attention = "sdpa") -> Self:
-        """A model with random weights, on torch's default device and in its default dtype."""
-        native = native_config(cls.native_config, config)
-        native._attn_implementation = attn_implementation
-        return cls(getattr(transformers, cls.model_class)(native), config)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: Path,
-        *,
-        dtype: DType = "auto",
-        attn_implementation: Attention = "sdpa",
-        quantization_config: "BitsAndBytesConfig | None" = None,
-    ) -> Self:
-        """Read a checkpoint in the original layout, one file or several; every tensor has to be there and no other.
-
-        Raises:
-            TabomError: If the configuration is not supported, or a tensor is missing, surplus or misshapen.
-        """
-        config = read_json(directory / "config.json", "the configuration of a saved model")
-        with torch.device("meta"):
-            skeleton = native_config(cls.from_config, config, directory)
-        shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.transformer.state_dict().items()}
-        check_tensors(weight_files(directory), {cls.naming.original(name): shape for name, shape in shapes.items()})
-        model = read_weights(
-            getattr(transformers, cls.model_class),
-            directory,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            quantization_config=quantization_config,
-            config=cls.native_config(config),
-            key_mapping=cls.naming.key_mapping(),
-        )
-        return cls(model, config, directory)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states; positions count real tokens, so padding moves nothing."""
-        return self._run(input_ids, attention_mask, _position_ids(attention_mask), None)
-
-    def forward_with_cache(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, CanvasCache]:
-        """Hidden states, keys and values.
-
-        Raises:
-            TabomError: If the attention's implementation cannot compute a part of the canvas, or in training with
-                gradient checkpointing, where transformers keeps nothing.
-        """
-        attention = self.transformer.config._attn_implementation
-        require(
-            attention in _PARTIAL_ATTENTION,
-            f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
-        )
-        kept: Any = transformers.DynamicCache()
-        hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), kept)
-        require(len(kept) > 0, "cache: expected a backbone in evaluation mode, got one in training")
-        return hidden, CanvasCache([keys for keys, _, _ in kept], [values for _, values, _ in kept])
-
-    def forward_from_cache(
-        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
-    ) -> Tensor:
-        """Hidden states at ``positions``, which attend to the whole canvas."""
-        position_ids = _position_ids(attention_mask).gather(1, positions)
-        return self._run(input_ids.gather(1, positions), attention_mask, position_ids, PartialPass(cache, positions))
-
-    def _run(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: "Cache | None") -> Tensor:
-        """Hidden states (B, P, D) of ids (B, P), which attend where the mask (B, L) is true."""
-        output = self.transformer.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=False,
-        )
-        return output.last_hidden_state
-
-
-def _position_ids(attention_mask: Tensor) -> Tensor:
-    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 def read_weights(

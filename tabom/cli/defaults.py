@@ -112,16 +112,19 @@ def callbacks_of(
 
 
 def fill_in_tokenizer(config: Namespace) -> None:
-    """Give the data the tokenizer of the backbone, unless the configuration names one.
+    """Give the data the tokenizer of the backbone and its mask token, unless the configuration names others.
 
     Raises:
         TabomError: If the backbone is not read from anywhere.
     """
     data = config.data.init_args
+    backbone = config.model.init_args.get("backbone")
+    options = (backbone and backbone.get("init_args")) or Namespace()
+    if data.get("mask_token", "") is None:
+        data.mask_token = options.get("mask_token")
     if data.get("tokenizer", "") is not None:
         return
-    backbone = config.model.init_args.get("backbone")
-    path = backbone and backbone.get("init_args", Namespace()).get("path")
+    path = options.get("path")
     require(
         path is not None,
         "data.tokenizer: expected characters, a directory or a hub id, got none, and model.backbone has no path whose "

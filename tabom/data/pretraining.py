@@ -26,6 +26,8 @@ class PretrainingDataModule(PromptDataModule):
         task_share: Share of the rows that come from the pool, in [0, 1).
         num_workers: Processes that make batches ahead of the training; 0: the training does.
         validation: Sizes of everything outside training.
+        mask_token: Mask token by its text, in place of the tokenizer's; None is the backbone's, which the command line
+            fills in.
 
     Raises:
         TabomError: If a value is out of range.
@@ -43,6 +45,7 @@ class PretrainingDataModule(PromptDataModule):
         task_share: float = 0.5,
         num_workers: int = 0,
         validation: ValidationSizes = ValidationSizes(),
+        mask_token: str | None = None,
     ) -> None:
         super().__init__(
             task=task,
@@ -50,6 +53,7 @@ class PretrainingDataModule(PromptDataModule):
             response_length=response_length,
             base_domains={"text": base_domain},
             validation=validation,
+            mask_token=mask_token,
         )
         check_range("task_share", task_share, least=0, below=1)
         for name, number in {

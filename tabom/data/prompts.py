@@ -86,6 +86,8 @@ class PromptDataModule(LightningDataModule):
             is killed.
         chat_template: Whether prompts are a user's turns and answers an assistant's, in the task and the base domain.
         validation: Sizes of everything outside training.
+        mask_token: Mask token by its text, in place of the tokenizer's; None is the backbone's, which the command line
+            fills in.
 
     Attributes:
         finished_shards: Those that ``predict`` need not decode again.
@@ -109,6 +111,7 @@ class PromptDataModule(LightningDataModule):
         queries_per_shard: int = 256,
         chat_template: bool = False,
         validation: ValidationSizes = ValidationSizes(),
+        mask_token: str | None = None,
     ) -> None:
         super().__init__()
         for name, number in {
@@ -140,11 +143,12 @@ class PromptDataModule(LightningDataModule):
         self.chat_template = chat_template
         self.validation = validation
         self._tokenizer_name = tokenizer
+        self._mask_token = mask_token
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Read at first use."""
-        return load_tokenizer(self._tokenizer_name)
+        return load_tokenizer(self._tokenizer_name, self._mask_token)
 
     @property
     def special_ids(self) -> SpecialIds:

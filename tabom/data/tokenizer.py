@@ -1,6 +1,7 @@
 """Tokenizers: a checkpoint's own, without running its code, or the demo's characters."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,23 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from tabom.backbones.checkpoint import checkpoint_dir, read_json
+from tabom.backbones.families import FAMILIES
 from tabom.errors import TabomError, require
 from tabom.types import SpecialIds
 
 CHARACTERS = "characters"
 
 
-def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | None, mask_token: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer; code in the checkpoint is never run.
 
     LLaDA's tokenizer does not name its mask token: where one is missing, ``mask_token_id`` in ``config.json`` beside it
-    says which it is. Tokenizers without an end of sequence (BERT) end with their separator.
+    says which it is, or the family of its ``model_type``. Tokenizers without an end of sequence (BERT) end with their
+    separator; those without padding pad as ``config.json`` says, or with the end of sequence.
 
     Args:
         name: ``characters``, a directory, or a hub id.
+        mask_token: Mask token by its text, whatever the files say; added to the vocabulary where it is missing.
 
     Raises:
         TabomError: If there is none, or it lacks a mask, padding or end-of-sequence token.
@@ -39,11 +43,16 @@ def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
         raise TabomError(f"{name}: expected the files of a tokenizer ({error})") from error
     config_file = directory / "config.json"
     config = read_json(config_file, "the configuration of a saved model") if config_file.is_file() else {}
-    mask_token_id = config.get("mask_token_id")
-    if tokenizer.mask_token_id is None and isinstance(mask_token_id, int) and mask_token_id < len(tokenizer):
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
-    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
-        tokenizer.eos_token = tokenizer.sep_token
+    family = FAMILIES.get(config.get("model_type", ""))
+    if mask_token is not None:
+        tokenizer.add_special_tokens({"mask_token": mask_token})
+    _name_special(tokenizer, "mask", config.get("mask_token_id"))
+    if family is not None:
+        _name_special(tokenizer, "mask", family.mask)
+        _set_template_options(tokenizer, family.template_options)
+    _name_special(tokenizer, "eos", tokenizer.sep_token_id)
+    _name_special(tokenizer, "pad", config.get("pad_token_id"))
+    _name_special(tokenizer, "pad", tokenizer.eos_token_id)
     for kind in ("mask_token_id", "pad_token_id", "eos_token_id"):
         require(getattr(tokenizer, kind) is not None, f"{name}: expected a tokenizer with a {kind}, found none")
     return tokenizer
@@ -59,6 +68,23 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the vocabulary with its ids and of the special tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(repr((vocabulary, tuple(SpecialIds.of(tokenizer)))).encode()).hexdigest()
+
+
+def _name_special(tokenizer: Any, kind: str, token: Any) -> None:
+    """Name a special token that the tokenizer does not name yet, by its id or its text; a new text gets a new id."""
+    if getattr(tokenizer, f"{kind}_token_id") is not None:
+        return
+    if isinstance(token, str):
+        tokenizer.add_special_tokens({f"{kind}_token": token})
+    elif isinstance(token, int) and token < len(tokenizer):
+        setattr(tokenizer, f"{kind}_token", tokenizer.convert_ids_to_tokens(token))
+
+
+def _set_template_options(tokenizer: Any, options: Mapping[str, bool]) -> None:
+    """Fix variables of the chat template, so that whoever renders it need not know them."""
+    if isinstance(tokenizer.chat_template, str):
+        fixed = "".join(f"{{%- set {name} = {str(value).lower()} %}}" for name, value in options.items())
+        tokenizer.chat_template = fixed + tokenizer.chat_template
 
 
 def _class_for(directory: Path) -> Any:

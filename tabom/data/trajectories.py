@@ -69,6 +69,8 @@ class TrajectoryDataModule(PromptDataModule):
         group_by_length: Whether the rows of an optimizer step are of about one length, so that little is padded.
         num_workers: Processes that make batches ahead of the training; 0: the training does.
         validation: Sizes of everything outside training.
+        mask_token: Mask token by its text, in place of the tokenizer's; None is the backbone's, which the command line
+            fills in.
 
     Raises:
         TabomError: If a value is out of range.
@@ -90,6 +92,7 @@ class TrajectoryDataModule(PromptDataModule):
         group_by_length: bool = False,
         num_workers: int = 0,
         validation: ValidationSizes = ValidationSizes(),
+        mask_token: str | None = None,
     ) -> None:
         super().__init__(
             task=task,
@@ -98,6 +101,7 @@ class TrajectoryDataModule(PromptDataModule):
             base_domains=base_domains,
             chat_template=chat_template,
             validation=validation,
+            mask_token=mask_token,
         )
         check_range("batch_size", batch_size, least=1)
         check_range("held_out", held_out, least=0, below=1)

@@ -22,6 +22,8 @@ class BenchmarkDataModule(LightningDataModule):
         tokenizer: ``characters``, a directory or a hub id; None is the backbone's, which the command line fills in.
         chat_template: Whether prompts are a user's turns.
         limit: Questions, the first ones; None is all.
+        mask_token: Mask token by its text, in place of the tokenizer's; None is the backbone's, which the command line
+            fills in.
 
     Raises:
         TabomError: If a number is below 1.
@@ -34,6 +36,7 @@ class BenchmarkDataModule(LightningDataModule):
         tokenizer: str | None = None,
         chat_template: bool = False,
         limit: int | None = None,
+        mask_token: str | None = None,
     ) -> None:
         super().__init__()
         check_range("response_length", response_length, least=1)
@@ -43,11 +46,12 @@ class BenchmarkDataModule(LightningDataModule):
         self.chat_template = chat_template
         self.limit = limit
         self._tokenizer_name = tokenizer
+        self._mask_token = mask_token
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Read at first use."""
-        return load_tokenizer(self._tokenizer_name)
+        return load_tokenizer(self._tokenizer_name, self._mask_token)
 
     def settings(self) -> dict[str, Any]:
         """What decides the prompts, as JSON can hold it."""

@@ -8,6 +8,7 @@ from tabom.samplers.schedules import (
     EvenSplit,
     FixedTokens,
     LinearTimesteps,
+    RoundedTimesteps,
     Schedule,
 )
 from tabom.samplers.trace_credit import TraceCredit
@@ -19,6 +20,7 @@ __all__ = [
     "EvenSplit",
     "FixedTokens",
     "LinearTimesteps",
+    "RoundedTimesteps",
     "Sampler",
     "Schedule",
     "TraceCredit",

@@ -168,6 +168,36 @@ class LinearTimesteps(CountSchedule):
         return count if self.max_tokens_per_step is None else count.clamp(max=self.max_tokens_per_step)
 
 
+class RoundedTimesteps(CountSchedule):
+    """dLLM's: at a step from time t to s, (masked tokens) * (1 - s/t), rounded half to even; the last takes all.
+
+    Times fall linearly from 1 to 0, and shares are computed in float32, as in the official code. Blocks share the steps
+    evenly, rounded up. No step reveals nothing: a block of fewer tokens than steps takes as many steps as tokens.
+
+    Args:
+        num_steps: Of the whole response.
+
+    Raises:
+        TabomError: If it is below 1.
+
+    References:
+        ZHZisZZ/dllm ``core/samplers/utils.py``, ``get_num_transfer_tokens`` with the linear schedule.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        check_range("num_steps", num_steps, least=1)
+        self.num_steps = num_steps
+
+    def num_revealed(
+        self, num_masked: Int[Tensor, " B"], step: Int[Tensor, " B"], num_blocks: int
+    ) -> Int[Tensor, " B"]:
+        """The step's share of what is left, rounded, at least 1."""
+        num_steps = -(-self.num_steps // num_blocks)
+        time = 1 - (1 - torch.arange(num_steps, -1, -1) / num_steps)  # rounded as 1 - alpha is there
+        share = (1 - time[1:] / time[:-1]).double().to(step.device)
+        return (num_masked * share[step.clamp(max=num_steps - 1)]).round().long().clamp(min=1)
+
+
 class ConfidenceThreshold(Schedule):
     """All positions whose chosen token is at least so probable; the first by rank where none is.
 

@@ -1,6 +1,7 @@
 """Loading, checking and writing checkpoints of every family."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tabom.backbones.tiny import TinyDLM
 from tabom.errors import TabomError
 
 CONFIGS = {"llada": (LladaBackbone, llada_config), "Dream": (DreamBackbone, dream_config)}
+KNOWN = "['Dream', 'a2d-llama', 'a2d-qwen2', 'a2d-qwen3', 'illada', 'llada', 'tabom_tiny']"
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
 BLOCK_WEIGHT = {"llada": "model.transformer.blocks.1.q_proj.weight", "Dream": "model.layers.1.self_attn.q_proj.weight"}
 
@@ -339,8 +341,9 @@ class TestWhere:
     def test_unknown_family(self, tmp_path):
         (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
         assert fails(tmp_path) == (
-            f"{tmp_path}/config.json: expected model_type to be one of ['Dream', 'llada', 'tabom_tiny'] or a masked "
-            "language model of transformers, got 'gpt2'"
+            f"{tmp_path}/config.json: expected model_type to be one of {KNOWN} or a masked language model of "
+            "transformers, got 'gpt2'; of any other decoder of transformers that was trained as a masked diffusion "
+            "model, say so by the backbone's keys attention: full, shift (true or false) and mask_token"
         )
 
     def test_config_that_is_no_json(self, tmp_path):
@@ -471,7 +474,7 @@ def test_sizes_of_the_real_models(tmp_path, repository, family):
 
 def test_a_model_that_cannot_be_made_anew(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(TabomError, match=r"expected one of the families \['Dream', 'llada', 'tabom_tiny'\], got bert$"):
+    with pytest.raises(TabomError, match=rf"expected one of the families {re.escape(KNOWN)}, got bert$"):
         PretrainedBackbone(str(tmp_path)).untrained()
 
 

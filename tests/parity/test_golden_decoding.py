@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from helpers import decode_with_scores
+from parity.recorded import RecordedSampler, states
 from safetensors.torch import load_file
 
 from tabom.backbones.dream import DreamBackbone
@@ -122,19 +123,6 @@ def settings_of(name, case):
     return settings | {"cfg_scale": case.get("cfg_scale", 0.0)}
 
 
-class RecordedSampler(Sampler):
-    """Draws what the official code drew: one draw a step for each masked position of the row's block."""
-
-    def replay(self, uniforms):
-        self.uniforms = uniforms
-        return self
-
-    def _uniform(self, stream, candidates, row_keys, num_tokens=None):
-        draws = self.uniforms[candidates.step, candidates.row, candidates.column].double()
-        assert draws.shape[1:] == (() if num_tokens is None else (num_tokens,))
-        return draws
-
-
 def batch_of(name, case, tensors):
     prompt = tensors[f"{name}/prompt_ids"]
     length = case.get("gen_length", case.get("max_new_tokens"))
@@ -157,18 +145,6 @@ def decode(name, cases, tensors, backbone_of):
         sampler.replay(tensors[f"{name}/uniforms"][:, :, -length:])
     batch = batch_of(name, case, tensors)
     return batch, *decode_with_scores(sampler, backbone_of(case), batch)
-
-
-def states(batch, decoded, num_steps, mask_token_id):
-    """The canvas after each step (S, B, L)."""
-    length = decoded.unmask_step.shape[1]
-    prompt = batch.noisy_ids[:, :-length]
-    return torch.stack(
-        [
-            torch.cat([prompt, decoded.response_ids.masked_fill(decoded.unmask_step > step, mask_token_id)], 1)
-            for step in range(num_steps)
-        ]
-    )
 
 
 def without_waiting(history, steps):

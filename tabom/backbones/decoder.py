@@ -1,0 +1,185 @@
+"""Decoders of transformers with full instead of causal attention."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import transformers
+from torch import Tensor
+
+from tabom.backbones.cache import CanvasCache, PartialPass
+from tabom.backbones.checkpoint import check_tensors, read_json, weight_files
+from tabom.backbones.config_fields import native_config
+from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
+from tabom.errors import require
+
+if TYPE_CHECKING:  # model classes take seconds to import, and are needed with a model only
+    from transformers import BitsAndBytesConfig, Cache, PreTrainedConfig
+
+_PARTIAL_ATTENTION = ("sdpa", "eager", "flex_attention")  # flash: transformers takes the queries for the last columns
+
+
+class DecoderBackbone(TransformersBackbone):
+    """A decoder of transformers with full instead of causal attention; a checkpoint family is a subclass.
+
+    Attributes:
+        shift: Whether hidden state ``i`` of the model predicts token ``i + 1``, as in a model that was made from an
+            autoregressive one. The shift is undone here and nowhere else.
+    """
+
+    shift: bool = False
+
+    @classmethod
+    @abstractmethod
+    def native_config(cls, config: dict[str, Any]) -> "PreTrainedConfig":
+        """The transformers configuration that computes what the original one describes, apart from the attention.
+
+        Raises:
+            TabomError: If the original one asks for something else.
+        """
+
+    @classmethod
+    def read_config(cls, directory: Path) -> dict[str, Any]:
+        """Content of ``config.json``.
+
+        Raises:
+            TabomError: If there is none.
+        """
+        return read_json(directory / "config.json", "the configuration of a saved model")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, attn_implementation: Attention = "sdpa") -> Self:
+        """A model with random weights, on torch's default device and in its default dtype."""
+        native = cls._bidirectional(config)
+        native._attn_implementation = attn_implementation
+        return cls(model_class(native)(native), config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: Path,
+        *,
+        dtype: DType = "auto",
+        attn_implementation: Attention = "sdpa",
+        quantization_config: "BitsAndBytesConfig | None" = None,
+    ) -> Self:
+        """Read a checkpoint in the original layout, one file or several; every tensor has to be there and no other.
+
+        The file may leave out a tied head; if it has one, that has to equal the embeddings.
+
+        Raises:
+            TabomError: If the configuration is not supported, or a tensor is missing, surplus or misshapen.
+        """
+        config = cls.read_config(directory)
+        with torch.device("meta"):
+            skeleton = native_config(cls.from_config, config, directory).transformer
+        original = cls.naming.original
+        check_tensors(
+            weight_files(directory),
+            {original(name): tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()},
+            {original(name): original(source) for name, source in skeleton.all_tied_weights_keys.items()},
+        )
+        model = read_weights(
+            type(skeleton),
+            directory,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
+            config=cls._bidirectional(config),
+            key_mapping=cls.naming.key_mapping(),
+        )
+        return cls(model, config, directory)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states; positions count real tokens, so padding moves nothing.
+
+        With a shift each is taken from its left neighbour; a row's first real token keeps its own.
+        """
+        hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), None)
+        return _shifted(hidden, attention_mask) if self.shift else hidden
+
+    def forward_with_cache(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, CanvasCache]:
+        """Hidden states as from :meth:`forward`, and keys and values, which are never shifted.
+
+        Raises:
+            TabomError: If the attention's implementation cannot compute a part of the canvas, or in training with
+                gradient checkpointing, where transformers keeps nothing.
+        """
+        attention = self.transformer.config._attn_implementation
+        require(
+            attention in _PARTIAL_ATTENTION,
+            f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
+        )
+        kept: Any = transformers.DynamicCache()
+        hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), kept)
+        require(len(kept) > 0, "cache: expected a backbone in evaluation mode, got one in training")
+        cache = CanvasCache([keys for keys, _, _ in kept], [values for _, values, _ in kept])
+        return _shifted(hidden, attention_mask) if self.shift else hidden, cache
+
+    def forward_from_cache(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
+    ) -> Tensor:
+        """Hidden states at ``positions``, which attend to the whole canvas.
+
+        With a shift their left neighbours are computed as well: P + 1 columns if positions are consecutive.
+        """
+        if not self.shift:
+            return self._run_part(input_ids, attention_mask, positions, cache)
+        source = _left_neighbours(positions, attention_mask)
+        is_computed = torch.zeros_like(attention_mask).scatter(1, positions, True).scatter(1, source, True)
+        place = is_computed.long().cumsum(1) - 1
+        last = place[:, -1:]
+        order = is_computed.long().argsort(dim=1, descending=True, stable=True)
+        columns = torch.arange(int(last.max()) + 1, device=order.device)
+        computed = order.gather(1, torch.minimum(columns, last))
+        return _gathered(self._run_part(input_ids, attention_mask, computed, cache), place.gather(1, source))
+
+    @classmethod
+    def _bidirectional(cls, config: dict[str, Any]) -> "PreTrainedConfig":
+        """The transformers configuration with full attention: by this field transformers builds every mask."""
+        native = cls.native_config(config)
+        native.is_causal = False
+        return native
+
+    def _run_part(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache) -> Tensor:
+        """The model's own hidden states at ``positions`` (B, P), beside the cache of the whole canvas."""
+        position_ids = _position_ids(attention_mask).gather(1, positions)
+        return self._run(input_ids.gather(1, positions), attention_mask, position_ids, PartialPass(cache, positions))
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: "Cache | None") -> Tensor:
+        """The model's own hidden states (B, P, D) of ids (B, P), which attend where the mask (B, L) is true."""
+        output = self.transformer.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=False,
+        )
+        return output.last_hidden_state
+
+
+def model_class(native: "PreTrainedConfig") -> Any:
+    """The causal language model of transformers that has this configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(native)]
+
+
+def _position_ids(attention_mask: Tensor) -> Tensor:
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def _left_neighbours(positions: Tensor, attention_mask: Tensor) -> Tensor:
+    """Where the hidden states lie that predict the tokens at ``positions`` (B, P) or (P,)."""
+    first = attention_mask.long().argmax(1, keepdim=True)
+    return torch.maximum(positions - 1, first)
+
+
+def _shifted(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    return _gathered(hidden, _left_neighbours(positions, attention_mask))
+
+
+def _gathered(hidden: Tensor, index: Tensor) -> Tensor:
+    return hidden.gather(1, index[..., None].expand(*index.shape, hidden.shape[-1]))
