@@ -103,6 +103,66 @@ def dream_config(**changes):
     }
 
 
+def a2d_config(parent="qwen3", **changes):
+    """``config.json`` of an A2D model of two narrow layers, as its class writes it: no mask token."""
+    heads = {"qwen3": {"attention_bias": False, "head_dim": 16}, "qwen2": {}, "llama": {"mlp_bias": False}}[parent]
+    sliding = {} if parent == "llama" else {"sliding_window": None, "use_sliding_window": False}
+    return {
+        "model_type": f"a2d-{parent}",
+        "architectures": [f"A2D{parent.title()}LMHeadModel"],
+        "bos_token_id": 124,
+        "dtype": "float32",
+        "eos_token_id": 125,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "initializer_range": 0.02,
+        "intermediate_size": 64,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": parent != "llama",
+        "use_cache": True,
+        "vocab_size": 128,
+        **heads,
+        **sliding,
+        **changes,
+    }
+
+
+def illada_config(**changes):
+    """``config.json`` of an iLLaDA of two narrow layers: grouped queries, a tied head, no mask token."""
+    return {
+        "model_type": "illada",
+        "architectures": ["ILLaDAForCausalLM"],
+        "auto_map": {"AutoModel": "modeling_illada.ILLaDAForCausalLM"},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "dtype": "float32",
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "intermediate_size": 72,
+        "layer_norm_eps": None,
+        "max_position_embeddings": 512,
+        "mlp_bias": False,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 1,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "resid_pdrop": 0.0,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 5e5,
+        "tie_word_embeddings": True,
+        "vocab_size": 128,
+        **changes,
+    }
+
+
 def family_checkpoint(path, family, config, seed=0):
     """Random weights of a family in its original layout; large enough that rounding decides no argmax."""
     torch.manual_seed(seed)
@@ -163,6 +223,47 @@ def dream_tokenizer_files(path):
     }
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return {"mask_token_id": 260, "eos_token_id": 256, "pad_token_id": 256, "vocab_size": 270}
+
+
+QWEN3_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def a2d_tokenizer_files(path):
+    """As a fresh conversion has them: the causal parent's tokenizer, without a mask token.
+
+    Returns the special ids for ``a2d_config``.
+    """
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    ids = _byte_tokenizer(path, [], special, pad_token=special[0], eos_token=special[2], chat_template=QWEN3_TEMPLATE)
+    end, _, turn = (ids[token] for token in special)
+    return {"eos_token_id": turn, "bos_token_id": end, "vocab_size": 270}
+
+
+def illada_tokenizer_files(path):
+    """As in iLLaDA's checkpoint: the sixth token masks, and nothing says so.
+
+    Returns the special ids for ``illada_config``.
+    """
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<sep>", "<[MASK]>"]
+    ids = _byte_tokenizer(path, special, [], pad_token="<pad>", eos_token="</s>", chat_template=DREAM_TEMPLATE)
+    return {"pad_token_id": ids["<pad>"], "eos_token_id": ids["</s>"], "vocab_size": 270}
+
+
+def _byte_tokenizer(path, first, last, **settings):
+    """Write a tokenizer of bytes between special tokens; returns the ids of the special ones."""
+    path.mkdir(exist_ok=True, parents=True)
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*first, *_BYTES])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([*first, *last])
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}))
+    return {token: tokenizer.token_to_id(token) for token in [*first, *last]}
 
 
 def trajectory_batch(unmask_step, *, entropy=None, clean_ids=None, prompt_length=2, block_length=None):

@@ -1,15 +1,29 @@
 """LLaDA and Dream from a directory in their original layout, through the shipped configurations, and back."""
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import dream_config, dream_tokenizer_files, family_checkpoint, llada_config, llada_tokenizer_files, slow
+from helpers import (
+    a2d_config,
+    a2d_tokenizer_files,
+    dream_config,
+    dream_tokenizer_files,
+    family_checkpoint,
+    illada_config,
+    illada_tokenizer_files,
+    llada_config,
+    llada_tokenizer_files,
+    slow,
+)
 from safetensors.torch import load_file
 
 from tabom.backbones import PretrainedBackbone
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.stock import A2DLlamaBackbone, A2DQwen2Backbone, A2DQwen3Backbone, IlladaBackbone
 from tabom.cli.lightning_cli import run
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
@@ -17,15 +31,23 @@ from tabom.errors import TabomError
 FAMILIES = {
     "llada": (LladaBackbone, llada_config, llada_tokenizer_files),
     "dream": (DreamBackbone, dream_config, dream_tokenizer_files),
+    "a2d-qwen3": (A2DQwen3Backbone, a2d_config, a2d_tokenizer_files),
+    "a2d-qwen2": (A2DQwen2Backbone, functools.partial(a2d_config, "qwen2"), a2d_tokenizer_files),
+    "a2d-llama": (A2DLlamaBackbone, functools.partial(a2d_config, "llama"), a2d_tokenizer_files),
+    "illada": (IlladaBackbone, illada_config, illada_tokenizer_files),
 }
+AS_OTHER = ["--model.backbone.attention=full", "--model.backbone.shift=false", "--model.backbone.mask_token=<|mask|>"]
 RESPONSE_LENGTH = 34  # a little more than the window of the recipes
 
 
 @pytest.fixture
 def recipe(request, repository, tmp_path, monkeypatch):
-    """Run a shipped config on a tiny checkpoint; only paths and sizes are overridden."""
-    name = request.param
-    family, config, tokenizer_files = FAMILIES[name.partition("_")[0]]
+    """Run a shipped config on a tiny checkpoint; only paths and sizes are overridden.
+
+    The checkpoint is of the recipe's family, or of the one that stands behind a colon.
+    """
+    name, _, family = request.param.partition(":")
+    family, config, tokenizer_files = FAMILIES[family or name.partition("_")[0]]
     monkeypatch.chdir(tmp_path)
     ids = tokenizer_files(tmp_path / "model")
     family_checkpoint(tmp_path / "model", family, config(**ids))
@@ -94,7 +116,15 @@ def test_one_step_of_every_method(trajectories):
         assert all(".lora_" in name for name in saved["state_dict"])
 
 
-@pytest.mark.parametrize("recipe", ["llada_ling_coder", *slow("dream_prm12k")], indirect=True)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "llada_ling_coder",
+        "llada_ling_coder:a2d-qwen3",
+        *slow("dream_prm12k", "llada_prm12k:a2d-qwen2", "dream_ling_coder:a2d-llama", "llada_prm12k:illada"),
+    ],
+    indirect=True,
+)
 def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
     in_float32 = "--model.backbone.dtype=float32"
     schedule = "--model.lr_scheduler"
@@ -133,6 +163,57 @@ def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
         TabomError, match=r"^none\.ckpt: expected a checkpoint, found no such file; tabom fit .*tabom\.yaml.* makes it$"
     ):
         trajectories("export", "tabom", in_float32, "--output_dir=new", "--ckpt_path=none.ckpt")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["llada_ling_coder:illada", *slow("llada_ling_coder:a2d-qwen3", "dream_ling_coder:a2d-llama")],
+    indirect=True,
+)
+def test_from_a_hub_cache_to_an_evaluation(recipe, repository, tmp_path, monkeypatch):
+    """A wholly trained model, with a tied head or without: what is exported is what is evaluated."""
+    snapshot = tmp_path / "hub/models--some--dlm/snapshots/0123abcd"
+    snapshot.parent.mkdir(parents=True)
+    (tmp_path / "model").rename(snapshot)
+    (tmp_path / "hub/models--some--dlm/refs").mkdir()
+    (tmp_path / "hub/models--some--dlm/refs/main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    _distil_fit_export_evaluate(recipe, repository, "some/dlm", [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["llada_ling_coder:a2d-qwen3"], indirect=True)
+def test_a_decoder_of_no_known_family(recipe, repository, tmp_path):
+    file = tmp_path / "model/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "qwen3"}))
+    with pytest.raises(TabomError, match="attention: full, shift"):
+        recipe("predict", "distill", AS_OTHER[-1])
+    _distil_fit_export_evaluate(recipe, repository, "model", AS_OTHER)
+
+
+def _distil_fit_export_evaluate(recipe, repository, path, keys):
+    options = [f"--model.backbone.path={path}", f"--data.tokenizer={path}", *keys]
+    recipe("predict", "distill", *options)
+    weights = [*options, '--model.backbone={"init_args": {"lora": null}}', "--model.backbone.dtype=float32"]
+    cli = recipe("fit", "tabom", *weights, "--trainer.max_epochs=1")
+    checkpoint = f"runs/{recipe.name}/tabom/checkpoints/last.ckpt"
+    recipe("export", "tabom", *weights, f"--ckpt_path={checkpoint}", "--output_dir=merged")
+    mask_token = "<|mask|>" if keys else None
+    exported, base = (
+        PretrainedBackbone(each, attention="full", shift=False, mask_token=mask_token).load(
+            load_tokenizer(each, mask_token)
+        )
+        for each in ("merged", path)
+    )
+    assert exported.fingerprint() == cli.model.backbone.fingerprint() != base.fingerprint()
+    evaluated = run(
+        [
+            *("evaluate", "--config", str(repository / "configs/demo/evaluate.yaml"), "--trainer.logger=false"),
+            *("--model.backbone.path=merged", "--data.benchmark.num_examples=2", "--run_dir=evaluated", *keys),
+        ]
+    )
+    assert evaluated.model.backbone.fingerprint() == exported.fingerprint()
+    assert json.loads(Path("evaluated/results.json").read_text())["results"]["sudoku"]["accuracy,none"] in (0, 0.5, 1)
 
 
 @pytest.mark.slow

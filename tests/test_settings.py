@@ -24,7 +24,14 @@ from tabom.objectives import (
     Warmup,
 )
 from tabom.samplers import Sampler
-from tabom.samplers.schedules import AncestralUnmasking, ConfidenceThreshold, EntropyBound, EvenSplit, LinearTimesteps
+from tabom.samplers.schedules import (
+    AncestralUnmasking,
+    ConfidenceThreshold,
+    EntropyBound,
+    EvenSplit,
+    LinearTimesteps,
+    RoundedTimesteps,
+)
 from tabom.samplers.trace_credit import TraceCredit
 from tabom.tasks import Countdown, PythonSource, Sudoku4x4
 from tabom.validation import PassAt, Validation
@@ -53,6 +60,7 @@ COUNTS = {  # at least 1
     Warmup: ["num_steps"],
     Sampler: ["tokens_per_step", "top_k", "block_length"],
     EvenSplit: ["num_steps"],
+    RoundedTimesteps: ["num_steps"],
     LinearTimesteps: ["num_steps"],
     functools.partial(LinearTimesteps, 4): ["max_tokens_per_step"],
     AncestralUnmasking: ["num_steps"],

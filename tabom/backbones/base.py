@@ -96,6 +96,7 @@ class Backbone(Denoiser):
     """A bidirectional transformer with a language model head, as it is trained, saved and handed on."""
 
     _unused_ids: tuple[int, ...] = ()
+    _mask_token_id: int | None = None
 
     @property
     def unused_ids(self) -> tuple[int, ...]:
@@ -171,6 +172,7 @@ class Backbone(Denoiser):
             f"tokenizer: expected at most {self.vocab_size} tokens, which the model has, got {num_tokens}",
         )
         self._unused_ids = tuple(sorted(set(range(self.vocab_size)) - used))
+        self._mask_token_id = SpecialIds.of(tokenizer).mask
 
 
 class BackboneSource(ABC):

@@ -58,7 +58,7 @@ class ConfigFields(NamedTuple):
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise ``TabomError`` if the configuration asks for what is not computed here; its field is named."""
         missing = [key for key in self.required if config.get(key) is None]
-        require(not missing, f"config.json: expected the keys of a {self.family} model, found no {', '.join(missing)}")
+        require(not missing, f"config.json: expected the keys of {self._a_model}, found no {', '.join(missing)}")
         known = {*self.required, *self.optional, *self.without_effect, *_ROPE, *_WITHOUT_EFFECT}
         for key, got in config.items():
             if key in self.values:
@@ -69,9 +69,14 @@ class ConfigFields(NamedTuple):
             elif key not in known:
                 require(
                     got is None or got is False,
-                    f"config.json: {key}: expected no such field in a {self.family} model, got {got!r}; it might "
+                    f"config.json: {key}: expected no such field in {self._a_model}, got {got!r}; it might "
                     "change what is computed, take it out if it does not",
                 )
+
+    @property
+    def _a_model(self) -> str:
+        """For error messages."""
+        return f"{'an' if self.family[0] in 'AEIOUaeiou' else 'a'} {self.family} model"
 
     def rope_theta(self, config: Mapping[str, Any]) -> float:
         """Base of a rotary embedding that nothing else changes.
@@ -90,7 +95,7 @@ class ConfigFields(NamedTuple):
                     expected = {"rope_type": ("default", None), "type": ("default", None)}.get(key, (None, 1.0))
                     self.expect(f"{name}.{key}", got, expected)
         if not found:
-            raise TabomError(f"config.json: expected the keys of a {self.family} model, found no rope_theta")
+            raise TabomError(f"config.json: expected the keys of {self._a_model}, found no rope_theta")
         (first, theta), *others = found.items()
         for key, got in others:
             require(got == theta, f"config.json: {key}: expected {theta!r}, as {first} has it, got {got!r}")

@@ -1,5 +1,6 @@
 """Decoders of transformers with full instead of causal attention."""
 
+import hashlib
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -90,6 +91,13 @@ class DecoderBackbone(TransformersBackbone):
             key_mapping=cls.naming.key_mapping(),
         )
         return cls(model, config, directory)
+
+    def fingerprint(self) -> str:
+        """Of the weights, and of a shift that is not the family's: by it the same weights are another model."""
+        weights = super().fingerprint()
+        if self.shift == type(self).shift:
+            return weights
+        return hashlib.sha256(f"{weights} shift {self.shift}".encode()).hexdigest()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states; positions count real tokens, so padding moves nothing.

@@ -11,7 +11,13 @@ from tabom.backbones.checkpoint import CONFIG_NAME, read_json
 from tabom.backbones.decoder import DecoderBackbone
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
-from tabom.backbones.stock import A2DLlamaBackbone, A2DQwen2Backbone, A2DQwen3Backbone, IlladaBackbone
+from tabom.backbones.stock import (
+    ILLADA_MASK_ID,
+    A2DLlamaBackbone,
+    A2DQwen2Backbone,
+    A2DQwen3Backbone,
+    IlladaBackbone,
+)
 from tabom.backbones.tiny import MODEL_TYPE, TinyDLM
 from tabom.types import SpecialIds
 
@@ -46,7 +52,7 @@ FAMILIES: dict[str, Family] = {
     "a2d-llama": Family(A2DLlamaBackbone, "<|mask|>", "<|eot_id|>", sampler=_CONFIDENCE),
     "a2d-qwen2": Family(A2DQwen2Backbone, "<|mask|>", "<|im_end|>", sampler=_CONFIDENCE),
     "a2d-qwen3": Family(A2DQwen3Backbone, "<|mask|>", "<|im_end|>", {"enable_thinking": False}, _CONFIDENCE),
-    "illada": Family(IlladaBackbone, 5, sampler={**_CONFIDENCE, "block_length": 32}),
+    "illada": Family(IlladaBackbone, ILLADA_MASK_ID, sampler={**_CONFIDENCE, "block_length": 32}),
     "llada": Family(LladaBackbone, end_of_turn="<|eot_id|>", sampler={**_CONFIDENCE, "block_length": 32}),
     MODEL_TYPE: Family(TinyDLM),
 }

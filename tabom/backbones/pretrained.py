@@ -94,10 +94,11 @@ class PretrainedBackbone(BackboneSource):
             TabomError: If there is no such checkpoint, its family is unknown, it is incomplete, or of another
                 tokenizer; likewise for the adapter. If the package for ``quantization`` is missing.
         """
-        require(
-            self.mask_token in (None, tokenizer.mask_token),
-            f"mask_token: expected {tokenizer.mask_token}, which the tokenizer has, got {self.mask_token}",
-        )
+        if self.mask_token is not None:
+            require(
+                self.mask_token == tokenizer.mask_token,
+                f"mask_token: expected {tokenizer.mask_token}, which the tokenizer has, got {self.mask_token}",
+            )
         directory = checkpoint_dir(self.path, self.revision)
         family = self._family(directory)
         try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # model classes take seconds to import
     from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+ILLADA_MASK_ID = 5
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # others depend on the length of the longest row
 _VALUES: dict[str, tuple[Any, ...]] = {
     "is_causal": (False,),
@@ -105,6 +106,11 @@ class IlladaBackbone(StockDecoder):
     parent = "llama"
     values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"layer_norm_eps": (None,), "resid_pdrop": (0.0,)}
     rope_types = ("default",)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """With the mask token, which the config does not name."""
+        return {"mask": ILLADA_MASK_ID, **super().special_ids}
 
 
 class OtherDecoder(StockDecoder):

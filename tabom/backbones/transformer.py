@@ -15,10 +15,9 @@ from tabom.backbones.checkpoint import Naming, save_checkpoint
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
 from tabom.functional.head import Head
-from tabom.types import SpecialIds
 
 if TYPE_CHECKING:  # model classes take seconds to import, and are needed with a model only
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -42,7 +41,6 @@ class TransformersBackbone(Backbone):
         self.config = config
         self.directory = directory
         self._adapter: Adapter | None = None
-        self._mask_token_id: int | None = None
 
     @property
     def mask_token_id(self) -> int:
@@ -65,11 +63,6 @@ class TransformersBackbone(Backbone):
         """Those in ``config.json``."""
         ids = {kind: self.config.get(f"{kind}_token_id") for kind in ("mask", "pad", "eos")}
         return {kind: value for kind, value in ids.items() if isinstance(value, int)}
-
-    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Also take the mask token over from it."""
-        super().check_tokenizer(tokenizer)
-        self._mask_token_id = SpecialIds.of(tokenizer).mask
 
     @property
     def has_adapter(self) -> bool:

@@ -54,7 +54,8 @@ def load_tokenizer(name: str | None, mask_token: str | None = None) -> PreTraine
     _name_special(tokenizer, "pad", config.get("pad_token_id"))
     _name_special(tokenizer, "pad", tokenizer.eos_token_id)
     for kind in ("mask_token_id", "pad_token_id", "eos_token_id"):
-        require(getattr(tokenizer, kind) is not None, f"{name}: expected a tokenizer with a {kind}, found none")
+        hint = "; the backbone's mask_token may name one" if kind == "mask_token_id" else ""
+        require(getattr(tokenizer, kind) is not None, f"{name}: expected a tokenizer with a {kind}, found none{hint}")
     return tokenizer
 
 

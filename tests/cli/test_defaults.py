@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ParseOnlyTrainer
+from helpers import ParseOnlyTrainer, a2d_tokenizer_files, parsed
 from jsonargparse import Namespace
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -67,6 +67,17 @@ def test_what_follows_from_run_dir():
     before = config.clone()
     fill_in_directory(config, {})
     assert config == before
+
+
+def test_the_backbones_mask_token_is_the_tokenizers(tmp_path, monkeypatch):
+    """Unless the data names another one."""
+    monkeypatch.chdir(tmp_path)
+    a2d_tokenizer_files(tmp_path / "model")
+    files = ["--config", str(Path(__file__).parents[2] / "configs/demo/distill.yaml"), "--trainer.logger=false"]
+    keys = ["--model.backbone.path=model", "--model.backbone.mask_token=<|mask|>"]
+    assert parsed("predict", *files, *keys).datamodule.tokenizer.mask_token_id == 259
+    named = parsed("predict", *files, *keys, "--data.mask_token=<|im_start|>", "--data.tokenizer=model")
+    assert named.datamodule.tokenizer.mask_token_id == 257
 
 
 def test_a_run_of_an_agent_has_a_directory_of_its_own_and_gets_its_name_from_w_and_b():

@@ -1,7 +1,15 @@
 import json
 
 import pytest
-from helpers import dream_tokenizer_files, llada_config, llada_tokenizer_files
+from helpers import (
+    a2d_config,
+    a2d_tokenizer_files,
+    dream_tokenizer_files,
+    illada_config,
+    illada_tokenizer_files,
+    llada_config,
+    llada_tokenizer_files,
+)
 from transformers import PreTrainedTokenizerFast
 
 from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -51,7 +59,9 @@ def test_tokenizer_without_a_mask(tokenizer, tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(TabomError) as error:
         load_tokenizer(str(tmp_path))
-    assert str(error.value) == f"{tmp_path}: expected a tokenizer with a mask_token_id, found none"
+    assert str(error.value) == (
+        f"{tmp_path}: expected a tokenizer with a mask_token_id, found none; the backbone's mask_token may name one"
+    )
 
 
 def test_dreams_real_files_without_its_code(shared_data):
@@ -66,12 +76,61 @@ def test_dreams_real_files_without_its_code(shared_data):
 
 def test_lladas_mask_token_is_named_by_the_models_config(tmp_path):
     ids = llada_tokenizer_files(tmp_path)
-    with pytest.raises(TabomError, match=r"expected a tokenizer with a mask_token_id, found none$"):
+    with pytest.raises(TabomError, match=r"expected a tokenizer with a mask_token_id, found none; "):
         load_tokenizer(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(llada_config(**ids)))
     tokenizer = load_tokenizer(str(tmp_path))
     assert (tokenizer.mask_token, tokenizer.mask_token_id) == ("<|mdm_mask|>", ids["mask_token_id"])
     assert tokenizer.eos_token_id == tokenizer.pad_token_id == 257
+
+
+def test_a_family_knows_a_mask_token_that_no_file_names(tmp_path):
+    """A2D's is added behind the last token, as dLLM does; iLLaDA's is the sixth."""
+    ids = a2d_tokenizer_files(tmp_path / "a2d")
+    (tmp_path / "a2d/config.json").write_text(json.dumps(a2d_config(**ids)))
+    tokenizer = load_tokenizer(str(tmp_path / "a2d"))
+    assert (tokenizer.mask_token, tokenizer.mask_token_id, len(tokenizer)) == ("<|mask|>", 259, 260)
+    ids = illada_tokenizer_files(tmp_path / "illada")
+    (tmp_path / "illada/config.json").write_text(json.dumps(illada_config(**ids)))
+    tokenizer = load_tokenizer(str(tmp_path / "illada"))
+    assert (tokenizer.mask_token, tokenizer.mask_token_id, len(tokenizer)) == ("<[MASK]>", 5, 262)
+
+
+def test_a_mask_token_that_the_tokenizer_names_stays(tmp_path):
+    ids = a2d_tokenizer_files(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(a2d_config(**ids)))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "mask_token": "<|MASK|>"}))
+    assert load_tokenizer(str(tmp_path)).mask_token == "<|MASK|>"
+
+
+def test_a_mask_token_that_is_given_wins(tmp_path):
+    a2d_tokenizer_files(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), "<|im_start|>")
+    assert (tokenizer.mask_token, tokenizer.mask_token_id, len(tokenizer)) == ("<|im_start|>", 257, 259)
+    assert load_tokenizer(str(tmp_path), "<|new|>").mask_token_id == 259
+
+
+def test_prompts_of_an_a2d_qwen3_end_with_an_empty_thought(tmp_path):
+    ids = a2d_tokenizer_files(tmp_path)
+    ends = {}
+    for parent in ("qwen3", "qwen2"):
+        (tmp_path / "config.json").write_text(json.dumps(a2d_config(parent, **ids)))
+        turns = [{"role": "user", "content": "x"}]
+        prompt = load_tokenizer(str(tmp_path)).apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ends[parent] = prompt.rpartition("assistant\n")[2]
+    assert ends == {"qwen3": "<think>\n\n</think>\n\n", "qwen2": ""}
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({}, 258), ({"pad_token_id": 257}, 257)])
+def test_padding_that_no_tokenizer_names(tmp_path, changes, expected):
+    """Llama's tokenizers have none: the config's, or the end of sequence."""
+    ids = a2d_tokenizer_files(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps(a2d_config("llama", **ids, **changes)))
+    assert load_tokenizer(str(tmp_path)).pad_token_id == expected
 
 
 def test_dreams_layout_in_small(tmp_path):
