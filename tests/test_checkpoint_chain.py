@@ -120,8 +120,8 @@ def test_one_step_of_every_method(trajectories):
     "recipe",
     [
         "llada_ling_coder",
-        "llada_ling_coder:a2d-qwen3",
-        *slow("dream_prm12k", "llada_prm12k:a2d-qwen2", "dream_ling_coder:a2d-llama", "llada_prm12k:illada"),
+        *slow("dream_prm12k", "llada_ling_coder:a2d-qwen3", "llada_prm12k:a2d-qwen2", "llada_prm12k:illada"),
+        *slow("dream_ling_coder:a2d-llama"),
     ],
     indirect=True,
 )

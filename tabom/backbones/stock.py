@@ -67,8 +67,9 @@ class StockDecoder(DecoderBackbone):
             for key, value in config.items()
             if (key in own or key.startswith("rope_")) and key not in _NOT_TAKEN_OVER
         }
-        if config.get("tie_word_embeddings") is None and cls.ties_by_default:
-            taken_over["tie_word_embeddings"] = True
+        if config.get("tie_word_embeddings") is None:
+            taken_over.pop("tie_word_embeddings", None)
+            taken_over |= {"tie_word_embeddings": True} if cls.ties_by_default else {}
         native = parent(**taken_over)
         rope: dict[str, Any] = getattr(native, "rope_parameters", None) or {}
         fields.expect("rope_scaling.rope_type", rope.get("rope_type", "default"), cls.rope_types)

@@ -201,12 +201,12 @@ class TestTiedHeads:
             "config.json has tie_word_embeddings, got other values"
         )
 
-    @pytest.mark.parametrize("name", ["a2d-qwen3", "illada"])
-    def test_where_the_config_is_silent_the_weights_decide(self, tmp_path, name):
+    @pytest.mark.parametrize(("name", "value"), [("a2d-qwen3", "absent"), ("a2d-llama", None), ("illada", "absent")])
+    def test_where_the_config_is_silent_the_weights_decide(self, tmp_path, name, value):
         """Releases of transformers leave out true, or false."""
-        path = write(tmp_path / "model", name)
+        path = write(tmp_path / "model", name, tie_word_embeddings=True)
         expected = read(path, name).fingerprint()
-        change_config(path, tie_word_embeddings="absent")
+        change_config(path, tie_word_embeddings=value)
         assert read(path, name).fingerprint() == expected
         rewrite(path, lambda weights: weights.update({HEAD: torch.randn(128, 32)}))
         untied = read(path, name)
@@ -492,6 +492,7 @@ FULL_SIZE = {
         illada_config(
             hidden_size=4096, num_attention_heads=32, num_key_value_heads=8, num_hidden_layers=32,
             intermediate_size=14336, vocab_size=155136, max_position_embeddings=8192,
+            tie_word_embeddings=None,
         ),
         7_615_025_152,
     ),
