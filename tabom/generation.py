@@ -4,12 +4,14 @@ Axes: N response positions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones import Backbone, PretrainedBackbone
+from tabom.backbones.checkpoint import checkpoint_dir
+from tabom.backbones.families import defaults
 from tabom.data.encoding import check_length, collate_prompts, encode_prompts
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import check_range, require
@@ -42,10 +44,12 @@ class Model:
     Attributes:
         backbone: In evaluation mode.
         tokenizer: Of the backbone.
+        sampler: How to decode where nothing else is asked for; :func:`load` takes that of the checkpoint's family.
     """
 
     backbone: Backbone
     tokenizer: PreTrainedTokenizerBase
+    sampler: Sampler = field(default_factory=Sampler)
 
     def generate(
         self,
@@ -62,7 +66,7 @@ class Model:
         Args:
             prompts: Texts, each of at least one token.
             response_length: N, tokens of a response at most.
-            sampler: How to decode; None reveals one token in each step, the one of the smallest entropy.
+            sampler: How to decode; None is the model's.
             chat: Whether a prompt is a user's turn; None: where the tokenizer has a chat template.
             batch_size: Prompts that are decoded at a time; None: all.
             on_finished: Told how many responses a step has finished, if any.
@@ -79,7 +83,7 @@ class Model:
         require(not isinstance(prompts, str), "prompts: expected several texts, got one; write [prompt]")
         if not prompts:
             return []
-        sampler = sampler or Sampler()
+        sampler = sampler or self.sampler
         sampler.check_response_length(response_length)
         is_chat = self.tokenizer.chat_template is not None if chat is None else chat
         examples = [Example(f"prompt {number}", prompt, "") for number, prompt in enumerate(prompts)]
@@ -117,7 +121,8 @@ def load(path: str, *, adapter: str | None = None, dtype: str = "auto", device: 
     """Read a model with its tokenizer.
 
     Args:
-        path: Directory or hub id: LLaDA, Dream, a masked language model of transformers, or what tabom wrote.
+        path: Directory or hub id: LLaDA, iLLaDA, Dream, A2D, a masked language model of transformers, or what tabom
+            wrote.
         adapter: Directory or hub id of a trained adapter by the original checkpoint's names; None: the model itself.
         dtype: Of the weights; ``auto`` is as stored.
         device: Where the model goes.
@@ -127,4 +132,5 @@ def load(path: str, *, adapter: str | None = None, dtype: str = "auto", device: 
     """
     tokenizer = load_tokenizer(path)
     backbone = PretrainedBackbone(path, dtype=dtype, adapter=adapter).load(tokenizer)  # pyright: ignore[reportArgumentType]
-    return Model(backbone.eval().to(device), tokenizer)
+    found = defaults(checkpoint_dir(path, with_weights=False), tokenizer)
+    return Model(backbone.eval().to(device), tokenizer, Sampler(**found.sampler))

@@ -3,8 +3,10 @@ import sys
 
 import pytest
 import torch
+from helpers import family_checkpoint, illada_config, illada_tokenizer_files
 
 import tabom
+from tabom.backbones.stock import IlladaBackbone
 from tabom.errors import TabomError
 from tabom.samplers import Sampler
 from tabom.types import DecodedBatch
@@ -32,6 +34,21 @@ def test_a_generation_is_a_trajectory(model):
     assert len(one.response_ids) == len(one.unmask_entropy) == 6
     assert all(entropy >= 0 for entropy in one.unmask_entropy)
     assert one.text == model.tokenizer.decode(one.response_ids)
+
+
+def test_a_family_decodes_as_its_authors_do(model, tmp_path):
+    """With the sampler, mask token and template that no file of the checkpoint names."""
+    ids = illada_tokenizer_files(tmp_path / "model")
+    family_checkpoint(tmp_path / "model", IlladaBackbone, illada_config(**ids))
+    illada = tabom.load(str(tmp_path / "model"))
+    assert illada.backbone.mask_token_id == 5
+    assert (illada.sampler.score, illada.sampler.block_length) == ("confidence", 32)
+    assert (model.sampler.score, model.sampler.block_length) == ("entropy", None)
+    by_default, by_confidence, by_entropy = (
+        illada.generate(["a"], response_length=40, sampler=sampler)
+        for sampler in (None, Sampler(score="confidence", block_length=32), Sampler())
+    )
+    assert by_default == by_confidence != by_entropy
 
 
 def test_text_ends_at_the_end_of_sequence(model, monkeypatch):
