@@ -1,11 +1,12 @@
 """What is measured on prompts of the new domain: accuracy, and how the decoding goes about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 
 from tabom.backbones import Backbone
 from tabom.errors import check_range, require
@@ -67,6 +68,7 @@ class DecodingMeasures(nn.Module):
         self._tds_end: End = tds_end
         self.samples: list[TrajectoryRow] = []
         self.accuracy = nn.ModuleDict({name: MeanMetric() for name in samplers})
+        self.num_prompts = SumMetric()
         first = next(iter(samplers.values()))
         num_steps = first.num_steps(response_length)
         self.discrimination = TrajectoryDiscriminationScore(num_steps)
@@ -75,6 +77,7 @@ class DecodingMeasures(nn.Module):
 
     def update(self, backbone: Backbone, batch: PromptBatch, judge: Judge) -> None:
         """Decode and verify."""
+        self.num_prompts.update(len(batch.examples))
         for index, (name, sampler) in enumerate(self._samplers.items()):
             eos = None if index == 0 else judge.special_ids.eos
             decoded = sampler.decode(backbone, batch, eos_token_id=eos, record_steps=index == 0)
@@ -94,8 +97,15 @@ class DecodingMeasures(nn.Module):
             self.pass_at_k.update(len(samplers), num_correct.to(batch.noisy_ids.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Accuracies, ``tds`` and ``pass_at_K``."""
-        results = {name: metric.compute() for name, metric in self.accuracy.items()}  # pyright: ignore[reportCallIssue]
+        """Accuracies with their standard errors over the prompts, ``NAME_error``; ``tds`` and ``pass_at_K``.
+
+        The error of a single prompt is NaN.
+        """
+        results: dict[str, Tensor] = {}
+        num_prompts = self.num_prompts.compute()
+        for name, metric in cast("Mapping[str, MeanMetric]", self.accuracy).items():
+            results[name] = share = metric.compute()
+            results[f"{name}_error"] = (share * (1 - share) / (num_prompts - 1)).sqrt()
         results["tds"] = self.discrimination.compute()["score"]
         return results | (self.pass_at_k.compute() if self.pass_at_k else {})
 

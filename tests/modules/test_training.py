@@ -30,7 +30,7 @@ def test_every_method_trains(stage, config):
     metrics = cli.trainer.callback_metrics
     expected = {
         *("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_change", "kl"),
-        *("nelbo_error", "nelbo_change_error", "kl_error"),
+        *("accuracy_1_per_step_error", "accuracy_2_per_step_error", "nelbo_error", "nelbo_change_error", "kl_error"),
         *("reconstruction", "ranking", "order_agreement", "order_correlation", "inverted_under_base", "tds"),
         *("calibration_error", "text_calibration_error", "ce_ratio", "accuracy_minus_forgetting"),
         "largest_nelbo_change",
@@ -239,7 +239,8 @@ def test_pretraining_has_nothing_to_forget(stage, tmp_path):
         "--trainer.callbacks=null",
     )
     names = {name for name in cli.trainer.callback_metrics if name.startswith("validate/")}
-    expected = ("accuracy_1_per_step", "accuracy_2_per_step", "nelbo", "nelbo_error", "tds", "text_calibration_error")
+    accuracies = [f"accuracy_{number}_per_step{end}" for number in (1, 2) for end in ("", "_error")]
+    expected = (*accuracies, "nelbo", "nelbo_error", "tds", "text_calibration_error")
     assert names == {f"validate/{name}" for name in expected}
 
 

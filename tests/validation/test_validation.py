@@ -111,6 +111,15 @@ def test_accuracy_minus_forgetting(tested, far):
     assert results["accuracy_minus_forgetting"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_accuracy_has_the_error_of_its_number_of_prompts(stage, monkeypatch):
+    """Of 40 prompts in batches of 16 every fourth is solved: sqrt(0.25 * 0.75 / 39)."""
+    monkeypatch.setattr("tabom.validation.decoding.is_correct", lambda verdicts: torch.arange(len(verdicts)) % 4 == 0)
+    sizes = ("--data.validation.num_test_prompts=40", "--data.validation.batch_size=16")
+    results = stage("test", "tabom", *sizes).trainer.callback_metrics
+    assert results["test/accuracy_2_per_step"] == 0.25
+    assert float(results["test/accuracy_2_per_step_error"]) == pytest.approx((0.25 * 0.75 / 39) ** 0.5)
+
+
 def test_every_position_is_decoded_where_steps_are_recorded(tested, monkeypatch):
     """The discrimination score needs all steps; accuracies do not."""
     asked = set()
