@@ -1,5 +1,6 @@
 """Records what a run was started with, what it measured and how it ended."""
 
+import dataclasses
 import datetime
 import math
 import os
@@ -21,7 +22,7 @@ from tabom.data import TrajectoryDataModule
 from tabom.storage.claims import remove_empty
 from tabom.storage.files import file_sha256, whole_file
 from tabom.storage.log import append_line
-from tabom.storage.run_record import DIRECTORY
+from tabom.storage.run_record import DIRECTORY, Sample
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
 from tabom.types import TrajectoryBatch
@@ -150,6 +151,10 @@ class RunRecorder(SaveConfigCallback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was measured."""
         self._note_validation(trainer, pl_module, "test")
+        validation = getattr(pl_module, "validation", None)
+        if isinstance(validation, Validation) and validation.samples:
+            samples = (Sample(one.prompt, one.response, one.reference, one.is_verified) for one in validation.samples)
+            self.write("samples", rows=[dataclasses.asdict(sample) for sample in samples])
 
     def note(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Add scalars to the record."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 from rich import table
@@ -27,6 +27,7 @@ class Column:
         scale: Factor before rounding.
         digits: After the decimal point.
         is_signed: Whether a plus sign is shown.
+        better: ``↑`` or ``↓`` where higher or lower values are better, else empty.
     """
 
     metric: str
@@ -34,6 +35,12 @@ class Column:
     scale: float = 1.0
     digits: int = 1
     is_signed: bool = False
+    better: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Title and arrow."""
+        return f"{self.title} {self.better}".rstrip()
 
     def with_error(self, value: float, error: float | None) -> str:
         """A value, and its error where there is one, neither None nor NaN.
@@ -48,6 +55,18 @@ class Column:
         """Mean, and standard deviation over seeds where there are several; a dash where there is no value."""
         known: Any = pd.Series(list(values), dtype=float).dropna()
         return self.with_error(known.mean(), known.std()) if len(known) else MISSING
+
+    def measured(self, values: Iterable[float | None], errors: Iterable[float | None] = ()) -> str:
+        """Mean over the seeds ± its standard error over the questions, and the standard deviation over the seeds.
+
+        >>> Column("accuracy", "accuracy, %", scale=100).measured([0.4, 0.6], [0.02, 0.02])
+        '50.0 ± 2.0 (seeds ± 14.1)'
+        """
+        known, error = (cast("Any", pd.Series(list(part), dtype=float).dropna()) for part in (values, errors))
+        if not len(known):
+            return MISSING
+        spread = f" (seeds ± {self.scale * known.std():.{self.digits}f})" if len(known) > 1 else ""
+        return self.with_error(known.mean(), error.mean()) + spread
 
 
 PERCENT = Column("", "", scale=100)
@@ -105,19 +124,22 @@ def comparison_rows(results: Frame, columns: Sequence[Column]) -> Rows:
     """Head, then one row a method and learning rate, in order of first appearance.
 
     Args:
-        results: As :func:`measurements` makes them.
+        results: As :func:`measurements` makes them; standard errors of ``NAME`` are in ``NAME_error``.
         columns: That are shown.
 
     Returns:
-        Method, learning rate (only if a result has one), number of seeds, then the columns; a dash where no seed has
-        the metric.
+        Method, learning rate (only if they differ), number of seeds, then the columns as :meth:`Column.measured`
+        shows them; a dash where no seed has the metric.
     """
-    has_rates = results["learning_rate"].notna().any()
+    has_rates = len(set(results["learning_rate"].dropna())) > 1
     return table_rows(
         {"method": str(method)}
         | ({"learning rate": show_value(rate)} if has_rates else {})
         | {"seeds": str(len(group))}
-        | {column.title: column.show(group.get(column.metric, ())) for column in columns}
+        | {
+            column.heading: column.measured(group.get(column.metric, ()), group.get(f"{column.metric}_error", ()))
+            for column in columns
+        }
         for (method, rate), group in results.groupby(["method", "learning_rate"], sort=False, dropna=False)
     )
 

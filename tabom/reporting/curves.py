@@ -1,6 +1,7 @@
 """Figures of one run, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ CURVES = {
     "unmask_entropy": ("Entropy when revealed", "denoising step", "mean entropy (nats)"),
 }
 """Title and axes by the names in ``Validation.curves``, without those of the cross-entropies."""
+_WIDE = 5  # times the usual highest value, from where one line would flatten the others
 _MAX_LEGEND = 3  # lines up to which the legend stands among them
 Line = tuple[Sequence[float], Sequence[float]]
 
@@ -79,7 +81,10 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def plot_lines(lines: Mapping[str, Line], title: str, xlabel: str, ylabel: str) -> Figure:
-    """Lines by name with markers; an empty name gets no legend, and many names one below the axes."""
+    """Lines by name with markers; an empty name gets no legend, and many names one below the axes.
+
+    Values are on a logarithmic scale where one line goes so much higher that it would flatten the others.
+    """
     is_crowded = len(lines) > _MAX_LEGEND
     layout = "constrained" if is_crowded else "tight"  # the slower one knows legends outside
     figure = Figure(figsize=(5, 3.2 + 0.1 * len(lines) * is_crowded), layout=layout)
@@ -87,9 +92,18 @@ def plot_lines(lines: Mapping[str, Line], title: str, xlabel: str, ylabel: str) 
     for index, (name, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, **line_style(index), markersize=3, linewidth=1.3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if _is_wide([y for _, y in lines.values()]):
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     if is_crowded:
         figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
     elif all(lines):
         axes.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _is_wide(lines: Sequence[Sequence[float]]) -> bool:
+    """Whether one of several lines goes far beyond the others, and all values are above 0."""
+    known = [[value for value in line if value == value] for line in lines]
+    highest = [max(line) for line in known if line]
+    return len(highest) > 1 and min(map(min, filter(None, known))) > 0 and max(highest) > _WIDE * median(highest)

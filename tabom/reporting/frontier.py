@@ -1,7 +1,7 @@
 """Methods at equal forgetting: each one's curve over learning rates, read at the same distances from the base.
 
 At one learning rate the methods differ in how far they went from the base as well as in what they learnt. Here a method
-is a curve, accuracy against KL(base || model), through the base (KL 0) and its models of all learning rates; curves are
+is a curve, accuracy against KL(base ‖ model), through the base (KL 0) and its models of all learning rates; curves are
 compared where their KL is equal, and only as far as each of them goes.
 """
 
@@ -85,24 +85,32 @@ def _cell(accuracies: Any, differences: Any) -> str:
 
 
 def mean_gains(results: Frame, base_accuracy: float, metric: str) -> Frame:
-    """One row a method and learning rate: these, the number of seeds, mean KL (nats) and mean gain (points)."""
-    gains = results.assign(gain=100 * (results[metric] - base_accuracy))
+    """One row a method and learning rate: these, the number of seeds, mean KL (nats), mean gain and its error (points).
+
+    The error is that of the accuracy over the questions; NaN where ``results`` has no ``<metric>_error``.
+    """
+    errors = results.get(f"{metric}_error", np.nan)
+    gains = results.assign(gain=100 * (results[metric] - base_accuracy), error=100 * errors)
     groups = gains.groupby(["method", "learning_rate"], sort=False, dropna=False)
-    return groups.agg(seeds=("kl", "size"), kl=("kl", "mean"), gain=("gain", "mean")).reset_index()
+    names = {name: (name, "mean") for name in ("kl", "gain", "error")}
+    return groups.agg(seeds=("kl", "size"), **names).reset_index()
 
 
 def plot_frontiers(results: Frame, base_accuracy: float, metric: str = "accuracy_1_per_step") -> Figure:
     """Accuracy gained over the base against KL from it: one line a method, through its learning rates.
 
-    A marker is the mean over the seeds of one learning rate; every line starts at the base. A method with a single
-    learning rate is a point without a line. Methods differ in marker and line as well as in colour.
+    A marker is the mean over the seeds of one learning rate, with the error over the questions; every line starts at
+    the base. A method with a single learning rate is a point without a line. Methods differ in marker and line as well
+    as in colour.
     """
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.subplots()
     means = mean_gains(results, base_accuracy, metric)
     for index, (method, own) in enumerate(means.groupby("method", sort=False)):
         line = sorted(([(0.0, 0.0)] if len(own) > 1 else []) + list(zip(own["kl"], own["gain"], strict=True)))
-        axes.plot(*zip(*line, strict=True), **line_style(index), markersize=5, linewidth=1.3, label=method)
+        style = line_style(index)
+        axes.plot(*zip(*line, strict=True), **style, markersize=5, linewidth=1.3, label=method)
+        axes.errorbar(own["kl"], own["gain"], own["error"], fmt="none", ecolor=style["color"], alpha=0.35)
     axes.set_xlim(left=0)
     far, near = means["kl"].max(), means["kl"][means["kl"] > 0].min()
     if is_wide := far > _WIDE * near:
@@ -113,7 +121,7 @@ def plot_frontiers(results: Frame, base_accuracy: float, metric: str = "accuracy
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(
         title="Gain against forgetting over learning rates",
-        xlabel="forgetting: KL(base || model) on base-domain text\n"
+        xlabel="forgetting: KL(base ‖ model) on base-domain text\n"
         f"(nats, {'logarithmic' if is_wide else 'square-root'} scale)",
         ylabel="accuracy gained (points)",
     )

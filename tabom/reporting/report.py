@@ -3,8 +3,10 @@
 import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
 import pandas as pd
 
@@ -12,6 +14,7 @@ from tabom.errors import require
 from tabom.reporting.benchmarks import benchmark_sections, collect_benchmarks
 from tabom.reporting.comparison import (
     MISSING,
+    POINTS,
     Column,
     Frame,
     comparison_rows,
@@ -21,27 +24,28 @@ from tabom.reporting.comparison import (
     table_rows,
 )  # fmt: skip
 from tabom.reporting.curves import CURVES, curve_positions, plot_lines
+from tabom.reporting.findings import benchmark_finding, finding, score_of
 from tabom.reporting.frontier import frontier_rows, matched_levels, mean_gains, plot_frontiers
+from tabom.reporting.names import BASELINE, MAIN, METRIC, column_of, human_name, title_of
 from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.results import Model, Results
+from tabom.reporting.runs import cost_section, runs_section
 from tabom.reporting.sensitivity import plot_sensitivity, sensitivity_rows
 from tabom.storage.run_record import RunRecord
 
-METRIC = "accuracy_1_per_step"
-BASELINE = "sft_sd"
-_COLUMNS = (
-    Column("nelbo_change", "NELBO change", digits=3, is_signed=True),
-    Column("kl", "KL", digits=3),
-    Column("tds", "TDS", digits=3),
-    Column("order_agreement", "order agreement", digits=2),
-)
 _AT_THEIR_BEST = "A method with several learning rates is shown at the one with the highest mean {metric}."
+_MEASURES = """A value is followed by ± its standard error over the questions or texts that it was measured on, where \
+the runs recorded one; in brackets is the standard deviation over the seeds. Bold: the best after post-training. Gain: \
+points over the base ± the standard error of questions and seeds together. KL(base ‖ model) and NELBO change: \
+forgetting on text of the base domain, in nats per token. TDS: trajectory discrimination score. Order agreement: share \
+of the pairs whose entropies are in decoding order. Rows differ in how far they went from the base as well as in what \
+they learnt: the frontier compares methods at equal forgetting."""
 
 
 def sections(
     records: Sequence[RunRecord], results: Results, metric: str = METRIC, baseline: str | None = None
 ) -> list[Section]:
-    """All sections that the runs have data for; the first says what is missing.
+    """All sections that the runs have data for; the first says what was found, and what was left out.
 
     Args:
         records: All runs that were given.
@@ -54,18 +58,23 @@ def sections(
     """
     answers, roles = collect_benchmarks(records, results)
     results = replace(results, roles=results.roles | roles)
-    names = sorted({name for model in results.compared for name in model.values})
+    names = sorted({name for model in results.compared for name in model.values if not name.endswith("_error")})
     require(not names or metric in names, f"--metric: expected one of {', '.join(names)}, got {metric}")
     points, models = results.on_frontier(), [one.result.model for one in answers]
     methods = list(dict.fromkeys([*points["method"], *models]))
     known = ", ".join(methods) or "no method"
-    require(baseline in (None, *methods), f"--baseline: expected one of {known}, got {baseline}")
+    is_known = baseline is None or baseline in models or human_name(baseline) in methods
+    require(is_known, f"--baseline: expected one of {known}, got {baseline}")
     baseline, shown = baseline or BASELINE, results.shown(metric)
     parts: list[Section | str] = []
     if results.compared:
-        parts += [_frontier(results, metric, baseline), _table(results), _along_curves(results.stage, shown, metric)]
-        parts += [_forgetting(shown, metric), _sensitivity(results, metric)]
-    parts += [*benchmark_sections(answers, baseline), _cost(records, results), _runs(records, results)]
+        parts += [_sensitivity(results, metric), _table(results), _frontier(results, metric, human_name(baseline))]
+        parts += [_before_and_after(results, metric), _along_curves(results.stage, shown, metric)]
+        parts += [_training(shown, metric)]
+    parts += [*benchmark_sections(answers, baseline), cost_section(records, results), runs_section(records, results)]
+    shown_parts = [part for part in parts if isinstance(part, Section)]
+    missing = [part for part in parts if isinstance(part, str)]
+    shown_parts[-1].paragraphs.extend(missing)
     counts = [f"Runs: {len(records)}."]
     if results.compared:
         stage = {"test": "the test split", "validate": "the validation split, of a training at its last check"}
@@ -82,31 +91,37 @@ def sections(
             f"Runs of benchmarks: {num_runs}. Models: {num_models}. Benchmarks: {num_benchmarks}. "
             "Their numbers are of the benchmarks' own questions."
         )
-    missing = [part for part in parts if isinstance(part, str)]
+    texts = [" ".join(counts)]
     if results.num_left_out:
-        missing.insert(0, f"Runs that do not count: {results.num_left_out}. The table of the runs says why of each.")
-    about = Section("About this page", [" ".join(counts), *missing], warnings=results.warnings())
-    return [about, *(part for part in parts if isinstance(part, Section))]
+        texts.append(f"Runs that do not count: {results.num_left_out}. The table of the runs says why of each.")
+    lead = " ".join(filter(None, [finding(results, metric, baseline), benchmark_finding(answers)]))
+    found = Section("In short", texts, warnings=results.warnings(), lead=lead)
+    return [found, *shown_parts]
 
 
-def column_of(metric: str) -> Column:
-    """How a metric is shown: shares as %, known ones with their title, others with three digits."""
-    known = {column.metric: column for column in _COLUMNS}
-    if match := re.fullmatch(r"accuracy_(\d+)_per_step", metric):
-        return Column(metric, f"accuracy at {match[1]} a step, %", scale=100)
-    if re.match(r"accuracy|base_accuracy|pass_at", metric):
-        return Column(metric, f"{metric.replace('_', ' ')}, %", scale=100)
-    return known.get(metric, Column(metric, metric.replace("_", " "), digits=3))
+def about(paths: Iterable[Path], records: Sequence[RunRecord]) -> str:
+    """Where the runs are, when they were made, and from which commits.
 
-
-def _name(metric: str) -> str:
-    """Of a metric, within a sentence."""
-    return column_of(metric).title.removesuffix(", %")
+    Args:
+        paths: That were given; of more than two the directory that they share.
+        records: At least one, by time.
+    """
+    places = [str(path) for path in paths]
+    if len(places) > 2:
+        places = [os.path.commonpath([os.path.relpath(place) for place in places])]
+    first, *_, last = (
+        datetime.fromisoformat(record.time).strftime("%-d %B %Y") for record in (records[0], records[-1])
+    )
+    days = first if first == last else f"{first} to {last}"
+    commits = ", ".join(dict.fromkeys(record.commit for record in records))
+    return f"{', '.join(places)} · {days} · commit {commits}"
 
 
 def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
     """Accuracy gained against forgetting, and the table at matched forgetting."""
-    points: Frame = results.on_frontier().reindex(columns=["method", "seed", "learning_rate", "kl", metric])
+    points: Frame = results.on_frontier().reindex(
+        columns=["method", "seed", "learning_rate", "kl", metric, f"{metric}_error"]
+    )
     points = points.dropna(subset=["kl", metric])
     bases = [model.values[metric] for model in results.base if metric in model.values]
     if points.empty:
@@ -122,8 +137,8 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
     means = mean_gains(points, accuracy, metric)
     single = list(means["method"].drop_duplicates(keep=False))
     texts = [
-        "A method is compared with the others at equal KL from the base, never at one learning rate: at one learning "
-        "rate, methods differ in how far they went as well as in what they learnt.",
+        "Methods are compared at equal KL from the base, never at one learning rate: at one learning rate they differ "
+        "in how far they went as well as in what they learnt.",
     ]
     if single:
         texts.append(f"With one learning rate, a method is a point and not compared: {', '.join(single)}.")
@@ -136,7 +151,7 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
             "KL": f"{kl:.4f}",
             "gain, points": f"{gain:+.1f}",
         }
-        for method, rate, num_seeds, kl, gain in means.itertuples(index=False)
+        for method, rate, num_seeds, kl, gain, _ in means.itertuples(index=False)
     )
     words = [
         f"{method}: " + ", ".join(f"{row[4]} at KL {row[3]}" for row in own)
@@ -144,14 +159,14 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
     ]
     plot = Plot(
         "frontier",
-        f"Points gained over the base ({100 * accuracy:.1f} %) in {_name(metric)}, against KL.",
+        f"Points gained over the base ({100 * accuracy:.1f} %) in {title_of(metric)}, against KL.",
         f"Accuracy points gained over the base against KL from it. {'; '.join(words)}.",
         plot_frontiers(points, accuracy, metric),
         rows,
     )
     tables = []
     if len(compared):
-        caption = f"Accuracy at matched forgetting: {_name(metric)} in %, KL(base || model) in nats a token"
+        caption = f"Accuracy at matched forgetting: {title_of(metric)} in %, KL(base || model) in nats per token"
         if baseline in set(compared["method"]):
             caption += f"; in brackets the difference to {baseline} with the same seed ± its standard error"
         rows = frontier_rows(compared, accuracy, metric, matched_levels(compared), baseline)
@@ -161,20 +176,78 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
 
 def _table(results: Results) -> Section:
     rows = results.rows()
-    names = set(rows.columns[3:])
+    names = {name for name in rows.columns[3:] if not name.endswith("_error") or "calibration" in name}
     accuracies = sorted(name for name in names if re.fullmatch(r"accuracy_\d+_per_step", name))
-    main = [*map(column_of, accuracies), *(column for column in _COLUMNS if column.metric in names)]
-    errors = {name for name in names if name.removesuffix("_error") in names - {name}}
-    others = [column_of(name) for name in sorted(names - errors - {column.metric for column in main})]
-    tables = [Table("Mean ± standard deviation over the seeds", comparison_rows(rows, main))]
+    main = [*map(column_of, accuracies), *(column for column in MAIN if column.metric in names)]
+    others = [column_of(name) for name in sorted(names - {column.metric for column in main})]
+    cells = comparison_rows(rows, main)
+    best = _best(rows, cells, main)
+    for name in reversed(accuracies):
+        place = cells[0].index(column_of(name).heading) + 1
+        gains = _gain_cells(results, name)
+        if gains:
+            cells = [
+                [*row[:place], new, *row[place:]] for row, new in zip(cells, ["gain, points ↑", *gains], strict=True)
+            ]
+            best = frozenset((i, j + (j >= place)) for i, j in best)
+    tables = [Table("After post-training", cells, best)]
     if others:
-        tables.append(Table("All else that was measured", comparison_rows(rows, others)))
-    text = (
-        "NELBO change and KL(base || model): forgetting on text of the base domain, nats a token. TDS: trajectory "
-        "discrimination score. Order agreement: share of pairs whose entropies stand in decoding order. "
-        "Rows of one learning rate differ in how far they went: they are read off the frontier, not here."
+        cells = comparison_rows(rows, others)
+        if len(cells) < len(cells[0]):
+            cells = list(map(list, zip(*cells, strict=True)))
+        tables.append(Table("All else that was measured", cells, is_folded=True))
+    return Section("Results", [_MEASURES], tables=tables)
+
+
+def _best(rows: Frame, cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> frozenset[tuple[int, int]]:
+    """Cells of the best mean in each column that has a better direction, among several that are not the base."""
+    groups = rows.groupby(["method", "learning_rate"], sort=False, dropna=False)
+    found: set[tuple[int, int]] = set()
+    for column in columns:
+        means = groups[column.metric].mean().to_numpy()
+        numbered = [
+            (mean, number) for number, mean in enumerate(means, 1) if mean == mean and cells[number][0] != "base"
+        ]
+        if column.better and len(numbered) > 1:
+            value = (max if column.better == "↑" else min)(numbered)[0]
+            found |= {(i, cells[0].index(column.heading)) for mean, i in numbered if mean == value}
+    return frozenset(found)
+
+
+def _gain_cells(results: Results, metric: str) -> list[str]:
+    """Points over the base, one cell a row of the results; empty where the base has no such accuracy."""
+    base = score_of("", results.base, metric)
+    if base is None:
+        return []
+    groups = grouped(results.compared, lambda model: (model.method, model.rate, model.interpolation))
+    scores = [score_of("", models, metric) for models in groups.values()]
+    return [
+        MISSING if score is None or number < 1 else POINTS.with_error(*score.less(base))
+        for number, score in enumerate(scores)
+    ]
+
+
+def _before_and_after(results: Results, metric: str) -> Section | str:
+    """One question that the base answered wrong, and as many of the models right as there are for any."""
+    shown = {name: models[0].record.samples for name, models in results.shown(metric).items()}
+    before = shown.pop("base", [])
+    num = min(map(len, shown.values()), default=0)
+    if not before or not num:
+        return "No answers before and after: the tests did not keep any, or there is none of the base."
+
+    def gained(number: int) -> int:
+        return sum(rows[number].is_correct for rows in shown.values()) * (1 - before[number].is_correct)
+
+    number = max(range(min(num, len(before))), key=gained)
+    question = before[number]
+    same = {name: rows[number] for name, rows in shown.items() if rows[number].prompt == question.prompt}
+    rows = table_rows(
+        {"model": name, "answer": answer.response, "verdict": "right" if answer.is_correct else "wrong"}
+        for name, answer in {"base": question, **same}.items()
     )
-    return Section("Results", [text], tables=tables)
+    texts = [f"Question: {question.prompt}", f"A right answer: {question.reference}"]
+    caption = "One question before and after post-training, of the first seed of each method"
+    return Section("An answer before and after", texts, tables=[Table(caption, rows)])
 
 
 def _along_curves(stage: str, shown: Mapping[str, list[Model]], metric: str) -> Section | str:
@@ -190,16 +263,16 @@ def _along_curves(stage: str, shown: Mapping[str, list[Model]], metric: str) -> 
             lines.setdefault(name, {})[method] = line
     for name, by_method in lines.items():
         answers = name.removeprefix("ce_").replace("_", " ")
-        other = (f"Cross-entropy of held-out {answers} answers", "mask ratio", "nats a masked token")
+        other = (f"Cross-entropy of held-out {answers} answers", "mask ratio", "nats per masked token")
         plots.append(_lines(f"{stage}_{name}", by_method, *CURVES.get(name, other)))
     if not plots:
         return "No curves by step or mask ratio: the runs recorded none."
-    text = f"Lines are means over the seeds. {_AT_THEIR_BEST.format(metric=_name(metric))}"
+    text = f"Lines are means over the seeds. {_AT_THEIR_BEST.format(metric=title_of(metric))}"
     return Section("By denoising step and mask ratio", [text], plots)
 
 
 def _lines(name: str, lines: Mapping[str, pd.Series], title: str, xlabel: str, ylabel: str) -> Plot:
-    """A figure of one line a method, with its text and its numbers."""
+    """A figure of one line per method, with its text and its numbers."""
     ends = [
         f"{method}: from {y.iloc[0]:.3g} at {y.index[0]:g} to {y.iloc[-1]:.3g} at {y.index[-1]:g}"
         for method, y in ((method, line.dropna()) for method, line in lines.items())
@@ -210,34 +283,40 @@ def _lines(name: str, lines: Mapping[str, pd.Series], title: str, xlabel: str, y
         for x, *values in pd.DataFrame(lines).sort_index().itertuples()
     ]
     figure = plot_lines({method: (list(y.index), list(y)) for method, y in lines.items()}, title, xlabel, ylabel)
-    text = f"{title}: {ylabel} against {xlabel}, one line a method. {'; '.join(ends)}."
+    text = f"{title}: {ylabel} against {xlabel}, one line per method. {'; '.join(ends)}."
     return Plot(name, f"{title}: {ylabel} against {xlabel}.", text, figure, [[xlabel, *lines], *rows])
 
 
-def _forgetting(shown: Mapping[str, list[Model]], metric: str) -> Section | str:
-    """Checks on validation over the trainings."""
+def _training(shown: Mapping[str, list[Model]], metric: str) -> Section | str:
+    """Checks on validation over the trainings, and what was logged of the training itself."""
     column = column_of(metric)
-    kinds = [("kl", "Forgetting", 1.0, "KL (nats)"), (metric, "Accuracy", column.scale, column.title)]
+    kinds = [
+        ("validate", "kl", "Forgetting", 1.0, "KL (nats per token)"),
+        ("validate", metric, "Accuracy", column.scale, column.title),
+        ("train", "loss", "Loss", 1.0, "loss of each method's own objective"),
+        ("train", "learning_rate", "Learning rate", 1.0, "learning rate"),
+        ("train", "gradient_norm", "Gradient", 1.0, "norm of the gradient"),
+    ]
     plots = []
-    for name, title, scale, ylabel in kinds:
-        lines = {method: scale * _over_training(models, name) for method, models in shown.items()}
+    for stage, name, title, scale, ylabel in kinds:
+        lines = {method: scale * _over_training(models, stage, name) for method, models in shown.items()}
         lines = {method: line for method, line in lines.items() if len(line)}
         if lines:
             plots.append(_lines(f"training_{name}", lines, f"{title} over training", "optimizer step", ylabel))
     if not plots:
-        return "No forgetting over training: no training with its checks on validation is among the runs."
-    text = f"Checks on validation, means over the seeds. {_AT_THEIR_BEST.format(metric=_name(metric))}"
-    return Section("Forgetting over training", [text], plots)
+        return "No curves over training: no training with its checks on validation is among the runs."
+    text = f"Means over the seeds. {_AT_THEIR_BEST.format(metric=title_of(metric))}"
+    return Section("Over training", [text], plots)
 
 
-def _over_training(models: Sequence[Model], name: str) -> pd.Series:
-    """Mean over the seeds at each step that all of them were checked at; what was resumed is one training."""
+def _over_training(models: Sequence[Model], stage: str, name: str) -> pd.Series:
+    """Mean over the seeds at each step that all of them have; what was resumed is one training."""
     by_seed = [
         {
             check.step: check.values[name]
             for training in model.trainings
             for check in training.checks
-            if check.stage == "validate" and name in check.values
+            if check.stage == stage and name in check.values
         }
         for model in models
     ]
@@ -252,12 +331,15 @@ def _sensitivity(results: Results, metric: str) -> Section | str:
         if not settings:
             continue
         rows = sensitivity_rows(settings, column)
-        varied = " and ".join(short_names(list(settings[0].values)).values())
-        text = f"{column.title} of {label} by {varied}. Best: {', '.join(map(': '.join, zip(*rows[:2], strict=True)))}."
+        varied = " and ".join(map(human_name, short_names(list(settings[0].values)).values()))
+        method = human_name(label)
+        text = (
+            f"{column.title} of {method} by {varied}. Best: {', '.join(map(': '.join, zip(*rows[:2], strict=True)))}."
+        )
         name = f"sensitivity_{re.sub(r'[^A-Za-z0-9]+', '_', label)}"
-        figure = plot_sensitivity(settings, f"{label}: {varied}", column)
-        plots.append(Plot(name, f"{label}: {column.title} by {varied}.", text, figure, rows))
-        tables.append(Table(f"{label} by {varied}, the best first", rows))
+        figure = plot_sensitivity(settings, f"{method}: {varied}", column)
+        plots.append(Plot(name, f"{method}: {column.title} by {varied}.", text, figure, rows))
+        tables.append(Table(f"{method} by {varied}, the best first", rows))
     if not plots:
         return "No sensitivity: within no label do settings vary beside learning rate, interpolation and seed."
     text = (
@@ -265,76 +347,3 @@ def _sensitivity(results: Results, metric: str) -> Section | str:
         "which hides how they depend on each other."
     )
     return Section("Sensitivity", [text], plots, tables)
-
-
-def _cost(records: Sequence[RunRecord], results: Results) -> Section:
-    rows = []
-    for (label, verb), own in grouped(records, lambda record: (results.labels[record.path], record.verb)).items():
-        whole = [
-            results.trainings[record.path] if verb == "fit" else [record]
-            for record in own
-            if record.state == "finished" and not results.roles[record.path].startswith("resumed")
-        ]
-        tokens = [sum(part.num_tokens or 0 for part in parts) for parts in whole]
-        rows.append(
-            {
-                "label": label,
-                "verb": verb,
-                "runs": str(len(own)),
-                "minutes each": Column("", "").show(sum(part.known_seconds for part in parts) / 60 for parts in whole),
-                "tokens each": f"{statistics.mean(tokens):,.0f}" if any(tokens) else MISSING,
-                "device hours": f"{sum(record.known_device_hours for record in own):.3f}",
-            }
-        )
-    text = (
-        "Minutes and tokens (positions of the canvases that were trained on) are of the finished runs, with the runs "
-        "that they resumed. Device hours are of all runs, those among them that were stopped or repeated. A killed run "
-        "is known until it last wrote, and its tokens are not."
-    )
-    return Section("Cost", [text], tables=[Table("Time, tokens and device hours", table_rows(rows))])
-
-
-def _runs(records: Sequence[RunRecord], results: Results) -> Section:
-    models = {model.record.path: model for model in results.compared}
-    environments = list(dict.fromkeys(tuple(_environment(record).items()) for record in records))
-    rows = []
-    for record in records:
-        model = models.get(record.path)
-        shown = [] if model is None else model.varied
-        if model is not None and model.rate is not None:
-            shown.append(f"lr {model.rate:g}")
-        if model is not None and model.interpolation != 1:
-            shown.append(f"interpolation {model.interpolation:g}")
-        rows.append(
-            {
-                "run": record.run_id,
-                "verb": record.verb,
-                "label": results.labels[record.path],
-                "seed": str(record.seed if model is None else model.seed),
-                "settings": ", ".join(shown) or MISSING,
-                "state": f"{record.state} {record.reason}".strip(),
-                "counts as": results.roles[record.path],
-                "commit": record.commit + (" + changes" if record.environment["is_git_dirty"] else ""),
-                "environment": str(environments.index(tuple(_environment(record).items())) + 1),
-                "data": record.data[:12] or MISSING,
-                "parent": record.parent or MISSING,
-                "path": os.path.relpath(record.path),
-            }
-        )
-    where = table_rows({"environment": str(number)} | dict(parts) for number, parts in enumerate(environments, 1))
-    tables = [Table("Every run that was given", table_rows(rows)), Table("Where they ran", where)]
-    return Section("The runs", tables=tables)
-
-
-def _environment(record: RunRecord) -> dict[str, str]:
-    content = record.environment
-    return {
-        "Python": content["python"],
-        "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
-        "platform": content["platform"],
-        "processor": f"{content['num_cpus']} x {content['cpu']}",
-        "threads": str(content["num_threads"]),
-        "memory, GiB": str(content["memory_gib"]),
-        "GPUs": ", ".join(content["gpus"]) or MISSING,
-        "processes": str(content["num_processes"]),
-    }

@@ -10,11 +10,11 @@ from typing import Any
 
 from tabom.errors import require
 from tabom.reporting.comparison import Frame, Value, grouped, measurements, short_names, show_value
+from tabom.reporting.names import BASE, human_name
 from tabom.reporting.sensitivity import Setting
 from tabom.storage.run_record import RunRecord
 from tabom.storage.settings import flat_config
 
-BASE = "base"
 BENCHMARK = "benchmark"
 RATE = "model.optimizer.lr"
 INTERPOLATION = "model.interpolation"
@@ -90,12 +90,12 @@ class Model:
     def varied(self) -> list[str]:
         """Its settings, as they are shown."""
         names = short_names(list(self.settings))
-        return [f"{names[key]} {show_value(value)}" for key, value in self.settings.items()]
+        return [f"{human_name(names[key])} {show_value(value)}" for key, value in self.settings.items()]
 
     @property
     def method(self) -> str:
-        """Label and settings."""
-        return ", ".join([self.label, *self.varied])
+        """Label and settings, as they are shown."""
+        return ", ".join([human_name(self.label), *self.varied])
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Results:
         varies = len({model.rate for model in own}) > 1
         rates = [{RATE: model.rate} if varies and model.rate is not None else {} for model in own]
         return [
-            Setting(model.settings | rate, model.values[metric])
+            Setting(model.settings | rate, model.values[metric], model.values.get(f"{metric}_error"))
             for model, rate in zip(own, rates, strict=True)
             if model.settings
         ]
@@ -377,18 +377,20 @@ def _with_settings(models: Sequence[Model]) -> list[Model]:
     """Each with what varies within its label."""
     varying: dict[str, list[str]] = {BASE: []}
     for label, own in grouped([m for m in models if m.label != BASE], lambda model: model.label).items():
-        names = dict.fromkeys(key for model in own for key in model.keys if _is_setting(key))
+        names = dict.fromkeys(key for model in own for key in model.keys if is_setting(key))
         varying[label] = [key for key in names if len({str(model.keys.get(key)) for model in own}) > 1]
     return [
-        replace(model, settings={key: _value(model.keys.get(key)) for key in varying[model.label]}) for model in models
+        replace(model, settings={key: value_of(model.keys.get(key)) for key in varying[model.label]})
+        for model in models
     ]
 
 
-def _is_setting(key: str) -> bool:
+def is_setting(key: str) -> bool:
+    """Whether a key of a flat configuration decides what a training learns, beside learning rate and interpolation."""
     return bool(_SETTINGS.match(key)) and not _NO_SETTINGS.search(key) and key not in (RATE, INTERPOLATION)
 
 
-def _value(value: Any) -> Value:
+def value_of(value: Any) -> Value:
     """A number, the class of a class path, or what is written for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from tabom.reporting.comparison import Column, Rows, Value, grouped, short_names, show_value
 from tabom.reporting.curves import COLORS
+from tabom.reporting.names import human_name
 
 _MAX_TICKS = 6  # up to which every value is written below the axis
 _LOG_RATIO = 30  # from which on positive values are drawn on a logarithmic scale
@@ -22,10 +23,12 @@ class Setting(NamedTuple):
     Attributes:
         values: Of the varied keys, by key; the same keys in every run. The seed is none of them.
         metric: What it reached.
+        error: Its standard error over the questions; None where it is unknown.
     """
 
     values: dict[str, Value]
     metric: float
+    error: float | None = None
 
 
 def sensitivity_rows(
@@ -39,15 +42,19 @@ def sensitivity_rows(
         goal: Which mean is the best.
 
     Returns:
-        The values, number of seeds, and mean ± standard deviation over the seeds.
+        The values, number of seeds, and the metric as :meth:`Column.measured` shows it.
     """
     keys = list(settings[0].values)
     groups = _by_values(settings, keys)
+    errors = grouped(settings, lambda setting: tuple(setting.values[key] for key in keys))
     best_first = sorted(groups, key=lambda values: statistics.mean(groups[values]), reverse=goal == "maximize")
-    rows = [[*map(show_value, key), str(len(groups[key])), column.show(groups[key])] for key in best_first]
+    rows = [
+        [*map(show_value, key), str(len(groups[key])), column.measured(groups[key], (one.error for one in errors[key]))]
+        for key in best_first
+    ]
     if len(rows) > 1:
         rows[0][-1] += " (best)"
-    return [[*short_names(keys).values(), "seeds", column.title], *rows]
+    return [[*map(human_name, short_names(keys).values()), "seeds", column.heading], *rows]
 
 
 def plot_sensitivity(settings: Sequence[Setting], title: str, column: Column) -> Figure:

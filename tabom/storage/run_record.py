@@ -1,8 +1,8 @@
 """The record that a run keeps of itself: JSON Lines, written as it happens, read by sweeps and reports.
 
 One file a run, ``<run directory>/records/<verb>-<time>-<run id>.jsonl``. Its lines, by ``kind``: ``start`` (what was
-run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``metrics``, ``curves``, ``benchmark``, and
-``end``. Neither W&B nor any other library is needed for it.
+run, where and on what), ``parent`` (the run whose checkpoint was loaded), ``metrics``, ``curves``, ``samples``,
+``benchmark``, and ``end``. Neither W&B nor any other library is needed for it.
 """
 
 import dataclasses
@@ -74,6 +74,30 @@ class Discrimination:
         """Mean of each curve that has a point."""
         points = {end: [value for value in curve if value is not None] for end, curve in self.curves.items()}
         return {end: statistics.fmean(values) for end, values in points.items() if values}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded answer.
+
+    Attributes:
+        prompt: What was asked.
+        response: The answer.
+        reference: A right one.
+        is_correct: The verdict.
+    """
+
+    prompt: str
+    response: str
+    reference: str
+    is_correct: bool
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few answers of a test; every test of a task has the same prompts."""
+
+    rows: list[Sample]
 
 
 @dataclass(frozen=True)
@@ -164,6 +188,7 @@ class RunRecord(_Start):
         reason: Why it was stopped or failed.
         checks: In order.
         curves: In order.
+        samples: Of a test.
         benchmarks: In order.
         seconds: Of the whole run; None without an end, as the two that follow.
         num_tokens: Positions of the canvases that were trained on.
@@ -176,6 +201,7 @@ class RunRecord(_Start):
     reason: str
     checks: list[Check]
     curves: list[Curves]
+    samples: list[Sample]
     benchmarks: list[BenchmarkResult]
     seconds: float | None
     num_tokens: int | None
@@ -237,7 +263,7 @@ def read_record(path: Path) -> RunRecord:
     kind = start.pop("kind", None)
     require(kind == "start", f"{path}, line 1: expected kind start, got {kind}")
     found: dict[str, Any] = {"path": path, "parent": None} | dataclasses.asdict(_End())
-    parts: dict[str, Any] = {"checks": [], "curves": [], "benchmarks": []}
+    parts: dict[str, Any] = {"checks": [], "curves": [], "samples": [], "benchmarks": []}
     for number, content in enumerate(others, 2):
         kind, where = content.pop("kind", None), f"{path}, line {number}"
         require(isinstance(kind, str) and kind in _LINES, f"{where}: expected a known kind, got {kind}")
@@ -256,6 +282,8 @@ def read_record(path: Path) -> RunRecord:
                 wrong = [name for name, curve in line.curves.items() if name.startswith("ce_") and len(curve) != num]
                 require(not wrong, f"{where}: curves.{''.join(wrong[:1])}: expected {num} points, one a mask ratio")
                 parts["curves"].append(line)
+            case Samples():
+                parts["samples"] = line.rows
             case _:
                 plain_name(line.benchmark, f"{where}: benchmark")
                 require(len(line.scores) > 0, f"{where}: scores: expected at least one question, got none")
@@ -328,7 +356,14 @@ class _End:
     device_hours: float | None = None
 
 
-_LINES = {"parent": _Parent, "metrics": Check, "curves": Curves, "benchmark": BenchmarkResult, "end": _End}
+_LINES = {
+    "parent": _Parent,
+    "metrics": Check,
+    "curves": Curves,
+    "samples": Samples,
+    "benchmark": BenchmarkResult,
+    "end": _End,
+}
 
 
 def find_records(paths: Iterable[Path]) -> list[RunRecord]:

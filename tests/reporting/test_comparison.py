@@ -7,24 +7,24 @@ from tabom.reporting.comparison import Column, comparison_rows, markdown_table, 
 COLUMNS = (Column("accuracy_1_per_step", "full %", scale=100), Column("kl", "KL", digits=3, is_signed=True))
 RESULTS = measurements(
     [
-        ("base", 0, None, {"accuracy_1_per_step": 0.4, "kl": 0.0}),
-        ("TABOM", 1, None, {"accuracy_1_per_step": 0.5, "kl": 0.01}),
-        ("TABOM", 2, None, {"accuracy_1_per_step": 0.7, "kl": 0.03}),
+        ("base", 0, None, {"accuracy_1_per_step": 0.4, "accuracy_1_per_step_error": 0.02, "kl": 0.0}),
+        ("TABOM", 1, None, {"accuracy_1_per_step": 0.5, "accuracy_1_per_step_error": 0.02, "kl": 0.01}),
+        ("TABOM", 2, None, {"accuracy_1_per_step": 0.7, "accuracy_1_per_step_error": 0.04, "kl": 0.03}),
     ]
 )
 
 
-def test_mean_and_standard_deviation_over_seeds():
-    """Standard deviation of 50 and 70: sqrt(10^2 + 10^2) = 14.14."""
+def test_errors_over_the_questions_are_apart_from_those_over_the_seeds():
+    """Mean of 2 and 4 points over the questions; standard deviation of 50 and 70: sqrt(10^2 + 10^2) = 14.14."""
     assert markdown_table(comparison_rows(RESULTS, COLUMNS)).splitlines() == [
         "| method | seeds | full % | KL |",
         "| --- | --- | --- | --- |",
-        "| base | 1 | 40.0 | +0.000 |",
-        "| TABOM | 2 | 60.0 ± 14.1 | +0.020 ± 0.014 |",
+        "| base | 1 | 40.0 ± 2.0 | +0.000 |",
+        "| TABOM | 2 | 60.0 ± 3.0 (seeds ± 14.1) | +0.020 (seeds ± 0.014) |",
     ]
 
 
-def test_learning_rates_have_a_column_and_rows_of_their_own():
+def test_learning_rates_that_differ_have_a_column_and_rows_of_their_own():
     results = [
         ("base", 0, None, {"kl": 0.0}),
         ("TABOM", 1, 3e-4, {"kl": 0.1}),
@@ -35,7 +35,7 @@ def test_learning_rates_have_a_column_and_rows_of_their_own():
         ["method", "learning rate", "seeds", "KL"],
         ["base", "-", "1", "0.00"],
         ["TABOM", "0.0003", "1", "0.10"],
-        ["TABOM", "0.001", "2", "0.40 ± 0.14"],
+        ["TABOM", "0.001", "2", "0.40 (seeds ± 0.14)"],
     ]
 
 
@@ -43,7 +43,7 @@ def test_terminal_table_shows_every_cell():
     console = Console(width=100, file=io.StringIO())
     console.print(rich_table(comparison_rows(RESULTS, COLUMNS), "a title"))
     text = console.file.getvalue()
-    assert all(cell in text for cell in ("a title", "TABOM", "60.0 ± 14.1", "+0.020 ± 0.014"))
+    assert all(cell in text for cell in ("a title", "TABOM", "60.0 ± 3.0 (seeds ± 14.1)", "+0.020 (seeds ± 0.014)"))
 
 
 def test_a_metric_that_not_all_have():

@@ -60,7 +60,7 @@ def test_a_test_belongs_to_its_training(write, read):
     assert roles(read()) == {"f": "training", "t": "counted"}
     (row,) = read().rows().to_dict("records")
     numbers = {"accuracy_1_per_step": 0.5, "kl": 0.1}
-    assert row == {"method": "sft_sd x 0.5", "seed": 7, "learning_rate": 3e-4, **numbers}
+    assert row == {"method": "SFT-SD x 0.5", "seed": 7, "learning_rate": 3e-4, **numbers}
 
 
 def test_what_varies_within_a_label_is_a_setting(write, read):
@@ -70,10 +70,10 @@ def test_what_varies_within_a_label_is_a_setting(write, read):
     write("c", objective={"window": 4}, config_files=["sft_sd.yaml"], ckpt_path="x")
     results = read()
     assert [model.settings for model in results.models] == [{MARGIN: 0.1}, {MARGIN: 0.2}, {}]
-    assert results.methods == ["tabom, margin 0.1", "tabom, margin 0.2", "sft_sd"]
+    assert results.methods == ["TABOM, margin 0.1", "TABOM, margin 0.2", "SFT-SD"]
     assert results.settings("tabom", "kl") == [
-        ({MARGIN: 0.1, "model.optimizer.lr": 1e-3}, 0.1),
-        ({MARGIN: 0.2, "model.optimizer.lr": 2e-3}, 0.1),
+        ({MARGIN: 0.1, "model.optimizer.lr": 1e-3}, 0.1, None),
+        ({MARGIN: 0.2, "model.optimizer.lr": 2e-3}, 0.1, None),
     ]
     assert results.settings("sft_sd", "kl") == []
 
@@ -81,7 +81,7 @@ def test_what_varies_within_a_label_is_a_setting(write, read):
 def test_a_class_and_a_missing_value_as_settings(write, read):
     write("a", objective={"ranking": {"class_path": "tabom.objectives.Hinge"}}, ckpt_path="x")
     write("b", ckpt_path="x")
-    assert read().methods == ["tabom, ranking Hinge", "tabom, ranking None"]
+    assert read().methods == ["TABOM, ranking Hinge", "TABOM, ranking None"]
 
 
 def test_the_test_is_read_where_there_is_one_and_validation_else(write, read):
@@ -222,10 +222,10 @@ def test_interpolated_models_make_a_curve_that_ends_at_the_trained_one(write, re
     write("f", "fit", lr=2e-3)
     write("a", parent="f", accuracy=0.6, ckpt_path="x")
     write("b", parent="f", accuracy=0.4, interpolation=0.5, ckpt_path="x")
-    towards = "tabom (lr 0.002) towards the base"
+    towards = "TABOM (lr 0.002) towards the base"
     points = read().on_frontier()[["method", "learning_rate", "accuracy_1_per_step"]]
     assert list(points.itertuples(index=False, name=None)) == [
-        ("tabom", 2e-3, 0.6),
+        ("TABOM", 2e-3, 0.6),
         (towards, 1.0, 0.6),
         (towards, 0.5, 0.4),
     ]
@@ -239,7 +239,7 @@ def test_shown_at_the_learning_rate_with_the_highest_mean(write, read):
     write("2-0.002", seed=2, lr=2e-3, accuracy=0.7, ckpt_path="x")
     assert [model.rate for model in read().models] == [1e-3, 1e-3, 2e-3, 2e-3, 1e-3]
     groups = [(method, len(models)) for method, models in read().shown("accuracy_1_per_step").items()]
-    assert groups == [("tabom (lr 0.002)", 2), ("sft_sd", 1), ("base", 1)]
+    assert groups == [("TABOM (lr 0.002)", 2), ("SFT-SD", 1), ("base", 1)]
 
 
 def test_warnings(write, read):

@@ -9,7 +9,7 @@ from tabom.reporting.sensitivity import Setting, plot_sensitivity, sensitivity_r
 PERCENT = Column("accuracy", "accuracy, %", scale=100)
 MARGIN, WEIGHT = "objective.margin", "objective.rank_weight"
 GRID = [
-    Setting({MARGIN: 0.1, WEIGHT: 1.0}, 0.4),
+    Setting({MARGIN: 0.1, WEIGHT: 1.0}, 0.4, 0.02),
     Setting({MARGIN: 0.1, WEIGHT: 1.0}, 0.6),
     Setting({MARGIN: 0.2, WEIGHT: 1.0}, 0.7),
     Setting({MARGIN: 0.1, WEIGHT: 2.0}, 0.3),
@@ -32,18 +32,18 @@ def test_names_are_as_short_as_they_can_be(keys, names):
 
 
 def test_rows():
-    """Mean of 40 and 60 is 50, their standard deviation 14.14."""
+    """Mean of 40 and 60 is 50, their standard deviation 14.14; one of them has an error over its questions."""
     assert sensitivity_rows(GRID, PERCENT) == [
-        ["margin", "rank_weight", "seeds", "accuracy, %"],
+        ["margin", "rank weight", "seeds", "accuracy, %"],
         ["0.2", "1", "1", "70.0 (best)"],
-        ["0.1", "1", "2", "50.0 ± 14.1"],
+        ["0.1", "1", "2", "50.0 ± 2.0 (seeds ± 14.1)"],
         ["0.1", "2", "1", "30.0"],
     ]
 
 
 def test_the_lowest_is_the_best_where_it_is_to_be_minimized():
     rows = sensitivity_rows(GRID, Column("kl", "KL", digits=2), "minimize")
-    assert [row[3] for row in rows[1:]] == ["0.30 (best)", "0.50 ± 0.14", "0.70"]
+    assert [row[3] for row in rows[1:]] == ["0.30 (best)", "0.50 ± 0.02 (seeds ± 0.14)", "0.70"]
 
 
 def test_a_single_combination_is_no_best_one():

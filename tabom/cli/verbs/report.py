@@ -65,21 +65,21 @@ def write_pages(
         TabomError: If there are no runs there, or none with the metric or of the baseline.
     """
     from tabom.reporting.page import html_page, markdown_page, save_figures
-    from tabom.reporting.report import sections
+    from tabom.reporting.report import about, sections
     from tabom.reporting.results import collect
     from tabom.storage.files import whole_file
     from tabom.storage.run_record import find_records
 
     records = find_records(paths)
-    content = sections(records, collect(records, stage), metric, baseline)
+    content, line = sections(records, collect(records, stage), metric, baseline), about(paths, records)
     if figures is not None:
         save_figures(content, figures)
     for output in outputs:
         if output.suffix == ".html":
-            text = html_page(title, content)
+            text = html_page(title, line, content)
         else:
             links = figures and Path(os.path.relpath(figures, output.parent)).as_posix()
-            text = markdown_page(title, content, links)
+            text = markdown_page(title, line, content, links)
         output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(output) as file:
             file.write(text.encode())
