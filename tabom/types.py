@@ -36,6 +36,21 @@ class Example:
     reference: str
 
 
+@dataclass(frozen=True)
+class Grid:
+    """How an answer is drawn: its characters without blanks fill the cells, row by row.
+
+    Attributes:
+        num_columns: Cells of a row.
+        box: Cells up to which a thicker line is drawn, in both directions.
+        clues: Character of each cell that the prompt gives away; empty for a blank one.
+    """
+
+    num_columns: int
+    box: int
+    clues: list[str]
+
+
 class SpecialIds(NamedTuple):
     """Ids of the tokens that are not text."""
 

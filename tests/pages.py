@@ -25,8 +25,8 @@ def open_page(browser):
     """Open a file; at the end of the test nothing must have gone wrong in it, and nothing have been asked for."""
     contexts, complaints = [], []
 
-    def call(path, width=1280, height=900, color_scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=color_scheme)
+    def call(path, width=1280, height=900, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
         own = path.resolve().as_uri()

@@ -19,6 +19,7 @@ from tabom.demo.stages import (
     Training,
 )
 from tabom.errors import TabomError
+from tabom.reporting.names import human_name
 from tabom.storage.run_record import find_records
 from tabom.tasks import Sudoku4x4
 
@@ -78,19 +79,20 @@ def test_all_stages_and_what_they_leave(small_demo, methods, monkeypatch, capsys
     small_demo.run()
     kl = []
     for kind in ("test", "public"):
-        head, base, *others = rows(OUTPUT_DIR / f"{kind}.md", "Mean ± standard deviation over the seeds")
-        assert [row[0] for row in others] == list(methods)
-        columns = {f"accuracy at {n} a step, %" for n in (1, 2)} | {"NELBO change", "KL", "TDS", "order agreement"}
+        head, base, *others = rows(OUTPUT_DIR / f"{kind}.md", "After post-training")
+        assert [row[0] for row in others] == list(map(human_name, methods))
+        accuracies = {"accuracy at 1 token per step, % ↑", "accuracy at 2 tokens per step, % ↑"}
+        columns = accuracies | {"NELBO change ↓", "KL(base ‖ model) ↓", "TDS", "order agreement ↑"}
         assert columns <= set(head)
-        assert base[head.index("KL")] == "0.000"
+        assert base[head.index("KL(base ‖ model) ↓")] == "0.000 ± 0.000"
         kl += [row["kl"] for row in (r.last("test") for r in find_records([OUTPUT_DIR])) if row]
         assert (OUTPUT_DIR / f"{kind}.html").read_text().startswith("<!DOCTYPE html>")
         assert (OUTPUT_DIR / f"figures-{kind}/frontier.png").stat().st_size > 1000
     assert len(set(kl)) == 1 + len(methods)
     out = capsys.readouterr().out
     assert "tabom fit --config" in out
-    assert "Mean ± standard deviation over the seeds" in out
-    assert "Time, tokens and device hours" in out
+    assert "After post-training" in out
+    assert "Time, throughput, tokens and device hours" in out
     small_demo.run()
     assert commands_of(capsys.readouterr().out) == []
 
@@ -124,20 +126,20 @@ def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys
         "settings.json",
         *(f"test{suffix}.{ending}" for suffix in FullDemo.metrics for ending in ("md", "html")),
     }
-    between = [f"sft_sd x {weight:g}" for weight in reversed(FullDemo.interpolations)]
-    _, *table = rows(FULL_OUTPUT_DIR / "test.md", "Mean ± standard deviation over the seeds")
+    between = [f"SFT-SD x {weight:g}" for weight in reversed(FullDemo.interpolations)]
+    _, *table = rows(FULL_OUTPUT_DIR / "test.md", "After post-training")
     assert [row[:3] for row in table] == [
         ["base", "-", "1"],
-        ["sft_gt", "0.01", "1"],
-        ["sft_sd", "0.001", "1"],
-        ["sft_sd", "0.01", "1"],
+        ["SFT-GT", "0.01", "1"],
+        ["SFT-SD", "0.001", "1"],
+        ["SFT-SD", "0.01", "1"],
         *([method, "0.01", "1"] for method in between),
     ]
     measured = {record.run_id: record.last("test").get("kl") for record in find_records([FULL_OUTPUT_DIR])}
     assert len({kl for kl in measured.values() if kl is not None}) == len(table)
     for suffix in FullDemo.metrics:
         _, *frontier = rows(FULL_OUTPUT_DIR / f"test{suffix}.md", "Accuracy at matched forgetting")
-        assert [row[:2] for row in frontier] == [["sft_sd", "1"], ["sft_sd (lr 0.01) towards the base", "1"]]
+        assert [row[:2] for row in frontier] == [["SFT-SD", "1"], ["SFT-SD (lr 0.01) towards the base", "1"]]
         assert all("(+0.0)" in cell for cell in frontier[1][3:])
 
 

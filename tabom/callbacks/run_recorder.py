@@ -58,6 +58,11 @@ class RunRecorder(SaveConfigCallback):
         self._has_begun = False
         self._replaced: dict[Path, bytes | None] = {}  # configuration files, and what was in their places
 
+    @property
+    def path(self) -> Path | None:
+        """The record, on the first process alone."""
+        return self._path
+
     def state_dict(self) -> dict[str, Any]:
         """The run that a checkpoint comes from."""
         return {"run_id": self._run_id}
@@ -208,6 +213,12 @@ def record(trainer: Trainer, stage: str, values: Mapping[str, float]) -> None:
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(callback, RunRecorder):
             callback.note(stage, trainer.global_step, values)
+
+
+def run_name(trainer: Trainer) -> str:
+    """Name of the run's record without its ending; empty where there is no record."""
+    recorders = (callback for callback in trainer.callbacks if isinstance(callback, RunRecorder))  # pyright: ignore[reportAttributeAccessIssue]
+    return next((recorder.path.stem for recorder in recorders if recorder.path is not None), "")
 
 
 def points(curve: Tensor) -> list[float | None]:

@@ -108,8 +108,9 @@ class TrajectoryWriter(BasePredictionWriter):
             if manifest.num_rows:
                 rows = read_rows(self.output_dir, range(min(manifest.num_rows, _NUM_SHOWN))).values()
                 title, note = str(self.output_dir), f"the first {len(rows):,} of {manifest.num_rows:,} trajectories"
-                tokenizer = cast("DistillationModule", pl_module).data.tokenizer
-                page = viewer_page([title], [[row] for row in rows], tokenizer, title=title, note=note)
+                data = cast("DistillationModule", pl_module).data
+                shown, drawing = [[row] for row in rows], data.task.drawing
+                page = viewer_page([title], shown, data.tokenizer, title=title, note=note, drawing=drawing)
                 run.log({"distill/viewer": wandb.Html(page, inject=False)})
         width = max(map(len, statistics))
         lines = [f"  {name:<{width}}  {value:,}" for name, value in statistics.items()]

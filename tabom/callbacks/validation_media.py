@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from tabom.callbacks.run_recorder import logged
+from tabom.callbacks.run_recorder import logged, run_name
 from tabom.callbacks.tracking import wandb_runs
 from tabom.reporting.curves import training_figures, validation_figures
 from tabom.validation import Validation
@@ -19,8 +19,9 @@ _SAMPLE_COLUMNS = ("prompt", "response", "reference", "is_verified", "unmask_ste
 class ValidationMedia(Callback):
     """Draws what is measured along curves: after validation and test, and over a training at its end.
 
-    Figures are written as PNG to ``figures/`` in the trainer's ``default_root_dir`` (those of a later check replace
-    them), and logged to W&B, if it is on, with sample decodings as a table and as a page that plays them.
+    Figures are written as PNG to ``figures/<name of the run's record>/`` in the trainer's ``default_root_dir``, where
+    those of a later check of the same run replace them. W&B, if it is on, gets them as well, with sample decodings as a
+    table and as a page that plays them.
     """
 
     def __init__(self) -> None:
@@ -72,9 +73,10 @@ class ValidationMedia(Callback):
         for run in wandb_runs(trainer) if samples else ():
             import wandb
 
-            tokenizer = trainer.datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-            note = f"{len(samples)} sample decodings"
-            page = viewer_page([stage], [[row] for row in samples], tokenizer, title=stage, note=note)
+            data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            note, drawing = f"{len(samples)} sample decodings", data.task.drawing
+            queries = [[row] for row in samples]
+            page = viewer_page([stage], queries, data.tokenizer, title=stage, note=note, drawing=drawing)
             rows: list[Any] = [[str(getattr(sample, name)) for name in _SAMPLE_COLUMNS] for sample in samples]
             table = wandb.Table(columns=list(_SAMPLE_COLUMNS), data=rows)
             run.log({f"{stage}/viewer": wandb.Html(page, inject=False), f"{stage}/samples": table})
@@ -82,7 +84,7 @@ class ValidationMedia(Callback):
     def _keep(self, trainer: Trainer, stage: str, figures: Mapping[str, Any]) -> None:
         if not (figures and trainer.is_global_zero) or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
-        directory = Path(trainer.default_root_dir) / "figures"
+        directory = Path(trainer.default_root_dir) / "figures" / run_name(trainer)
         directory.mkdir(parents=True, exist_ok=True)
         paths = {name: directory / f"{stage}_{name}.png" for name in figures}
         for name, figure in figures.items():

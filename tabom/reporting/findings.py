@@ -9,7 +9,7 @@ from tabom.reporting.benchmarks import Answers
 from tabom.reporting.comparison import PERCENT, POINTS, grouped
 from tabom.reporting.frontier import accuracies_at, matched_levels
 from tabom.reporting.names import BASE, BASELINE, METRIC, human_name, title_of
-from tabom.reporting.paired import paired_cells
+from tabom.reporting.paired import mcnemar, paired_cells
 from tabom.reporting.results import Model, Results
 
 CONFIDENCE = 0.95
@@ -159,6 +159,8 @@ def _at_equal_forgetting(best: Score, other: Score, base: Score, results: Result
 def benchmark_finding(answers: Sequence[Answers]) -> str:
     """On each benchmark the best model beside its base, on the questions that both answered; empty where there is none.
 
+    Whether it is more than chance is McNemar's test, whose level is divided by the number of trained models.
+
     Args:
         answers: Of the runs of benchmarks that count.
     """
@@ -170,8 +172,10 @@ def benchmark_finding(answers: Sequence[Answers]) -> str:
         best = max(trained, key=lambda one: one.result.score)
         scores = [PERCENT.with_error(one.result.score, one.result.standard_error) for one in (best, bases[0])]
         cells = paired_cells(best.result.scores, bases[0].result.scores)
+        is_clear = mcnemar(int(cells["only A"]), int(cells["only B"])) < (1 - CONFIDENCE) / len(trained)
         texts.append(
-            f"{best.result.model} answers {scores[0]} % of {best.name} and the base {scores[1]} %: "
-            f"{cells['A less B, points']} points on the {cells['questions of both']} questions of both"
+            f"On {best.name}, {best.result.model} answers {scores[0]} % and the base {scores[1]} %: "
+            f"{cells['A less B, points']} points on the {cells['questions of both']} questions of both, "
+            f"{'' if is_clear else 'no '}more than chance."
         )
-    return " ".join(f"{text}." for text in texts)
+    return " ".join(texts)

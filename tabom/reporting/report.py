@@ -343,7 +343,7 @@ def _sensitivity(results: Results, metric: str) -> Section | str:
     if not plots:
         return "No sensitivity: within no label do settings vary beside learning rate, interpolation and seed."
     text = (
-        "What varies within a label, beside the seed. With more than two settings a panel averages over the others, "
-        "which hides how they depend on each other."
+        "What varies within a method, beside the seed. In a figure ± is the standard deviation over the seeds. With "
+        "more than two settings a panel averages over the others, which hides how they depend on each other."
     )
     return Section("Sensitivity", [text], plots, tables)

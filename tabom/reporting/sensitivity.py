@@ -72,7 +72,7 @@ def plot_sensitivity(settings: Sequence[Setting], title: str, column: Column) ->
     groups = _by_values(settings, keys)
     if len(keys) == 2 and 2 * len(groups) >= len(levels[0]) * len(levels[1]):
         figure, axes = _heat_map(groups, levels[0], levels[1], column)
-        columns, rows = (short_names(keys)[key] for key in reversed(keys))
+        columns, rows = (human_name(short_names(keys)[key]) for key in reversed(keys))
         axes.set(xlabel=columns, ylabel=rows, title=title)
         return figure
     num_columns = min(2, len(keys))
@@ -82,7 +82,7 @@ def plot_sensitivity(settings: Sequence[Setting], title: str, column: Column) ->
     for key, name, axes in zip(keys, short_names(keys).values(), panels, strict=False):
         groups = _by_values(settings, [key])
         _panel(axes, groups, column.scale, is_joined=len(keys) == 1 or len(groups) < len(settings))
-        axes.set_xlabel(name)
+        axes.set_xlabel(human_name(name))
         axes.grid(alpha=0.3)
     for axes in panels[len(keys) :]:
         axes.set_axis_off()

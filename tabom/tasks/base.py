@@ -8,7 +8,7 @@ from typing import Literal
 
 from tabom.errors import TabomError, require
 from tabom.seeding import share_of
-from tabom.types import Example
+from tabom.types import Example, Grid
 
 Split = Literal["pretrain", "train", "validation", "test"]
 """``pretrain`` is what a base model saw, ``train`` what it is post-trained on; no example is in two splits."""
@@ -35,6 +35,12 @@ class Task(ExampleSource):
     @abstractmethod
     def is_correct(self, example: Example, response: str) -> bool:
         """Whether the whole response, up to its first end-of-sequence token, answers the prompt."""
+
+    @classmethod
+    def drawing(cls, prompt: str) -> Grid | None:
+        """How the viewer draws an answer to a prompt, beside its tokens; None leaves it at them."""
+        del prompt
+        return None
 
     def are_correct(self, examples: Sequence[Example], responses: Sequence[str]) -> list[bool]:
         """The same of many; a task may judge them side by side."""

@@ -10,7 +10,7 @@ from typing import Literal
 from tabom.errors import require
 from tabom.tasks.base import Puzzles
 from tabom.tasks.rows import column_names, read_rows
-from tabom.types import Example
+from tabom.types import Example, Grid
 
 _SIZE = 4
 _DIGITS = "1234"
@@ -51,9 +51,17 @@ class Sudoku4x4(Puzzles):
 
     def is_correct(self, example: Example, response: str) -> bool:
         """Accept any valid completion, in any layout of blanks and line breaks."""
-        puzzle = example.prompt.removeprefix("sudoku ").removesuffix("=")
+        puzzle = _puzzle(example.prompt)
         grid = "".join(response.split())
         return grid in _completions(puzzle)
+
+    @classmethod
+    def drawing(cls, prompt: str) -> Grid | None:
+        """The grid, with its clues; None of a prompt that is no puzzle."""
+        puzzle = _puzzle(prompt)
+        if len(puzzle) != _SIZE * _SIZE:
+            return None
+        return Grid(num_columns=_SIZE, box=2, clues=["" if digit == _BLANK else digit for digit in puzzle])
 
     def _draw(self, rng: random.Random) -> Example:
         while True:
@@ -83,6 +91,10 @@ class Sudoku4x4(Puzzles):
         rows = [solution[i : i + _SIZE] for i in range(0, len(solution), _SIZE)]
         reference = " ".join(rows) if self.answer_layout == "rows" else solution
         return Example(query_id=f"sudoku4x4/{puzzle}", prompt=f"sudoku {puzzle}=", reference=reference)
+
+
+def _puzzle(prompt: str) -> str:
+    return prompt.removeprefix("sudoku ").removesuffix("=")
 
 
 def _completions(puzzle: str) -> list[str]:

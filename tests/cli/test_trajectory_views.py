@@ -159,8 +159,8 @@ def test_show(directory, capsys):
         "Response",
         "12",
         "",
-        "Tokens by step, 0 to 3",
-        "21@0 22@1 2@2 2@3",
+        "Tokens by step, 1 to 4",
+        "21@1 22@2 2@3 2@4",
     ]
 
 
@@ -168,13 +168,13 @@ def test_show(directory, capsys):
 def test_show_with_the_tokenizer(directory, capsys, which):
     lines = output(capsys, "show", directory, *which, "--tokenizer=characters").splitlines()
     assert lines[0] == "a, sample 1: not verified (row 1, in shard-00000.parquet)"
-    assert lines[-2:] == ["Tokens by step, 0 to 2", r"'3'@2 '\n'@1 '4'@0 '<eos>'@0"]
+    assert lines[-2:] == ["Tokens by step, 1 to 3", r"'3'@3 '\n'@2 '4'@1 '<eos>'@1"]
 
 
 def test_show_a_row_of_another_shard(directory, capsys):
     lines = output(capsys, "show", directory, "--query=b").splitlines()
     assert lines[0] == "b, sample 0: verified (row 2, in shard-00001.parquet)"
-    assert lines[-1] == "2@1 2@0 2@- 2@-"
+    assert lines[-1] == "2@2 2@1 2@- 2@-"
 
 
 @pytest.mark.parametrize(("options", "shown"), [([], "21 22 2 2 "), (["--tokenizer=characters"], "12<eos><eos>")])

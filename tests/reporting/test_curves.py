@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tabom.reporting.curves import training_figures, validation_figures
+from tabom.reporting.curves import plot_lines, training_figures, validation_figures
 
 NAN = float("nan")
 CURVES = {
@@ -42,6 +42,17 @@ def test_a_legend_where_lines_have_names():
 @pytest.mark.parametrize(("name", "figure"), [("tds", "tds_curve"), ("ce_self_distilled", "ce_by_mask_ratio")])
 def test_what_was_not_measured_is_not_drawn(name, figure):
     assert set(validation_figures({name: CURVES[name]}, mask_ratios=[0.2, 0.8])) == {figure}
+
+
+@pytest.mark.parametrize(
+    ("others", "scale"),
+    [([[0.1, 0.2], [0.3, 0.2]], "log"), ([[2.0, 3.0], [0.1, 0.2]], "linear"), ([[0.0, 0.2], [0.3, 0.2]], "linear")],
+)
+def test_a_line_far_above_does_not_flatten_the_others(others, scale):
+    """Two of three of the same height; a logarithmic axis has no place for 0."""
+    lines = {str(number): ([1, 2], line) for number, line in enumerate([[5.0, NAN], *others])}
+    (axes,) = plot_lines(lines, "", "", "").axes
+    assert axes.get_yscale() == scale
 
 
 def test_lines_of_a_training():

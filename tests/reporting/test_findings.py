@@ -115,6 +115,19 @@ def test_benchmarks(tmp_path):
     records = find_records([tmp_path])
     answers, _ = collect_benchmarks(records, collect(records))
     assert benchmark_finding(answers) == (
-        "ours answers 75.0 ± 25.0 % of own and the base 25.0 %: +50.0 ± 28.9 points on the 4 questions of both."
+        "On own, ours answers 75.0 ± 25.0 % and the base 25.0 %: +50.0 ± 28.9 points on the 4 questions of both, no "
+        "more than chance."
     )
     assert benchmark_finding(answers[:1]) == ""
+
+
+@pytest.mark.parametrize(("num", "text"), [(6, "no more than chance."), (7, ", more than chance.")])
+def test_benchmarks_and_chance(tmp_path, num, text):
+    """A model alone is right in six or seven: p is 2 / 2^6 = 0.031 and 0.016, and the level for two models 0.025."""
+    scores = {"base": [0] * num, "ours": [1] * num, "worse": [0] * num}
+    for number, (model, own) in enumerate(scores.items()):
+        line = benchmark_line(model, own, "own", None if model == "base" else "maths")
+        write_record(tmp_path / model, "evaluate", model, ["evaluate.yaml"], [line], seed=number)
+    records = find_records([tmp_path])
+    answers, _ = collect_benchmarks(records, collect(records))
+    assert benchmark_finding(answers).endswith(text)

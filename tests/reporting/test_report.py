@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from records import check, curves, write_record
+from records import benchmark_line, check, curves, write_record
 
 from tabom.cli.main import main
 from tabom.reporting.comparison import measurements
@@ -65,6 +65,18 @@ def write_sweep(directory):
             write_record(
                 directory / f"{margin}-{weight}", "fit", f"{margin}-{weight}", lines=lines, objective=objective
             )
+
+
+def write_evaluation(directory):
+    """The paper's five benchmarks of LLaDA, which the paper's own rows are beside."""
+    backbone = {"class_path": "PretrainedBackbone", "init_args": {"path": "GSAI-ML/LLaDA-8B-Instruct"}}
+    for model, domain in (("base", None), ("SFT-SD", "maths"), ("TABOM", "maths")):
+        lines = [
+            benchmark_line(model, [1, 0, 1] * 50, name, domain, standard_error=0.04, cost={"num_steps": 256.0})
+            for name in ("gsm8k", "math500", "humaneval", "mbpp", "ifeval")
+        ]
+        files = ["configs/evaluate/llada_gsm8k.yaml"]
+        write_record(directory / model, "evaluate", model, files, lines, backbone=backbone, ckpt_path=domain and "last")
 
 
 def read(directory, **options):
@@ -458,8 +470,9 @@ def written(tmp_path_factory, runs):
     directory = tmp_path_factory.mktemp("page")
     write_sweep(directory / "sweep")
     write_runs(directory / "runs", POINTS | {"<b>&bold": [(1e-3, 1, 0.01, 0.5)]})
+    write_evaluation(directory / "evaluation")
     pages = []
-    for name in ("runs", "sweep"):
+    for name in ("runs", "sweep", "evaluation"):
         pages.append(directory / f"{name}.html")
         pages[-1].write_text(html_page("<i>title", "runs", list(read(directory / name).values())))
     return pages
@@ -471,8 +484,14 @@ def test_it_fits_the_screen_and_can_be_read(open_page, written, width, scheme):
     for path in written:
         page = open_page(path, width=width, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+        parts = "[...document.querySelectorAll('.scroll')].map((e) => [e.ariaLabel, e.scrollWidth, e.clientWidth])"
+        assert [part for part in page.evaluate(parts) if part[1] > part[2]] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
         rights = "[...document.querySelectorAll('main *:not(.scroll *)')].map(e => e.getBoundingClientRect().right)"
         assert max(page.evaluate(rights)) <= width
+        if page.locator("svg").count() == 0:  # a page of benchmarks has tables alone
+            continue
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
         strokes = page.evaluate("[...document.querySelectorAll('svg *')].map(e => getComputedStyle(e).stroke)")
@@ -486,7 +505,7 @@ def test_it_fits_the_screen_and_can_be_read(open_page, written, width, scheme):
 
 
 def test_figures_have_a_text_and_a_table(open_page, written):
-    for path in written:
+    for path in written[:2]:
         page = open_page(path)
         figures = page.locator("figure")
         assert figures.count() >= 2
@@ -501,6 +520,28 @@ def test_figures_have_a_text_and_a_table(open_page, written):
         assert page.evaluate("document.querySelectorAll('img:not([alt])').length") == 0
 
 
+POINT = "SFT-SD: 0.04, 15"
+
+
+def test_points_can_be_hovered_with_and_without_the_script(open_page, written):
+    """The mean of SFT-SD at its lower rate; away from every point nothing is shown, and a touch does as well."""
+    page = open_page(written[0], java_script_enabled=False)
+    titles = page.locator("figure").first.locator("use").evaluate_all("marks => marks.map((mark) => mark.textContent)")
+    assert titles.count(POINT) == 1
+    page = open_page(written[0])
+    mark = page.locator("figure").first.locator("use").nth(titles.index(POINT))
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tip = page.locator(".tip")
+    for shift, is_shown in ((2, True), (-60, False), (2, True)):
+        page.mouse.move(x + shift, y + shift)
+        assert tip.is_visible() == is_shown
+    assert tip.text_content() == POINT
+    page.mouse.move(1, 1)
+    assert tip.is_hidden()
+
+
 def test_headings_and_links(open_page, written):
     page = open_page(written[0])
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(e => e.tagName)")
@@ -511,6 +552,14 @@ def test_headings_and_links(open_page, written):
     assert targets == page.locator("nav a").all_text_contents()
     identifiers = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_best_is_bold(open_page, written, runs, tmp_path):
+    page = open_page(written[0])
+    bold = "85.0 ± 3.0 (seeds ± 7.1)"
+    assert page.locator("td strong", has_text="85.0").first.text_content().replace("\u00a0", " ") == bold
+    main(["report", str(runs), "-o", str(tmp_path / "page.md")])
+    assert f"| **{bold}** |" in (tmp_path / "page.md").read_text()
 
 
 def test_names_are_escaped(open_page, written):

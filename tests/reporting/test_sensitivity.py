@@ -73,7 +73,7 @@ def test_two_keys_are_a_heat_map():
     }
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.1", "0.2"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rank_weight", "margin")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rank weight", "margin")
 
 
 def test_dark_cells_have_light_numbers():
@@ -91,7 +91,7 @@ def test_two_keys_that_form_no_grid_and_more_keys_are_panels():
 
     three = [Setting({**s.values, "surrogate": kind}, s.metric) for s in GRID for kind in ("hinge", "logistic")]
     panels = [axes for axes in plot_sensitivity(three, "", Column("", "")).axes if axes.axison]
-    assert [axes.get_xlabel() for axes in panels] == ["margin", "rank_weight", "surrogate"]
+    assert [axes.get_xlabel() for axes in panels] == ["margin", "rank weight", "surrogate"]
     line = panels[0].containers[0].lines[0].get_xydata()
     np.testing.assert_allclose(line, [[0.1, (0.4 + 0.6 + 0.3) / 3], [0.2, 0.7]])
     assert [label.get_text() for label in panels[2].get_xticklabels()] == ["hinge", "logistic"]

@@ -57,6 +57,14 @@ def test_a_step_and_a_check_are_noted_once(stage):
     assert steps == {"train": [1, 2, 3, 4, 5, 6], "validate": [3, 6]}
 
 
+def test_a_test_keeps_its_sample_decodings(stage):
+    cli = stage("test", "tabom")
+    kept = [(one.prompt, one.response, one.reference, one.is_verified) for one in cli.model.validation.samples]
+    read = [(one.prompt, one.response, one.reference, one.is_correct) for one in record_of(cli).samples]
+    assert read == kept
+    assert len(read) == 4
+
+
 def test_where_a_curve_has_no_point():
     text = json.dumps(points(torch.tensor([1.5, float("nan"), 0.0])))
     assert text == "[1.5, null, 0.0]"

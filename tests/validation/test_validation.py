@@ -181,7 +181,7 @@ def test_curves(stage, far):
     assert len(decoded) == len(truth) == 3
     ratio = cli.trainer.callback_metrics["test/ce_ratio"]
     assert float(ratio) == pytest.approx(float(truth.mean() / decoded.mean()), rel=1e-6)
-    figures = {path.stem for path in (Path(cli.trainer.default_root_dir) / "figures").iterdir()}
+    figures = {path.stem for path in (Path(cli.trainer.default_root_dir) / "figures").rglob("*.png")}
     assert figures == {f"test_{name}" for name in ("tds_curve", "tds_by_share", "entropy_by_step", "ce_by_mask_ratio")}
 
 

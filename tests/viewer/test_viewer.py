@@ -1,5 +1,6 @@
 """`tabom view`: what the page holds, how it plays, and what is refused."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from tabom.cli.main import main
 from tabom.cli.verbs.view import write_page
 from tabom.data.tokenizer import load_tokenizer
 from tabom.trajectories import TrajectoryStore, read_row, read_rows, row_names
-from tabom.types import NEVER, TrajectoryRow
+from tabom.types import NEVER, Grid, TrajectoryRow
 from tabom.viewer import viewer_page
 
 NAN = float("nan")
@@ -29,10 +30,10 @@ def row(query_id, ids, steps, entropies=None, *, prompt=None, sample=0, is_verif
 def write(tmp_path, tokenizer):
     """A directory of rows of four tokens, two a shard."""
 
-    def call(name, rows):
+    def call(name, rows, **settings):
         store = TrajectoryStore(tmp_path / name)
         chunks = [rows[start : start + 2] for start in range(0, len(rows), 2)] or [[]]
-        store.open(origin_of(tokenizer, response_length=4, num_shards=len(chunks)))
+        store.open(origin_of(tokenizer, response_length=4, num_shards=len(chunks), settings=settings))
         for index, chunk in enumerate(chunks):
             rejected = {"wrong": sum(not row.is_verified for row in chunk)} if chunk else {}
             store.write(index, chunk, num_queries=len(chunk), num_tokens=4 * len(chunk), rejected=rejected)
@@ -49,15 +50,21 @@ def show(tmp_path, open_page):
     def call(*directories, tokenizer="characters", width=1280, color_scheme="light", **options):
         page = tmp_path / "page" / "viewer.html"
         write_page(directories, page, tokenizer=tokenizer, **options)
-        return open_page(page, width=width, color_scheme=color_scheme)
+        return at_its_end(open_page(page, width=width, color_scheme=color_scheme))
 
     return call
 
 
-def show_rows(tmp_path, open_page, queries, tokenizer, models=("base",), title="rows", **options):
+def at_its_end(page):
+    page.keyboard.press("End")
+    return page
+
+
+def show_rows(tmp_path, open_page, queries, tokenizer, models=("base",), title="rows", drawing=None, **options):
     path = tmp_path / "rows.html"
-    path.write_text(viewer_page(models, queries, tokenizer, title=title, note="a test"), encoding="utf-8")
-    return open_page(path, **options)
+    text = viewer_page(models, queries, tokenizer, title=title, note="a test", drawing=drawing)
+    path.write_text(text, encoding="utf-8")
+    return at_its_end(open_page(path, **options))
 
 
 def embedded(page):
@@ -106,6 +113,192 @@ def test_tokens_appear_with_their_steps(make_trajectories, show, tokenizer):
         assert [[text.replace("␣", " "), *rest] for text, *rest in seen[:17]] == expected[:17]
         assert [state for *_, state in seen] == [state for *_, state in expected]
         assert position(page) == f"step {done} of {last + 1}"
+
+
+def test_it_opens_masked_and_plays_once(tmp_path, open_page, tokenizer):
+    path = tmp_path / "rows.html"
+    ids = tokenizer("abcd")["input_ids"]
+    queries = [[row(name, ids, [0, 1, 2, 3])] for name in "xy"]
+    path.write_text(viewer_page(["base"], queries, tokenizer, title="base", note="a test"), encoding="utf-8")
+    page = open_page(path, reduced_motion="reduce")
+    assert (position(page), page.locator("#play").text_content()) == ("step 0 of 4", "▶ Play")
+    assert {state for *_, state in tokens(page)} == {"masked"}
+    page = open_page(path)
+    assert page.locator("#play").text_content() == "⏸ Pause"
+    expect(page.locator("#position")).to_have_text("step 4 of 4")
+    expect(page.locator("#play")).to_have_text("▶ Play")
+    page.keyboard.press("j")
+    assert (position(page), page.locator("#play").text_content()) == ("step 4 of 4", "▶ Play")
+    assert page.locator("h1").text_content() == "base, step by step"
+
+
+def test_the_response_is_not_shown_before_it_is_decoded(tmp_path, open_page, tokenizer):
+    """Not before its own last step: the other model takes two steps more."""
+    ids = tokenizer("abcd")["input_ids"]
+    slow = row("q", ids, [0, 1, 2, 3])
+    page = show_rows(tmp_path, open_page, [[row("q", ids, [0, 0, 1, 1]), slow]], tokenizer, models=["one", "two"])
+    shown = {}
+    for step in range(5):
+        page.locator("#step").fill(str(step))
+        texts = page.locator(".response").all_text_contents()
+        shown[step] = [text == "written" for text in texts]
+        assert {text for text in texts if text != "written"} <= {"Shown when all of it is revealed."}
+    assert shown == {0: [False] * 2, 1: [False] * 2, 2: [True, False], 3: [True, False], 4: [True, True]}
+
+
+def differing(page):
+    return page.locator(".tokens .differs .text").all_text_contents()
+
+
+def test_wrong_tokens_are_marked_against_the_reference(tmp_path, open_page, tokenizer):
+    """Layouts differ in blanks; a right answer has no wrong tokens, and another length is not compared."""
+    ids = [*tokenizer("12 34")["input_ids"], EOS, EOS]
+    wrong = row("q", ids, list(range(7)), is_verified=False)
+
+    def marked(**changes):
+        return show_rows(tmp_path, open_page, [[dataclasses.replace(wrong, **changes)]], tokenizer)
+
+    page = marked(reference="1\n924")
+    assert differing(page) == ["2", "3"]
+    assert "Underlined: other than in the reference answer." in page.locator(".panel").text_content()
+    title = page.locator(".tokens li").nth(1).get_attribute("title")
+    assert title == 'token 2, "2": step 2, entropy 0.50 nats; other than in the reference answer'
+    page.locator("#step").fill("2")
+    assert differing(page) == ["2"]
+    for changes in ({"reference": "12345"}, {"reference": "1234"}, {"reference": "9999", "is_verified": True}):
+        page = marked(**changes)
+        assert differing(page) == []
+        assert "Underlined" not in page.locator(".panel").text_content()
+
+
+def test_filler_says_what_it_is(tmp_path, open_page, tokenizer):
+    ids = [*tokenizer("ab")["input_ids"], EOS, EOS, EOS]
+    page = show_rows(tmp_path, open_page, [[row("q", ids, [0, 1, 2, 3, 4])]], tokenizer)
+    assert "The 2 low boxes are filler after the end of the answer." in page.locator(".panel").text_content()
+    titles = [cell.get_attribute("title") for cell in page.locator(".tokens li").all()]
+    assert [title.endswith("; filler after the end of the answer") for title in titles] == [False] * 3 + [True] * 2
+
+
+def grid(page):
+    """(text, classes) of every cell."""
+    cells = page.locator(".grid-answer span").all()
+    return [(cell.text_content(), cell.get_attribute("class")) for cell in cells]
+
+
+def test_a_task_draws_itself(tmp_path, open_page, tokenizer):
+    """A puzzle of two columns; its second clue was decoded as another digit, its second blank wrongly."""
+    drawn = {"0210": Grid(num_columns=2, box=1, clues=["", "2", "1", ""])}
+    ids = [*tokenizer("1 319")["input_ids"], EOS]
+    decoded = row("q", ids, [1, NEVER, 0, 2, 3, 4], prompt="0210", is_verified=False)
+    decoded = dataclasses.replace(decoded, reference="12 12")
+    other = row("r", ids, [1, NEVER, 0, 2, 3, 4], prompt="none")
+    page = show_rows(tmp_path, open_page, [[decoded], [other]], tokenizer, drawing=drawn.get)
+    page.locator("#step").fill("0")
+    assert grid(page) == [("", "blank"), ("2", "clue left"), ("1", "clue top"), ("", "blank left top")]
+    page.locator("#step").fill("1")
+    assert grid(page)[1] == ("3", "clue left new known differs")
+    page.locator("#step").fill("5")
+    texts = [("1", "blank known"), ("3", "clue left known differs"), ("1", "clue top known")]
+    assert grid(page) == [*texts, ("9", "blank left top known differs")]
+    label = page.locator(".grid-answer").get_attribute("aria-label")
+    assert label == "The answer as a grid of 2 columns: 1 3 1 9"
+    fills_of = "cells => cells.map((cell) => cell.style.getPropertyValue('--fill'))"
+    token_fills = page.locator(".tokens li").evaluate_all(fills_of)
+    assert page.locator(".grid-answer span").evaluate_all(fills_of) == [token_fills[i] for i in (0, 2, 3, 4)]
+    page.keyboard.press("j")
+    assert page.locator(".grid-answer").count() == 0
+
+
+def test_sudoku_draws_its_puzzles(write, tmp_path):
+    """The manifest names the task; what is no puzzle is not drawn."""
+    rows = [
+        row(name, [50] * 4, [0, 1, 2, 3], prompt=prompt)
+        for name, prompt in (("a", "sudoku 1020000000000003="), ("b", "?"))
+    ]
+    page = tmp_path / "page.html"
+    write_page([write("run", rows, task="tabom.tasks.sudoku.Sudoku4x4")], page, tokenizer="characters")
+    clues = ["1", "", "2", *[""] * 12, "3"]
+    assert [query["grid"] for query in data_of(page)["queries"]] == [{"num_columns": 4, "box": 2, "clues": clues}, None]
+
+
+def test_a_task_of_ones_own_is_named(make_trajectories, write, tmp_path, monkeypatch, capsys):
+    """A manifest names no class that would be imported, the command line does."""
+    (tmp_path / "mine.py").write_text(
+        "from tabom.types import Grid\n"
+        "class Mine:\n    @classmethod\n    def drawing(cls, prompt):\n        return Grid(1, 1, [prompt])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run, page = write("run", [row("q", [50, 51, 52, 53], [0, 1, 2, 3])], task="mine.Mine"), tmp_path / "page.html"
+    write_page([run], page, tokenizer="characters")
+    assert data_of(page)["queries"][0]["grid"] is None
+    write_page([run], page, tokenizer="characters", task="mine.Mine")
+    assert data_of(page)["queries"][0]["grid"] == {"num_columns": 1, "box": 1, "clues": ["q?"]}
+    assert failure(capsys, run, "-o", page, "--task", "mine.Other").startswith(
+        "--task: expected a class as MODULE.CLASS, got mine.Other ("
+    )
+    assert failure(capsys, run, "-o", page, "--task", "json") == (
+        "--task: expected a task with the method drawing, got json"
+    )
+
+
+@pytest.mark.parametrize("control", ["#by-entropy", "#next", "#play", "#step"])
+def test_keys_work_after_a_click_on_a_control(write, show, control):
+    page = show(write("run", [row(name, [50, 51, 52, 53], [0, 1, 2, 3]) for name in "abc"]))
+    page.locator(control).click()
+    for key, expected in (("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+        page.keyboard.press(key)
+        assert position(page) == f"step {expected} of 4"
+    before = current(page)
+    page.keyboard.press(" ")
+    assert (page.locator("#play").text_content(), current(page)) == ("⏸ Pause", before)
+
+
+def test_keys_work_after_a_choice_by_pointer_but_a_reader_with_keys_stays_in_the_control(write, show):
+    page = show(write("run", [row("a", [50, 51, 52, 53], [0, 1, 2, 3])]))
+    page.locator("#speed").click()
+    page.locator("#speed").select_option("slow")
+    page.keyboard.press("Home")
+    assert position(page) == "step 0 of 4"
+    page.locator("#by-entropy").focus()
+    page.keyboard.press(" ")
+    assert page.evaluate("document.activeElement.id") == "by-entropy"
+    page.locator(".row").click()
+    page.keyboard.press(" ")
+    assert page.locator("#play").text_content() == "⏸ Pause"
+
+
+def test_two_models_at_a_glance(tmp_path, open_page, tokenizer):
+    """Queries that both decoded are counted; a click shows them alone, a second one all."""
+    verdicts = {"a": (True, True), "b": (True, False), "c": (True, False), "d": (False, True), "e": (False, False)}
+    queries = [[row(name, [50], [0], is_verified=ok) for ok in pair] for name, pair in verdicts.items()]
+    queries.append([row("f", [50], [0]), None])
+    page = show_rows(tmp_path, open_page, queries, tokenizer, models=["base", "TABOM"])
+    buttons = page.locator("#summary button")
+    assert buttons.all_text_contents() == ["both right: 1", "only base: 2", "only TABOM: 1", "neither: 1"]
+    buttons.nth(1).click()
+    assert prompts(page) == ["b?", "c?"]
+    buttons.nth(1).click()
+    assert len(prompts(page)) == 6
+    assert page.locator(".panel h3").all_text_contents() == ["base✓ correct", "TABOM✗ wrong"]
+    page = show_rows(tmp_path, open_page, queries[:1], tokenizer)
+    assert page.locator("#summary").is_hidden()
+
+
+def test_a_trajectory_has_an_address(tmp_path, open_page, tokenizer):
+    queries = [[row(f"sudoku/{name}=", [50], [0], is_verified=name == "c")] for name in "abc"]
+    page = show_rows(tmp_path, open_page, queries, tokenizer)
+    page.keyboard.press("j")
+    link = page.locator("#id").get_attribute("href")
+    assert link == "#sudoku%2Fb%3D"
+    page.goto("about:blank")
+    page.goto((tmp_path / "rows.html").as_uri() + link)
+    assert current(page) == "sudoku/b=?"
+    page.locator(".wanted").select_option("wrong")
+    page.evaluate("location.hash = '#sudoku%2Fc%3D'")
+    expect(page.locator("#id")).to_have_text("sudoku/c=")
+    assert len(prompts(page)) == 3
+    page.evaluate("location.hash = '#none'")
+    assert current(page) == "sudoku/c=?"
 
 
 def test_positions_that_decoding_did_not_reveal_are_always_there(tmp_path, open_page, tokenizer):

@@ -20,7 +20,8 @@ def print_row(
 ) -> None:
     """Print one row.
 
-    Tokens are coloured by step on a terminal; elsewhere each is followed by ``@`` and its step, ``-`` for none.
+    Tokens are coloured by step on a terminal; elsewhere each is followed by ``@`` and its step, counted from 1, ``-``
+    for none.
 
     Args:
         directory: With a manifest.
@@ -51,8 +52,7 @@ def print_row(
     ):
         console.print(f"\n{title}", style="bold")
         console.print(text)
-    num_steps = max(content.unmask_step) + 1
-    console.print(f"\nTokens by step, 0 to {num_steps - 1}", style="bold")
+    console.print(f"\nTokens by step, 1 to {max(content.unmask_step) + 1}", style="bold")
     console.print(_tokens(content, loaded, is_coloured=console.is_terminal))
 
 
@@ -86,7 +86,7 @@ def _tokens(row: "TrajectoryRow", tokenizer: Any, *, is_coloured: bool) -> "Text
     last = max(row.unmask_step)
     pieces = [str(token) if tokenizer is None else repr(tokenizer.decode([token])) for token in row.response_ids]
     if not is_coloured:
-        steps = ["-" if step == NEVER else str(step) for step in row.unmask_step]
+        steps = ["-" if step == NEVER else str(step + 1) for step in row.unmask_step]
         return Text(" ".join(f"{piece}@{step}" for piece, step in zip(pieces, steps, strict=True)))
     text = Text()
     for piece, step in zip(pieces, row.unmask_step, strict=True):

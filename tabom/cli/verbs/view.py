@@ -2,11 +2,14 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tabom.errors import require
+from tabom.errors import TabomError, require
+
+if TYPE_CHECKING:
+    from tabom.types import Grid
 
 
 class _Key(NamedTuple):
@@ -25,6 +28,7 @@ def write_page(
     names: Sequence[str] = (),
     num_trajectories: int = 200,
     query_ids: Sequence[str] = (),
+    task: str | None = None,
 ) -> str:
     """Write the page.
 
@@ -38,6 +42,7 @@ def write_page(
         names: Of the models; without any, the directories'.
         num_trajectories: Shown at most of each model, spread evenly over its directory.
         query_ids: Show these queries alone, and all their trajectories.
+        task: Class that draws the answers; None is the one of :mod:`tabom.tasks` that the first manifest names, if any.
 
     Returns:
         Which are shown.
@@ -52,7 +57,7 @@ def write_page(
     from tabom.viewer import viewer_page
 
     _check(directories, output, names, num_trajectories)
-    loaded = None
+    loaded, drawing = None, _drawing(directories[0], task)
     for directory in directories:
         manifest, loaded = load_matching(directory, tokenizer)
         require(manifest.num_rows > 0, f"{directory}: expected at least one trajectory, the manifest counts none")
@@ -78,7 +83,7 @@ def write_page(
     models = names or [str(directory) for directory in directories]
     note = _note(len(chosen), len(id_of), is_choice=bool(query_ids))
     queries = list(zip(*decoded, strict=True))
-    page = viewer_page(models, queries, loaded, title=" and ".join(models), note=note)
+    page = viewer_page(models, queries, loaded, title=" and ".join(models), note=note, drawing=drawing)
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as file:
         file.write(page.encode())
@@ -95,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("-o", "--output", type=Path, default=Path("viewer.html"), help="the page (viewer.html)")
     options.add_argument("--tokenizer", help="directory or hub id of the tokenizer that made the token ids")
     options.add_argument("--names", nargs="+", default=(), help="of the models, as the page has them")
+    options.add_argument(
+        "--task", metavar="CLASS", help="that draws the answers, as MODULE.CLASS (a task of tabom draws its own itself)"
+    )
     which = options.add_mutually_exclusive_group()
     which.add_argument("--num_trajectories", type=int, default=200, help="shown at most, spread evenly (200)")
     which.add_argument("--query_ids", nargs="+", default=(), metavar="ID", help="show these queries alone")
@@ -111,6 +119,7 @@ def run(words: Sequence[str]) -> None:
         names=arguments.names,
         num_trajectories=arguments.num_trajectories,
         query_ids=arguments.query_ids,
+        task=arguments.task,
     )
     print(f"{arguments.output}: {note}")
 
@@ -125,6 +134,25 @@ def _check(directories: Sequence[Path], output: Path, names: Sequence[str], num_
         f"--names: expected as many as directories ({len(directories)}), got {len(names)}",
     )
     require(num_trajectories >= 1, f"--num_trajectories: expected at least 1, got {num_trajectories}")
+
+
+def _drawing(directory: Path, task: str | None) -> "Callable[[str], Grid | None] | None":
+    """How a task draws; a manifest names classes, and of these only our own are imported."""
+    import pkgutil
+
+    from tabom import tasks
+    from tabom.trajectories import Manifest
+
+    if task is None:
+        name = str(Manifest.load(directory).origin.settings.get("task"))
+        own = getattr(tasks, name.rpartition(".")[2], None)
+        return own.drawing if own is not None and f"{own.__module__}.{own.__qualname__}" == name else None
+    try:
+        kind = pkgutil.resolve_name(task)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TabomError(f"--task: expected a class as MODULE.CLASS, got {task} ({error})") from error
+    require(hasattr(kind, "drawing"), f"--task: expected a task with the method drawing, got {task}")
+    return kind.drawing
 
 
 def _row_of_key(directory: Path, id_of: dict[_Key, str]) -> dict[_Key, int]:

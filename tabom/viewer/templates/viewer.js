@@ -18,6 +18,7 @@
   let step = 0; // steps that are done; 0: everything is masked
   let colouring = "step";
   let frame = null;
+  let isPointer = false; // whether the last that a reader did was done by a pointer
 
   function make(tag, className, text = "") {
     const node = document.createElement(tag);
@@ -110,7 +111,7 @@
       rows[current].removeAttribute("aria-current");
       rows[current].tabIndex = -1;
     }
-    const wasAtEnd = step === numSteps;
+    const wasAtEnd = current >= 0 && step === numSteps;
     current = index;
     rows[index].setAttribute("aria-current", "true");
     rows[index].tabIndex = 0;
@@ -121,6 +122,7 @@
     if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
     const query = queries[index];
     find("id").textContent = query.id;
+    find("id").href = address(query);
     find("prompt").textContent = query.prompt;
     find("reference").textContent = query.reference;
     numSteps = Math.max(...query.decodings.filter(Boolean).map((decoding) => Math.max(...decoding.steps) + 1));
@@ -163,11 +165,19 @@
     const figure = make("figure", "");
     const body = make("div", "body");
     const written = make("div", "");
-    written.append(list, make("h4", "", "Response"), make("pre", "response", decoding.response));
+    const response = make("pre", "response");
+    const grid = queries[current].grid && buildGrid(decoding, queries[current].grid);
+    if (grid) written.append(grid.node);
+    written.append(list);
+    const numFiller = decoding.tokens.length - decoding.numTokens;
+    if (numFiller) written.append(make("p", "quiet", `The ${numFiller} low boxes are filler after the end of the answer.`));
+    if (decoding.differing.length) written.append(make("p", "quiet", "Underlined: other than in the reference answer."));
+    written.append(make("h4", "", "Response"), response);
     body.append(written, figure);
     node.append(body);
     const states = cells.map(() => "");
-    const panel = { node, decoding, cells, dots: [], figure, moveCurve() {} };
+    const last = Math.max(...decoding.steps) + 1;
+    const panel = { node, decoding, cells, grid, dots: [], figure, moveCurve() {} };
     panel.drawCurve = () => drawCurve(panel);
     panel.update = () => {
       decoding.steps.forEach((at, i) => {
@@ -175,8 +185,11 @@
         if (state === states[i]) return;
         states[i] = state;
         cells[i].className = i < decoding.numTokens ? state : `${state} filler`;
+        cells[i].classList.toggle("differs", state !== "masked" && decoding.differing.includes(i));
         cells[i].title = state === "masked" ? "masked" : describe(decoding, i);
       });
+      grid?.update();
+      response.textContent = step < last ? "Shown when all of it is revealed." : decoding.response;
       panel.moveCurve();
     };
     panels.push(panel);
@@ -193,7 +206,10 @@
     const at = decoding.steps[i] < 0 ? "not revealed by decoding" : `step ${decoding.steps[i] + 1}`;
     const entropy = decoding.entropies[i];
     const text = JSON.stringify(texts[decoding.tokens[i]]);
-    return `token ${i + 1}, ${text}: ${at}${entropy === null ? "" : `, entropy ${nats(entropy)} nats`}`;
+    const further = [entropy === null ? "" : `, entropy ${nats(entropy)} nats`];
+    if (decoding.differing.includes(i)) further.push("; other than in the reference answer");
+    if (i >= decoding.numTokens) further.push("; filler after the end of the answer");
+    return `token ${i + 1}, ${text}: ${at}${further.join("")}`;
   }
 
   // Colours
@@ -213,7 +229,7 @@
 
   function paint() {
     const highest = highestEntropy();
-    for (const { decoding, cells, dots } of panels) {
+    for (const { decoding, cells, dots, grid } of panels) {
       cells.forEach((cell, i) => {
         const value = colouring === "step" ? decoding.steps[i] : decoding.entropies[i];
         if (value === null || value < 0) {
@@ -226,6 +242,10 @@
         cell.style.setProperty("--ink", ink);
         if (dots[i]) dots[i].style.fill = fill;
       });
+      grid?.cells.forEach((cell, k) => {
+        const token = cells[grid.characters[k]?.i];
+        for (const name of ["--fill", "--ink"]) cell.style.setProperty(name, token?.style.getPropertyValue(name) ?? "");
+      });
     }
     const [low, high] = colouring === "step" ? ["step 1", `${numSteps}`] : ["0", `${nats(highest)} nats`];
     find("low").textContent = low;
@@ -235,6 +255,8 @@
   }
 
 {% include "curve.js" %}
+{% include "grid.js" %}
+{% include "places.js" %}
   // The player
 
   function setStep(value) {
@@ -304,12 +326,19 @@
     const { target, key } = event;
     if (event.ctrlKey || event.metaKey || event.altKey || matching.length === 0 || !(key in KEYS)) return;
     if (target.matches("select, input:not([type=range])")) return; // these have a use for the keys themselves
-    if (key === " " && target.matches("button")) return;
+    if (key === " " && target.matches("button:not(.row)")) return;
     event.preventDefault();
     KEYS[key]();
   }
 
+  /** Give the keys back to the page after a control was used by a pointer; the keyboard keeps its place. */
+  function release({ target, type }) {
+    const used = type === "change" ? "select" : "button:not(.row), [type=radio]"; // a click only opens a select
+    if (isPointer && target.matches(used)) target.blur();
+  }
+
   buildList();
+  buildSummary();
   for (const node of document.querySelectorAll("#search, #task, .wanted")) node.addEventListener("input", filter);
   slider.addEventListener("input", () => go(Number(slider.value)));
   find("play").addEventListener("click", toggle);
@@ -327,7 +356,12 @@
     });
   }
   document.addEventListener("keydown", onKey);
+  document.addEventListener("pointerdown", () => (isPointer = true), true);
+  document.addEventListener("keydown", () => (isPointer = false), true);
+  for (const name of ["click", "change"]) document.addEventListener(name, release);
+  window.addEventListener("hashchange", followAddress);
   filter();
+  followAddress();
   let width = find("panels").clientWidth;
   new ResizeObserver(() => {
     if (find("panels").clientWidth === width) return;
@@ -336,4 +370,5 @@
     paint();
     panels.forEach((panel) => panel.moveCurve());
   }).observe(find("panels"));
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play();
 })();
