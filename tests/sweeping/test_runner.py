@@ -99,7 +99,7 @@ def test_the_summary(capsys):
     sweep()
     text = (OUT / "summary.md").read_text()
     assert text.startswith("# group\n\n| x | seeds | validate/score |\n| --- | --- | --- |\n| 0.3 | 2 | ")
-    assert "\n| 0.1 | 2 | -0.0400 ± 0.0000 |\n| 0.7 | 2 | -0.1600 ± 0.0000 |\n" in text
+    assert "\n| 0.1 | 2 | -0.0400 (seeds ± 0.0000) |\n| 0.7 | 2 | -0.1600 (seeds ± 0.0000) |\n" in text
     assert "\nBest: `tabom fit --x=0.3`\n\nTo W&B: `wandb sync out/*/wandb/offline-run-*`\n" in text
     assert {path.name for path in OUT.glob("sensitivity.*")} == {"sensitivity.png", "sensitivity.svg"}
     shown = capsys.readouterr().out
