@@ -192,7 +192,8 @@ def test_a_task_draws_itself(tmp_path, open_page, tokenizer):
     decoded = row("q", ids, [1, NEVER, 0, 2, 3, 4], prompt="0210", is_verified=False)
     decoded = dataclasses.replace(decoded, reference="12 12")
     other = row("r", ids, [1, NEVER, 0, 2, 3, 4], prompt="none")
-    page = show_rows(tmp_path, open_page, [[decoded], [other]], tokenizer, drawing=drawn.get)
+    unlike = dataclasses.replace(decoded, reference="of another length")
+    page = show_rows(tmp_path, open_page, [[decoded], [other], [unlike]], tokenizer, drawing=drawn.get)
     page.locator("#step").fill("0")
     assert grid(page) == [("", "blank"), ("2", "clue left"), ("1", "clue top"), ("", "blank left top")]
     page.locator("#step").fill("1")
@@ -207,6 +208,8 @@ def test_a_task_draws_itself(tmp_path, open_page, tokenizer):
     assert page.locator(".grid-answer span").evaluate_all(fills_of) == [token_fills[i] for i in (0, 2, 3, 4)]
     page.keyboard.press("j")
     assert page.locator(".grid-answer").count() == 0
+    page.keyboard.press("j")
+    assert [classes.endswith("differs") for _, classes in grid(page)] == [False, True, False, False]
 
 
 def test_sudoku_draws_its_puzzles(write, tmp_path):
@@ -219,6 +222,8 @@ def test_sudoku_draws_its_puzzles(write, tmp_path):
     write_page([write("run", rows, task="tabom.tasks.sudoku.Sudoku4x4")], page, tokenizer="characters")
     clues = ["1", "", "2", *[""] * 12, "3"]
     assert [query["grid"] for query in data_of(page)["queries"]] == [{"num_columns": 4, "box": 2, "clues": clues}, None]
+    write_page([write("other", rows, task="mine.Sudoku4x4")], page, tokenizer="characters")
+    assert [query["grid"] for query in data_of(page)["queries"]] == [None, None]
 
 
 def test_a_task_of_ones_own_is_named(make_trajectories, write, tmp_path, monkeypatch, capsys):
