@@ -80,7 +80,7 @@ class PromptDataModule(LightningDataModule):
         response_length: N, tokens a response is decoded into.
         tokenizer: ``characters``, a directory or a hub id; None is the backbone's, which the command line fills in.
         base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
-        num_queries: Prompts of the training split for ``predict``.
+        num_queries: Prompts of the training split for ``predict``; None for all there are.
         num_samples: Decodings of each of them.
         queries_per_shard: Prompts whose trajectories are kept in one file; at most so many are decoded twice when a run
             is killed.
@@ -106,7 +106,7 @@ class PromptDataModule(LightningDataModule):
         response_length: int,
         tokenizer: str | None = None,
         base_domains: dict[str, ExampleSource] | None = None,
-        num_queries: int = 1000,
+        num_queries: int | None = None,
         num_samples: int = 1,
         queries_per_shard: int = 256,
         chat_template: bool = False,
@@ -200,7 +200,7 @@ class PromptDataModule(LightningDataModule):
     @property
     def num_shards(self) -> int:
         """Files that ``predict`` fills."""
-        return math.ceil(self.num_queries / self.queries_per_shard)
+        return math.ceil(len(self._queries) / self.queries_per_shard)
 
     def num_to_decode(self) -> int:
         """Trajectories that are left for this rank."""
@@ -214,7 +214,7 @@ class PromptDataModule(LightningDataModule):
             "task": f"{type(self.task).__module__}.{type(self.task).__qualname__}",
             "verifier": getattr(self.task, "verifier", None),
             "chat_template": self.chat_template,
-            "num_queries": self.num_queries,
+            "num_queries": len(self._queries),
             "num_samples": self.num_samples,
             "queries_per_shard": self.queries_per_shard,
         }

@@ -21,11 +21,15 @@ class ExampleSource(ABC):
     """Gives examples by split; cheap to make, reads and generates in :meth:`examples`."""
 
     @abstractmethod
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
-        """The first ``num_examples`` of a split; the same ones at every call and on every machine.
+    def examples(self, split: Split, num_examples: int | None) -> list[Example]:
+        """The first ``num_examples`` of a split, or all; the same ones at every call and on every machine.
+
+        Args:
+            split: Whose examples.
+            num_examples: None for all there are.
 
         Raises:
-            TabomError: If there are fewer.
+            TabomError: If there are fewer, or none; if all are wanted of a source that generates them.
         """
 
 
@@ -59,7 +63,7 @@ class Puzzles(Task):
         self.test_file = Path(test_file) if test_file is not None else None
         self.seed = seed
 
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
+    def examples(self, split: Split, num_examples: int | None) -> list[Example]:
         """Generated puzzles, or the rows of ``test_file``."""
         if split == "test" and self.test_file is not None:
             return take(self._read(self.test_file), num_examples, self.test_file)
@@ -80,7 +84,7 @@ def split_of(text: str) -> Split:
     return next(split for split, upper in _SHARE_UP_TO.items() if share_of(text) < upper)
 
 
-def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: int) -> list[Example]:
+def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: int | None) -> list[Example]:
     """Collect distinct examples whose prompt belongs to ``split``: the generated problems of a task.
 
     Args:
@@ -89,26 +93,39 @@ def generate_distinct(draw: Callable[[], Example], split: Split, num_examples: i
         num_examples: How many are wanted.
 
     Raises:
-        TabomError: If 3,000 draws in a row bring nothing new before there are as many.
+        TabomError: If no number is given; if 3,000 draws in a row bring nothing new before there are as many.
     """
+    wanted = given_number(num_examples)
     examples: dict[str, Example] = {}
     num_fruitless = 0
-    while len(examples) < num_examples and num_fruitless < _MAX_FRUITLESS_DRAWS:
+    while len(examples) < wanted and num_fruitless < _MAX_FRUITLESS_DRAWS:
         example = draw()
         is_new = split_of(example.prompt) == split and example.prompt not in examples
         num_fruitless = 0 if is_new else num_fruitless + 1
         if is_new:
             examples[example.prompt] = example
-    require(len(examples) == num_examples, f"expected {num_examples} examples of split {split}, found {len(examples)}")
+    require(len(examples) == wanted, f"expected {wanted} examples of split {split}, found {len(examples)}")
     return list(examples.values())
 
 
-def take(examples: list[Example], num_examples: int, place: Path | str) -> list[Example]:
-    """The first ``num_examples`` of a place, which the message names.
+def given_number(num_examples: int | None) -> int:
+    """How many examples are to be generated.
 
     Raises:
-        TabomError: If it holds fewer.
+        TabomError: If it is None, since what is generated has no end.
     """
-    if len(examples) < num_examples:
-        raise TabomError(f"{place}: expected at least {num_examples} examples, found {len(examples)}")
+    if num_examples is None:
+        raise TabomError("num_queries: expected a number, since the task generates its examples, got null")
+    return num_examples
+
+
+def take(examples: list[Example], num_examples: int | None, place: Path | str) -> list[Example]:
+    """The first ``num_examples`` of a place, which the message names; None for all there are.
+
+    Raises:
+        TabomError: If it holds fewer, or none.
+    """
+    least = 1 if num_examples is None else num_examples
+    if len(examples) < least:
+        raise TabomError(f"{place}: expected at least {least} examples, found {len(examples)}")
     return examples[:num_examples]

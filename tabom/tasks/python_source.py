@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabom.errors import require
 from tabom.seeding import share_of
-from tabom.tasks.base import ExampleSource, Split
+from tabom.tasks.base import ExampleSource, Split, given_number
 from tabom.types import Example
 
 _LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "tkinter", "encodings", "ensurepip"}
@@ -50,8 +50,9 @@ class PythonSource(ExampleSource):
         self.root = Path(root if root is not None else sysconfig.get_paths()["stdlib"])
         self.seed = seed
 
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
+    def examples(self, split: Split, num_examples: int | None) -> list[Example]:
         """Chunks at random offsets; a file's chance is proportional to its length."""
+        number = given_number(num_examples)
         length = self.prompt_length + self.response_length
         texts = {
             name: text
@@ -60,7 +61,7 @@ class PythonSource(ExampleSource):
         }
         require(len(texts) > 0, f"{self.root}: expected *.py files of split {split}, found none that is long enough")
         rng = random.Random(f"{self.seed}/{split}")
-        names = rng.choices(list(texts), weights=[len(text) - length + 1 for text in texts.values()], k=num_examples)
+        names = rng.choices(list(texts), weights=[len(text) - length + 1 for text in texts.values()], k=number)
         return [self._chunk(name, texts[name], rng) for name in names]
 
     def _is_in(self, name: str, split: Split) -> bool:

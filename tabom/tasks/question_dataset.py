@@ -18,21 +18,22 @@ _MAX_REASON_LENGTH = 400  # characters; a column of another type brings both sch
 class QuestionDataset(Questions):
     """Rows of a data set of the hub, or of a local directory in the hub's layout, read by ``datasets``.
 
-    ``pretrain`` and ``train`` share the rows of ``train_split`` that are not held out, ``validation`` has those that
-    are, ``test`` the rows of ``test_split``; a prompt that occurs again in its split is dropped. Rows are read at first
-    use, from the cache of ``datasets`` where they are there.
+    ``validation`` has a share of the rows of ``train_split``, ``test`` the rows of ``test_split`` or, without one,
+    another share of the same size; ``pretrain`` and ``train`` share the others. A prompt that occurs again in its split
+    is dropped. Rows are read at first use, from the cache of ``datasets`` where they are there.
 
     Args:
         path: ``owner/name`` on the hub, or a directory.
         name: Configuration; None for the default one.
         revision: Branch, tag or commit on the hub; None for the newest. A commit keeps a run the same.
         train_split: Split with the rows for training; slices such as ``train[:1000]`` are understood by ``datasets``.
-        test_split: Split with the rows of the test split, or None.
+        test_split: Split with the rows of the test split; None takes a share of ``train_split``.
         prompt_column: As in :class:`~tabom.tasks.question_file.QuestionFile`: a column, or a path of keys and list
             indices such as ``messages.0.content``.
         answer_column: Likewise, of the reference answer.
         verifier: As in :class:`~tabom.tasks.question_file.QuestionFile`.
-        held_out: Share of the rows of ``train_split`` in ``validation``, by a hash of the prompt, in [0, 1).
+        held_out: Share of the rows of ``train_split`` in ``validation``, by a hash of the prompt, in [0, 1); without a
+            ``test_split`` as many are the test split, and it is below 0.5.
         allow_code_execution: As in :class:`~tabom.tasks.question_file.QuestionFile`.
 
     Raises:
@@ -53,12 +54,12 @@ class QuestionDataset(Questions):
         held_out: float = 0.05,
         allow_code_execution: bool = False,
     ) -> None:
-        super().__init__(prompt_column, answer_column, verifier, held_out, allow_code_execution)
         self.path = path
         self.name = name
         self.revision = revision
         self.train_split = train_split
         self.test_split = test_split
+        super().__init__(prompt_column, answer_column, verifier, held_out, allow_code_execution)
 
     @property
     def has_test_rows(self) -> bool:
@@ -96,7 +97,4 @@ class QuestionDataset(Questions):
             ) from error
 
     def _split(self, is_test: bool) -> str:
-        split = self.test_split if is_test else self.train_split
-        if split is None:
-            raise TabomError("test_split: expected the split with the rows of split test, got none")
-        return split
+        return self.test_split if is_test and self.test_split is not None else self.train_split

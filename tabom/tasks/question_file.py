@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tabom.errors import TabomError
 from tabom.tasks.questions import Questions, Source, Verifier
 from tabom.tasks.rows import read_rows
 
@@ -11,13 +10,13 @@ from tabom.tasks.rows import read_rows
 class QuestionFile(Questions):
     """Rows of JSON, CSV or Parquet files; a prompt that occurs again in its file is dropped.
 
-    ``pretrain`` and ``train`` share the rows of ``train_file`` that are not held out, ``validation`` has those that
-    are, ``test`` the rows of ``test_file``. Files are read at first use.
+    ``validation`` has a share of the rows of ``train_file``, ``test`` the rows of ``test_file`` or, without one,
+    another share of the same size; ``pretrain`` and ``train`` share the others. Files are read at first use.
 
     Args:
         train_file: ``*.csv`` with a header, ``*.parquet``, or else one JSON object a line or one array of objects
             (``docs/tasks.md``).
-        test_file: Likewise, for the test split.
+        test_file: Likewise, for the test split; None takes a share of ``train_file``.
         prompt_column: Column of the prompt, or where there is none of that name a path of keys and list indices, such
             as ``messages.0.content``.
         answer_column: Column of the reference answer, likewise.
@@ -25,7 +24,8 @@ class QuestionFile(Questions):
             last number has the same value as the reference's last one, exactly. ``math``: math-verify finds the two
             equal (``pip install 'tabom[math]'``), within 15 seconds. ``code``: its code, followed by the reference,
             which holds the tests, is a Python program that comes to its end (``docs/sandbox.md``).
-        held_out: Share of the rows of ``train_file`` in ``validation``, by a hash of the prompt, in [0, 1).
+        held_out: Share of the rows of ``train_file`` in ``validation``, by a hash of the prompt, in [0, 1); without a
+            ``test_file`` as many are the test split, and it is below 0.5.
         allow_code_execution: Whether programs that a model wrote may run, for ``verifier: code``.
 
     Raises:
@@ -43,9 +43,9 @@ class QuestionFile(Questions):
         held_out: float = 0.05,
         allow_code_execution: bool = False,
     ) -> None:
-        super().__init__(prompt_column, answer_column, verifier, held_out, allow_code_execution)
         self.train_file = Path(train_file)
         self.test_file = Path(test_file) if test_file is not None else None
+        super().__init__(prompt_column, answer_column, verifier, held_out, allow_code_execution)
 
     @property
     def has_test_rows(self) -> bool:
@@ -62,7 +62,4 @@ class QuestionFile(Questions):
         return read_rows(self._path(is_test), columns)
 
     def _path(self, is_test: bool) -> Path:
-        path = self.test_file if is_test else self.train_file
-        if path is None:
-            raise TabomError("test_file: expected a file with the rows of split test, got none")
-        return path
+        return self.test_file if is_test and self.test_file is not None else self.train_file

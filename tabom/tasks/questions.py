@@ -27,10 +27,11 @@ class Source(NamedTuple):
 class Questions(Task):
     """Rows of a prompt and a reference answer; a prompt that occurs again in its source is dropped.
 
-    ``pretrain`` and ``train`` share the rows for training that are not held out, ``validation`` has those that are,
-    ``test`` has rows of its own, which share no prompt with them. Rows are read at first use. A query id is
-    ``name/hash of the prompt``: it does not depend on the row's place. Distinct texts are held in memory once: 100,000
-    rows of 400 characters take 65 MB.
+    A row belongs to a split by the share in [0, 1) that a hash of its prompt gives. With h for ``held_out``,
+    ``validation`` has the rows below h. ``test`` has rows of its own, which share no prompt with the others, or, where
+    there are none, those from h to below 2h. ``pretrain`` and ``train`` share all others. Rows are read at first use. A
+    query id is ``name/hash of the prompt``: it does not depend on the row's place. Distinct texts are held in memory
+    once: 100,000 rows of 400 characters take 65 MB.
 
     Args:
         prompt_column: As :class:`~tabom.tasks.question_file.QuestionFile` has it.
@@ -52,7 +53,8 @@ class Questions(Task):
         held_out: float,
         allow_code_execution: bool,
     ) -> None:
-        require(0 <= held_out < 1, f"held_out: expected a share from 0 to below 1, got {held_out}")
+        limit = 1 if self.has_test_rows else 0.5
+        require(0 <= held_out < limit, f"held_out: expected a share from 0 to below {limit}, got {held_out}")
         if verifier == "code":
             require(
                 allow_code_execution,
@@ -67,11 +69,7 @@ class Questions(Task):
 
     @abstractmethod
     def source(self, is_test: bool) -> Source:
-        """Where the rows for training, or those of the test split, come from.
-
-        Raises:
-            TabomError: If there is no test split.
-        """
+        """Where the rows for training, or the test split's own ones, come from."""
 
     @abstractmethod
     def rows(self, is_test: bool, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -82,19 +80,24 @@ class Questions(Task):
     def has_test_rows(self) -> bool:
         """Whether the test split has rows of its own."""
 
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
+    def examples(self, split: Split, num_examples: int | None) -> list[Example]:
         """Rows in the order of their source.
 
         Raises:
-            TabomError: If there are fewer; if rows for training share a prompt with the test split, of which both are
-                read where rows for training or validation are asked for.
+            TabomError: If there are fewer, or none; if the test split has neither rows of its own nor a share; if rows
+                for training share a prompt with the test split's own ones, of which both are read where rows for
+                training or validation are asked for.
         """
-        is_test = split == "test"
-        place = self.source(is_test).place
-        if is_test:
-            return take(self._test_examples, num_examples, place)
-        is_wanted = split == "validation"
-        chosen = [e for e in self._train_examples if (share_of(e.prompt) < self.held_out) == is_wanted]
+        if split == "test" and self.has_test_rows:
+            return take(self._test_examples, num_examples, self.source(is_test=True).place)
+        place = self.source(is_test=False).place
+        require(
+            split != "test" or self.held_out > 0,
+            f"{place}: expected rows of their own for split test (test_file or test_split) or held_out above 0, "
+            "got neither",
+        )
+        lower, upper = self._shares(split)
+        chosen = [example for example in self._train_examples if lower <= share_of(example.prompt) < upper]
         return take(chosen, num_examples, place)
 
     def is_correct(self, example: Example, response: str) -> bool:
@@ -121,6 +124,16 @@ class Questions(Task):
             return super().are_correct(examples, responses)
         programs = [_program(example, response) for example, response in zip(examples, responses, strict=True)]
         return [outcome.is_passed for outcome in self._sandbox.run_all(programs)]
+
+    def _shares(self, split: Split) -> tuple[float, float]:
+        """From which share to below which the rows of a split are."""
+        match split:
+            case "validation":
+                return 0.0, self.held_out
+            case "test":
+                return self.held_out, 2 * self.held_out
+            case _:
+                return self.held_out if self.has_test_rows else 2 * self.held_out, 1.0
 
     @functools.cached_property
     def _sandbox(self) -> Sandbox:

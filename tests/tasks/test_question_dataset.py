@@ -64,7 +64,9 @@ def test_splits_and_ids_are_those_of_a_file(publish, tmp_path, suffix):
     task = QuestionDataset(path, "main", held_out=0.25)
     file = tmp_path / "sums.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(range(40))))
-    same = QuestionFile(str(file), held_out=0.25)
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(rows([40])[0]))
+    same = QuestionFile(str(file), str(other), held_out=0.25)
     num_held_out = sum(share_of(row["question"]) < 0.25 for row in rows(range(40)))
     for split, num_examples in {
         "train": 40 - num_held_out,
@@ -172,8 +174,15 @@ def test_no_such_data_set(path):
 
 
 def test_without_a_test_split(publish):
-    task = QuestionDataset(publish(rows([1]), rows([2])), "main", test_split=None)
-    assert failure(task, "test") == "test_split: expected the split with the rows of split test, got none"
+    path = publish(rows(range(40)), rows([2]))
+    task = QuestionDataset(path, "main", test_split=None, held_out=0.25)
+    parts = [task.examples(split, None) for split in ("train", "validation", "test")]
+    assert all(parts)
+    assert sorted(e.reference for part in parts for e in part) == sorted(str(2 * i) for i in range(40))
+    assert failure(QuestionDataset(path, "main", test_split=None, held_out=0.0), "test") == (
+        f"{path} main: split train: expected rows of their own for split test (test_file or test_split) or held_out "
+        "above 0, got neither"
+    )
 
 
 def test_a_share_out_of_range():

@@ -46,24 +46,27 @@ def failure(call):
 
 class TestSplits:
     def test_the_rows_of_the_training_file_are_shared_out(self, write):
-        task = QuestionFile(write("a.jsonl", rows(200)), held_out=0.25)
-        num_validation = sum(1 for n in range(1, 201) if self.has(task, "validation", n))
-        train, validation = task.examples("train", 200 - num_validation), task.examples("validation", num_validation)
-        assert 30 < num_validation < 70
-        assert task.examples("pretrain", len(train)) == train
-        everything = {example.prompt: example.reference for example in train + validation}
-        assert everything == {row["question"]: row["answer"] for row in rows(200)}
+        """Without a test file the test split is a share of them too."""
+        task = QuestionFile(write("a.jsonl", rows(400)), held_out=0.25)
+        train, validation, test = (task.examples(split, None) for split in ("train", "validation", "test"))
+        assert 70 < len(validation) < 130
+        assert 70 < len(test) < 130
+        assert task.examples("pretrain", None) == train
+        assert len(train) + len(validation) + len(test) == 400
+        everything = {example.prompt: example.reference for example in train + validation + test}
+        assert everything == {row["question"]: row["answer"] for row in rows(400)}
         assert train == sorted(train, key=lambda example: int(example.reference))
 
-    @staticmethod
-    def has(task, split, num_examples):
-        try:
-            return len(task.examples(split, num_examples)) == num_examples
-        except TabomError:
-            return False
+    def test_a_test_file_leaves_more_to_train_on(self, write):
+        train, test = write("a.jsonl", rows(400)), write("b.jsonl", rows(401)[400:])
+        alone, beside = (QuestionFile(train, other, held_out=0.25) for other in (None, test))
+        assert beside.examples("validation", None) == alone.examples("validation", None)
+        left, both = ({e.prompt for e in task.examples("train", None)} for task in (alone, beside))
+        assert both - left == {e.prompt for e in alone.examples("test", None)}
+        assert left < both
 
     def test_a_row_keeps_its_split_whatever_else_the_file_holds(self, write):
-        few, many = (QuestionFile(write(f"{n}.jsonl", rows(n)), held_out=0.5) for n in (30, 300))
+        few, many = (QuestionFile(write(f"{n}.jsonl", rows(n)), held_out=0.25) for n in (30, 300))
         assert [e.prompt for e in few.examples("train", 8)] == [e.prompt for e in many.examples("train", 8)]
 
     def test_nothing_held_out(self, write):
@@ -71,11 +74,13 @@ class TestSplits:
         assert len(task.examples("train", 9)) == 9
         path = task.train_file
         assert failure(lambda: task.examples("validation", 1)) == f"{path}: expected at least 1 examples, found 0"
+        assert failure(lambda: task.examples("validation", None)) == f"{path}: expected at least 1 examples, found 0"
 
     def test_the_test_file_is_the_test_split(self, write):
         task = QuestionFile(write("a.jsonl", rows(5)), write("b.jsonl", rows(3)))
         examples = task.examples("test", 3)
         assert [example.reference for example in examples] == ["0", "2", "4"]
+        assert task.examples("test", None) == examples
         assert failure(lambda: task.examples("test", 4)) == f"{task.test_file}: expected at least 4 examples, found 3"
 
     @pytest.mark.parametrize("split", ["pretrain", "train", "validation"])
@@ -88,10 +93,11 @@ class TestSplits:
         other = write("c.csv", rows(4))
         assert QuestionFile(train, other, held_out=0.0).examples("train", 5)[0].prompt == "4 + 4?"
 
-    def test_without_a_test_file(self, write):
-        task = QuestionFile(write("a.jsonl", rows(5)))
+    def test_neither_a_test_file_nor_a_share(self, write):
+        task = QuestionFile(write("a.jsonl", rows(5)), held_out=0.0)
         assert failure(lambda: task.examples("test", 1)) == (
-            "test_file: expected a file with the rows of split test, got none"
+            f"{task.train_file}: expected rows of their own for split test (test_file or test_split) or held_out above "
+            "0, got neither"
         )
 
     def test_a_file_is_read_once(self, write, tmp_path):
@@ -232,7 +238,7 @@ class TestParquet:
 
     def test_the_rows_are_those_of_the_other_formats(self, write):
         tasks = [QuestionFile(write(f"a.{suffix}", rows(2100)), held_out=0.1) for suffix in ("jsonl", "csv", "parquet")]
-        examples = [task.examples("train", 1800) for task in tasks]
+        examples = [task.examples("train", 1650) for task in tasks]
         assert examples[0] == examples[1] == examples[2]
 
     @pytest.mark.parametrize("num_bytes", [0, 20, 300])
@@ -265,11 +271,13 @@ class TestParquet:
         assert message.startswith(f"{path}: expected a Parquet file (")
 
 
-@pytest.mark.parametrize("held_out", [-0.1, 1.0])
-def test_a_share_out_of_range(held_out):
-    assert failure(lambda: QuestionFile("a.jsonl", held_out=held_out)) == (
-        f"held_out: expected a share from 0 to below 1, got {held_out}"
-    )
+@pytest.mark.parametrize(("test_file", "limit"), [("b.jsonl", 1), (None, 0.5)])
+def test_a_share_out_of_range(test_file, limit):
+    """Without a test file two shares are held out."""
+    for held_out in (-0.1, limit):
+        assert failure(lambda share=held_out: QuestionFile("a.jsonl", test_file, held_out=share)) == (
+            f"held_out: expected a share from 0 to below {limit}, got {held_out}"
+        )
 
 
 def verdict(verifier, reference, response):
