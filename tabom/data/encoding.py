@@ -1,6 +1,7 @@
 """From examples to token rows, from rows to padded batches."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,38 @@ def encode_prompts(
             mask not in ids, f"{query_id}: expected a prompt without the mask token {tokenizer.mask_token}, got one"
         )
     return encoded
+
+
+def cut_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    query_ids: Sequence[str],
+    max_length: int,
+    *,
+    chat: bool,
+) -> list[list[int]]:
+    """Leave out the last tokens of what a user says, so that no prompt has more than ``max_length`` tokens.
+
+    Args:
+        tokenizer: Gives the chat template.
+        prompts: Token ids of each.
+        query_ids: Named in error messages.
+        max_length: Of a prompt with its template.
+        chat: Whether each prompt is a user's turn, followed by the template's generation prompt, which is kept.
+
+    Raises:
+        TabomError: If the template alone is longer, or a prompt that is too long does not end with it.
+    """
+    first, second = encode_prompts(tokenizer, ["a", "b"], ["a", "b"], chat=chat)
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    ending = first[len(first) - sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
+    least = len(first)
+    require(max_length >= least, f"max_prompt_length: expected at least {least}, a chat of one token, got {max_length}")
+    num_kept = max_length - len(ending)
+    for query_id, ids in zip(query_ids, prompts, strict=True):
+        is_known = len(ids) <= max_length or ids[len(ids) - len(ending) :] == ending
+        require(is_known, f"{query_id}: expected a prompt that ends as the chat template does, got one that does not")
+    return [ids if len(ids) <= max_length else ids[:num_kept] + ending for ids in prompts]
 
 
 def encode_answers(

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from torch.utils.data import DataLoader
 
-from tabom.data.encoding import Row, encode_answers, fill_response
+from tabom.data.encoding import Row, cut_prompts, encode_answers, fill_response
 from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError, check_range, check_used, require
@@ -59,10 +59,13 @@ class TrajectoryDataModule(PromptDataModule):
         response_length: N of the trajectories.
         base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
         batch_size: Rows a batch and device; an optimizer step takes ``accumulate_grad_batches`` of them.
+        global_batch_size: Rows an optimizer step, over all processes: ``accumulate_grad_batches`` follows from it, and
+            need not be given. None leaves that to the trainer.
         answers: ``self_distilled``: what the model decoded, with the order. ``ground_truth``: the task's own answers to
             the same queries, without an order (SFT-GT).
         truncate_answers: Cut ground-truth answers that are longer than the response, as the released code does; False
             refuses them.
+        max_prompt_length: Tokens to which recorded prompts are cut, at the end of the question; None keeps them whole.
         only_verified: Leave out the queries whose decoded answer is wrong.
         held_out: Share of the queries kept for validation and test, by a hash of the query id, in [0, 1).
         chat_template: Whether prompts are a user's turns and answers an assistant's; recorded ones are as they are.
@@ -84,8 +87,10 @@ class TrajectoryDataModule(PromptDataModule):
         tokenizer: str | None = None,
         base_domains: dict[str, ExampleSource] | None = None,
         batch_size: int = 48,
+        global_batch_size: int | None = None,
         answers: Literal["self_distilled", "ground_truth"] = "self_distilled",
         truncate_answers: bool = False,
+        max_prompt_length: int | None = None,
         only_verified: bool = True,
         held_out: float = 0.1,
         chat_template: bool = False,
@@ -104,6 +109,8 @@ class TrajectoryDataModule(PromptDataModule):
             mask_token=mask_token,
         )
         check_range("batch_size", batch_size, least=1)
+        check_range("global_batch_size", global_batch_size, least=1)
+        check_range("max_prompt_length", max_prompt_length, least=1)
         check_range("held_out", held_out, least=0, below=1)
         check_range("num_workers", num_workers, least=0)
         check_used(
@@ -111,8 +118,10 @@ class TrajectoryDataModule(PromptDataModule):
         )
         self.path = Path(path)
         self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
         self.answers: Literal["self_distilled", "ground_truth"] = answers
         self.truncate_answers = truncate_answers
+        self.max_prompt_length = max_prompt_length
         self.only_verified = only_verified
         self.held_out = held_out
         self.group_by_length = group_by_length
@@ -127,20 +136,52 @@ class TrajectoryDataModule(PromptDataModule):
             response_length=self.response_length,
         )
 
+    @functools.cached_property
+    def _cut_table(self) -> TrajectoryTable:
+        """The trajectories, with prompts as long as they may be."""
+        table = self.table
+        if self.max_prompt_length is None:
+            return table
+        prompts = cut_prompts(
+            self.tokenizer, table.prompt_ids, table.query_ids, self.max_prompt_length, chat=self.chat_template
+        )
+        return dataclasses.replace(table, prompt_ids=prompts)
+
     def setup(self, stage: str) -> None:
-        """Read the shards, so that bad ones end the run before anything else happens."""
-        del stage
-        if self.table.manifest.origin.block_length is None:
+        """Read the shards, so that bad ones end the run before anything else happens; size the optimizer steps.
+
+        Raises:
+            TabomError: If processes cannot share ``global_batch_size`` evenly, or another accumulation is given.
+        """
+        if self._cut_table.manifest.origin.block_length is None:
             rank_zero_info(
                 f"{self.path}: it does not say in which blocks the trajectories were decoded, so that all positions of "
                 "a response count as compared; tabom trajectories import --block_length N says it"
+            )
+        if stage == "fit" and self.trainer is not None and self.global_batch_size is not None:
+            num_rows, world_size = self.global_batch_size, self.trainer.world_size
+            share, num_left = divmod(num_rows, world_size)
+            require(
+                num_left == 0, f"global_batch_size: expected a multiple of the {world_size} processes, got {num_rows}"
+            )
+            self.batch_size = max(size for size in range(1, self.batch_size + 1) if share % size == 0)
+            num_batches, given = share // self.batch_size, self.trainer.accumulate_grad_batches
+            require(
+                given in (1, num_batches),
+                f"trainer.accumulate_grad_batches: expected {num_batches}, which follows from data.global_batch_size "
+                f"{num_rows}, or nothing, got {given}",
+            )
+            self.trainer.accumulate_grad_batches = num_batches
+            rank_zero_info(
+                f"an optimizer step: {num_rows} rows in {num_batches} batches of {self.batch_size} on each of "
+                f"{world_size} processes"
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Trajectories that are not held out."""
         indices = self._indices(is_held_out=False)
         if self.answers == SELF_DISTILLED:
-            rows = TrajectoryRows(self.table, indices)
+            rows = TrajectoryRows(self._cut_table, indices)
         else:
             rows = self._ground_truth_rows(self._answered(indices), truncate=self.truncate_answers)
         return self.training_loader(
@@ -160,7 +201,7 @@ class TrajectoryDataModule(PromptDataModule):
         indices = self._indices(is_held_out=True)
         answered = [i for i in indices if self.table.references[i]]
         kinds = {
-            SELF_DISTILLED: TrajectoryRows(self.table, indices),
+            SELF_DISTILLED: TrajectoryRows(self._cut_table, indices),
             GROUND_TRUTH: self._ground_truth_rows(answered, truncate=True),
         }
         return [
@@ -212,7 +253,7 @@ class TrajectoryDataModule(PromptDataModule):
         return [
             Row(
                 query_id,
-                self.table.prompt_ids[i],
+                self._cut_table.prompt_ids[i],
                 fill_response(self.tokenizer, reference, self.response_length, query_id, truncate=truncate),
             )
             for i, query_id, reference in zip(indices, query_ids, references, strict=True)

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from tabom.errors import TabomError, check_range, require
 
-_CONFIGURED = ("num_warmup_steps", "num_training_steps")
+_CONFIGURED = ("num_warmup_steps", "num_training_steps", "from_zero")
 
 
 class CosineWithWarmup(LambdaLR):
@@ -22,13 +22,22 @@ class CosineWithWarmup(LambdaLR):
         num_training_steps: Steps until the rate is 0; None is the length of the training, which
             :class:`~tabom.modules.TrainingModule` fills in. A training that time alone limits has none: then the
             rate stays after the warm-up.
+        from_zero: Whether the rate of the first step is 0, as in transformers' schedules and the paper's released code;
+            otherwise the warm-up is one step ahead of theirs.
 
     Raises:
         TabomError: If the warm-up is below 0, or not shorter than the training.
     """
 
-    def __init__(self, optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        num_warmup_steps: int,
+        num_training_steps: int | None = None,
+        from_zero: bool = False,
+    ) -> None:
         self.num_warmup_steps = num_warmup_steps
+        self.from_zero = from_zero
         self.num_training_steps: float | None = None
         check_range("num_warmup_steps", num_warmup_steps, least=0)
         if num_training_steps is not None:
@@ -53,7 +62,7 @@ class CosineWithWarmup(LambdaLR):
 
     def _factor(self, step: int) -> float:
         if step < self.num_warmup_steps:
-            return (step + 1) / self.num_warmup_steps
+            return (step + (0 if self.from_zero else 1)) / self.num_warmup_steps
         if step == 0:  # before the length may be known
             return 1.0
         if self.num_training_steps is None:

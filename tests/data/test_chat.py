@@ -7,7 +7,7 @@ import torch
 from helpers import dream_tokenizer_files, llada_config, llada_tokenizer_files
 
 from tabom.data import PromptDataModule
-from tabom.data.encoding import encode_answers, encode_prompts
+from tabom.data.encoding import cut_prompts, encode_answers, encode_prompts
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 from tabom.tasks import QuestionFile
@@ -86,6 +86,33 @@ def test_templates_that_cannot_be_used(chat):
     with pytest.raises(TabomError) as error:
         prompt_text(tokenizer, chat=True)
     assert str(error.value) == "chat_template: expected a tokenizer that has one, got one without"
+
+
+def test_a_long_prompt_is_cut_within_the_user_s_turn(chat):
+    tokenizer, _ = chat
+    questions = ["What is 2 + 2?", "Why?"]
+    prompts = encode_prompts(tokenizer, questions, ["q1", "q2"], chat=True)
+    limit = len(prompts[0]) - 5
+    long, short = cut_prompts(tokenizer, prompts, ["q1", "q2"], limit, chat=True)
+    assert [long] == encode_prompts(tokenizer, ["What is 2"], ["q"], chat=True)
+    assert len(long) == limit
+    assert short == prompts[1]
+    plain = encode_prompts(tokenizer, questions, ["q1", "q2"], chat=False)
+    assert cut_prompts(tokenizer, plain, ["q1", "q2"], 7, chat=False) == [plain[0][:7], plain[1]]
+
+
+def test_prompts_that_cannot_be_cut(chat):
+    tokenizer, _ = chat
+    (least,) = encode_prompts(tokenizer, ["?"], ["q"], chat=True)
+    with pytest.raises(TabomError) as error:
+        cut_prompts(tokenizer, [least], ["q"], len(least) - 1, chat=True)
+    assert str(error.value) == (
+        f"max_prompt_length: expected at least {len(least)}, a chat of one token, got {len(least) - 1}"
+    )
+    (plain,) = encode_prompts(tokenizer, ["What is 2 + 2? " * 9], ["q"], chat=False)
+    with pytest.raises(TabomError) as error:
+        cut_prompts(tokenizer, [plain], ["q"], len(least), chat=True)
+    assert str(error.value) == "q: expected a prompt that ends as the chat template does, got one that does not"
 
 
 def test_prompts_that_cannot_be_decoded(chat):

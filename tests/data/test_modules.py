@@ -8,7 +8,7 @@ import torch
 from tabom.data import PretrainingDataModule, PromptDataModule, TrajectoryDataModule, ValidationSizes
 from tabom.data.encoding import encode_prompts
 from tabom.errors import TabomError
-from tabom.tasks import Countdown, PythonSource, Sudoku4x4
+from tabom.tasks import Countdown, PythonSource, QuestionFile, Sudoku4x4
 from tabom.types import NEVER, CorruptedBatch, Example, PromptBatch, TrajectoryBatch, Verdict
 
 SIZES = ValidationSizes(num_validation_prompts=6, num_test_prompts=7, num_base_examples=10, batch_size=4)
@@ -151,6 +151,21 @@ class TestPrompts:
         data = PromptDataModule(**common(), num_queries=5, queries_per_shard=2)
         with pytest.raises(TabomError, match=r"^q/5: expected a prompt of at least one token, got none$"):
             data.predict_dataloader()
+
+    def test_all_queries_there_are(self, tmp_path):
+        path = tmp_path / "q.jsonl"
+        path.write_text("".join(f'{{"question": "1 + {i}?", "answer": "{1 + i}"}}\n' for i in range(20)))
+        task = QuestionFile(str(path), held_out=0.1)
+        data = PromptDataModule(**common() | {"task": task, "base_domains": None}, queries_per_shard=8)
+        queries = [example for shard in data.predict_dataloader() for example in shard.prompts.examples]
+        assert queries == task.examples("train", None)
+        assert data.query_settings()["num_queries"] == data.num_to_decode() == len(queries) > 10
+        assert data.num_shards == -(-len(queries) // 8)
+
+    def test_there_is_no_end_of_generated_queries(self):
+        with pytest.raises(TabomError) as error:
+            PromptDataModule(**common()).predict_dataloader()
+        assert str(error.value) == "num_queries: expected a number, since the task generates its examples, got null"
 
     @pytest.mark.parametrize("name", ["response_length", "num_queries", "num_samples", "queries_per_shard"])
     def test_numbers_below_one(self, name):
@@ -420,6 +435,57 @@ class TestTrajectories:
         assert sorted(number for batch in batches for number in batch.row_numbers.tolist()) == list(range(16))
         for batch in batches:
             assert batch.query_ids == tuple(loader.dataset[number].query_id for number in batch.row_numbers.tolist())
+
+    @pytest.mark.parametrize(("world_size", "accumulation", "given"), [(1, 6, 1), (2, 3, 1), (3, 2, 2), (6, 1, 1)])
+    def test_a_global_batch_is_accumulated(self, trajectories, world_size, accumulation, given):
+        data = trajectories(held_out=0.0, global_batch_size=24)
+        data.trainer = SimpleNamespace(world_size=world_size, accumulate_grad_batches=given)
+        for stage in ("validate", "test", "predict"):
+            data.setup(stage)
+            assert data.trainer.accumulate_grad_batches == given
+        data.setup("fit")
+        data.setup("fit")
+        assert data.trainer.accumulate_grad_batches == accumulation
+
+    @pytest.mark.parametrize(
+        ("world_size", "given", "message"),
+        [
+            (
+                4,
+                1,
+                "global_batch_size: expected a multiple of 16 (batch_size 4 x 4 processes), got 24; take a smaller "
+                "batch_size",
+            ),
+            (
+                2,
+                2,
+                "trainer.accumulate_grad_batches: expected 3, which follows from data.global_batch_size 24, or "
+                "nothing, got 2",
+            ),
+        ],
+    )
+    def test_a_global_batch_that_cannot_be_had(self, trajectories, world_size, given, message):
+        data = trajectories(held_out=0.0, global_batch_size=24)
+        data.trainer = SimpleNamespace(world_size=world_size, accumulate_grad_batches=given)
+        with pytest.raises(TabomError) as error:
+            data.setup("fit")
+        assert str(error.value) == message
+
+    def test_a_training_takes_the_global_batch_in_each_step(self, stage):
+        cli = stage("fit", "tabom", "--data.batch_size=2", "--data.global_batch_size=6", "--trainer.max_steps=3")
+        assert cli.trainer.accumulate_grad_batches == 3
+        assert cli.trainer.fit_loop.epoch_loop.batch_progress.total.completed == 3 * 3
+
+    def test_long_prompts_are_cut_for_training_alone(self, trajectories):
+        whole, cut = trajectories(held_out=0.4), trajectories(held_out=0.4, max_prompt_length=10)
+        truth = trajectories(held_out=0.4, max_prompt_length=10, answers="ground_truth")
+        expected = {row.query_id: row.prompt_ids[:10] for row in whole.train_dataloader().dataset}
+        assert expected
+        for data in (cut, truth):
+            assert {row.query_id: row.prompt_ids for row in data.train_dataloader().dataset} == expected
+        for loader in cut.val_dataloader()[-2:]:
+            assert all(batch.attention_mask[:, :-19].sum(1).max() == 10 for batch in loader)
+        assert cut._indices(is_held_out=True) == whole._indices(is_held_out=True)
 
     def test_an_optimizer_step_takes_accumulated_batches_of_all_processes(self, trajectories):
         data = trajectories(held_out=0.0)

@@ -103,6 +103,7 @@ def test_two_processes_train(tabom, tmp_path):
         "--trainer.logger=false",
         "--trainer.default_root_dir=two",
         "--data.batch_size=2",
+        "--data.global_batch_size=8",  # two accumulated batches of each process
         "--data.validation.num_validation_prompts=3",
         "--data.validation.num_base_examples=5",
         "--model.lr_scheduler.num_warmup_steps=1",
@@ -116,4 +117,4 @@ def test_two_processes_train(tabom, tmp_path):
     assert record.device_hours == pytest.approx(2 * record.seconds / 3600, abs=1e-6)
     shards = stream_shards(tmp_path / "runs/demo/trajectories")
     (length,) = {len(ids) for _, table in shards for ids in table.prompt_ids}
-    assert record.num_tokens == 2 * 4 * 2 * (length + 19)  # processes, steps, rows
+    assert record.num_tokens == 4 * 8 * (length + 19)  # steps, rows

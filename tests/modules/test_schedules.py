@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from transformers import get_cosine_schedule_with_warmup
 
 from tabom.errors import TabomError
 from tabom.modules import CosineWithWarmup
@@ -17,6 +18,23 @@ def test_rate_by_step():
         schedule.step()
     cosine = [0.5 * (1 + math.cos(math.pi * part / 4)) for part in range(5)]
     assert rates == pytest.approx([2 * 1 / 2, 2 * 2 / 2, *(2 * value for value in cosine)])
+
+
+def test_from_zero_is_the_schedule_of_transformers():
+    def rates(schedule_of):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+        schedule, result = schedule_of(optimizer), []
+        for _ in range(9):
+            result.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        return result
+
+    ours = rates(lambda optimizer: CosineWithWarmup(optimizer, 3, 8, from_zero=True))
+    theirs = rates(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, 3, 8))
+    assert ours == pytest.approx(theirs)
+    assert ours[0] == 0
+    assert ours != pytest.approx(rates(lambda optimizer: CosineWithWarmup(optimizer, 3, 8)))
 
 
 @pytest.mark.parametrize(
