@@ -59,8 +59,9 @@ class TrajectoryDataModule(PromptDataModule):
         response_length: N of the trajectories.
         base_domains: Held-out text by name, on which forgetting is measured, for each and on average; or None.
         batch_size: Rows a batch and device; an optimizer step takes ``accumulate_grad_batches`` of them.
-        global_batch_size: Rows an optimizer step, over all processes: ``accumulate_grad_batches`` follows from it, and
-            need not be given. None leaves that to the trainer.
+        global_batch_size: Rows of an optimizer step over all processes, whatever their number: the process's share is
+            cut into equal batches of at most ``batch_size`` rows, and ``accumulate_grad_batches`` follows. None leaves
+            both as they are given.
         answers: ``self_distilled``: what the model decoded, with the order. ``ground_truth``: the task's own answers to
             the same queries, without an order (SFT-GT).
         truncate_answers: Cut ground-truth answers that are longer than the response, as the released code does; False

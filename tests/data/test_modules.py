@@ -436,26 +436,25 @@ class TestTrajectories:
         for batch in batches:
             assert batch.query_ids == tuple(loader.dataset[number].query_id for number in batch.row_numbers.tolist())
 
-    @pytest.mark.parametrize(("world_size", "accumulation", "given"), [(1, 6, 1), (2, 3, 1), (3, 2, 2), (6, 1, 1)])
-    def test_a_global_batch_is_accumulated(self, trajectories, world_size, accumulation, given):
+    @pytest.mark.parametrize(
+        ("world_size", "batch_size", "accumulation", "given"),
+        [(1, 4, 6, 1), (2, 4, 3, 1), (3, 4, 2, 2), (4, 3, 2, 1), (6, 4, 1, 1), (8, 3, 1, 1), (24, 1, 1, 1)],
+    )
+    def test_a_global_batch_is_shared_out(self, trajectories, world_size, batch_size, accumulation, given):
+        """24 rows, 4 at most at a time."""
         data = trajectories(held_out=0.0, global_batch_size=24)
         data.trainer = SimpleNamespace(world_size=world_size, accumulate_grad_batches=given)
         for stage in ("validate", "test", "predict"):
             data.setup(stage)
-            assert data.trainer.accumulate_grad_batches == given
-        data.setup("fit")
-        data.setup("fit")
-        assert data.trainer.accumulate_grad_batches == accumulation
+            assert (data.batch_size, data.trainer.accumulate_grad_batches) == (4, given)
+        for _ in range(2):
+            data.setup("fit")
+            assert (data.batch_size, data.trainer.accumulate_grad_batches) == (batch_size, accumulation)
 
     @pytest.mark.parametrize(
         ("world_size", "given", "message"),
         [
-            (
-                4,
-                1,
-                "global_batch_size: expected a multiple of 16 (batch_size 4 x 4 processes), got 24; take a smaller "
-                "batch_size",
-            ),
+            (5, 1, "global_batch_size: expected a multiple of the 5 processes, got 24"),
             (
                 2,
                 2,
