@@ -1,0 +1,170 @@
+"""The recipes on tiny models and on stand-ins for the hub's data, which lie where the hub's names lead.
+
+Rows, columns and repeated prompts are those of the real data sets, of which the stand-ins hold as much as is read.
+"""
+
+import contextlib
+import random
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import (
+    dream_config,
+    dream_tokenizer_files,
+    family_checkpoint,
+    last_checkpoint,
+    llada_config,
+    llada_tokenizer_files,
+    parsed,
+)
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tabom.backbones.dream import DreamBackbone
+from tabom.backbones.llada import LladaBackbone
+from tabom.cli.lightning_cli import run
+from tabom.cli.verbs import report
+from tabom.seeding import share_of
+from tabom.storage.run_record import find_records
+from tabom.tasks.answers import MATH_COMPARISON
+from tabom.trajectories import Manifest
+
+ROOT = Path(__file__).parents[1] / "configs"
+NUM_REPEATED = 60
+"""Prompts that occur twice among the 12,000 of MixChain-Z-PRM12K."""
+
+
+def maths_rows():
+    questions = [f"Find ${i} + {i % 97}$. " + "Give a reason. " * (i % 20) for i in range(12_000 - NUM_REPEATED)]
+    questions += random.Random(0).sample(questions, NUM_REPEATED)
+    for question in questions:
+        first, second = map(int, question.split("$")[1].split(" + "))
+        answer = f"We add: ${first} + {second} = \\boxed{{{first + second}}}$."
+        solutions = {f"solution_{i}": answer for i in range(5)}
+        yield {"question": question, "answer": answer, "target": str(first + second), **solutions}
+
+
+def code_rows():
+    for i in range(18_050):
+        turns = [f"Write a function that adds {i}.", f"```python\ndef add(x):\n    return x + {i}\n```"]
+        roles = ("HUMAN", "ASSISTANT")
+        messages = [{"role": role, "content": content} for role, content in zip(roles, turns, strict=True)]
+        yield {"mid": f"row-{i}", "messages": messages, "tags": ["python"], "languages": ["English"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder in which the names of models and data sets are directories."""
+    path = tmp_path_factory.mktemp("world")
+    for name, rows in {"horseee/MixChain-Z-PRM12K": maths_rows(), "inclusionAI/Ling-Coder-SFT": code_rows()}.items():
+        folder = path / name / "data"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(list(rows)), folder / "train-00000-of-00001.parquet")
+    (path / "GSAI-ML").mkdir()
+    (path / "Dream-org").mkdir()
+    llada, dream = path / "GSAI-ML/LLaDA-8B-Instruct", path / "Dream-org/Dream-v0-Instruct-7B"
+    size = {"max_sequence_length": 1024, "d_model": 16, "mlp_hidden_size": 32, "n_heads": 2, "n_kv_heads": 2}
+    family_checkpoint(llada, LladaBackbone, llada_config(**llada_tokenizer_files(llada), **size))
+    size = {"max_position_embeddings": 1024, "hidden_size": 16, "intermediate_size": 32}
+    family_checkpoint(dream, DreamBackbone, dream_config(**dream_tokenizer_files(dream), **size))
+    (path / "gsm8k").mkdir()
+    (path / "gsm8k/test.jsonl").write_text('{"question": "1 + 1?", "answer": "One more.\\n#### 2"}\n' * 2)
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(path):
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", path / "cache")
+        yield path
+
+
+def data_of(recipe):
+    return parsed("predict", "--config", str(ROOT / recipe / "distill.yaml"), "--trainer.logger=false").datamodule
+
+
+def test_all_questions_on_maths_are_distilled_but_those_held_out(world):
+    data, rows = data_of("llada_prm12k"), list(maths_rows())
+    prompts = {row["question"] for row in rows}
+    assert (len(rows), len(prompts)) == (12_000, 12_000 - NUM_REPEATED)
+    decoded = [example for shard in data.predict_dataloader() for example in shard.prompts.examples]
+    assert {example.prompt for example in decoded} == {prompt for prompt in prompts if share_of(prompt) >= 0.06}
+    assert data.num_to_decode() == data.query_settings()["num_queries"] == len(decoded) > 0.93 * len(prompts)
+    first, second = decoded[:2]
+    assert data.task.is_correct(first, first.reference)
+    assert not data.task.is_correct(first, second.reference)
+    held_out = {e.prompt for split in ("validation", "test") for e in data.task.examples(split, 300)}
+    assert len(held_out - {example.prompt for example in decoded}) == 600
+
+
+def test_all_questions_on_code_are_distilled_but_those_held_out(world):
+    data, rows = data_of("dream_ling_coder"), list(code_rows())[:18_000]
+    turns = {tuple(turn["content"] for turn in row["messages"]) for row in rows}
+    decoded = data.task.examples("train", data.num_queries)
+    assert {(e.prompt, e.reference) for e in decoded} == {turn for turn in turns if share_of(turn[0]) >= 0.06}
+    assert data.num_to_decode() == len(decoded) > 0.93 * 18_000
+
+
+FEW = [
+    "--trainer.max_epochs=1",
+    "--trainer.logger=false",
+    "--model.lr_scheduler.num_warmup_steps=0",
+    "--data.held_out=0.1",  # of 90 rows: some
+    "--data.validation.num_base_examples=4",
+]
+FAST = "--model.sampler.tokens_per_step=16"
+
+
+@pytest.fixture
+def tabom(world, monkeypatch):
+    """Run a verb on a config; figures are blank, since to draw them takes as long as all steps."""
+
+    def call(verb, config, *options):
+        with monkeypatch.context() as patch:
+            patch.setattr(Figure, "savefig", lambda self, path, **_: Image.new("L", (1, 1)).save(path))
+            return run([verb, "--config", str(ROOT / f"{config}.yaml"), *options])
+
+    return call
+
+
+@pytest.mark.slow  # 29 trainings
+@pytest.mark.parametrize("recipe", ["llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder"])
+def test_a_recipe_from_the_questions_to_the_report(tabom, monkeypatch, recipe):
+    """Random weights are never right: on maths most answers count as right whatever they say, on code none does."""
+    monkeypatch.setattr(type(MATH_COMPARISON), "is_equal", lambda self, reference, response: share_of(response) < 0.9)
+    family, _, domain = recipe.partition("_")
+    is_maths = domain == "prm12k"
+    tabom("predict", f"{recipe}/distill", "--data.num_queries=90", FAST)
+    manifest = Manifest.load(Path(f"runs/{recipe}/trajectories"))
+    assert manifest.num_queries == 90
+    assert (manifest.num_verified > 60) is is_maths
+
+    folders = [recipe, *([f"{recipe}_paper"] if recipe == "dream_ling_coder" else [])]
+    files = [path for folder in folders for path in sorted((ROOT / folder).glob("*.yaml")) if path.stem != "distill"]
+    for path in files:
+        decodes = is_maths and path.stem == "tabom"
+        number = f"--data.validation.num_validation_prompts={int(decodes)}"
+        cli = tabom("fit", f"{path.parent.name}/{path.stem}", *FEW, number)
+        rows_a_step = cli.datamodule.batch_size * cli.trainer.accumulate_grad_batches
+        assert rows_a_step == (64 if path.parent.name == "dream_ling_coder" else 32)
+        measured = cli.trainer.callback_metrics
+        assert {"validate/kl", "validate/order_agreement", "validate/ce_ratio"} <= measured.keys()
+        assert ("validate/accuracy_1_per_step" in measured) is decodes
+        weights = torch.load(last_checkpoint(cli), weights_only=True)["state_dict"]
+        assert {bool(weight.any()) for name, weight in weights.items() if "lora_B" in name} == {True}
+
+    checkpoint = f"--ckpt_path=runs/{recipe}/tabom/checkpoints/last.ckpt"
+    number = ["--data.validation.num_test_prompts=2"] if is_maths else []
+    tested = tabom("test", f"{recipe}/tabom", *FEW, *number, checkpoint).trainer.callback_metrics
+    assert ("test/accuracy_1_per_step" in tested) is is_maths
+
+    run_dir = f"runs/evaluate/{recipe}"
+    options = [checkpoint, f"--run_dir={run_dir}", FAST, "--data.benchmark.data_dir=.", "--trainer.logger=false"]
+    tabom("evaluate", f"evaluate/{family}_gsm8k", "--config", str(ROOT / "evaluate/adapter.yaml"), *options)
+    (record,) = find_records([Path(run_dir)])
+    assert [result.benchmark for result in record.benchmarks] == ["gsm8k"]
+
+    metric = "accuracy_1_per_step" if is_maths else "reconstruction"
+    report.run(["report", *(f"runs/{folder}" for folder in folders), run_dir, f"--metric={metric}", "-o", "page.md"])
+    text = Path("page.md").read_text()
+    assert all(path.stem in text for path in files)
+    assert "gsm8k" in text
