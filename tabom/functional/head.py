@@ -3,7 +3,7 @@
 Axes: K positions, D hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,49 @@ class Head(NamedTuple):
         if self.softcap is not None:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
         return scores
+
+
+class HeadGradients:
+    """Gradients of hidden states, weight and bias, added up from those of the logits; in float32 or wider.
+
+    Args:
+        hidden: What the head was applied to (K, D).
+        head: Of which a weight without a gradient costs nothing.
+        is_needed: Of hidden states, weight and bias, in this order; what follows is ignored.
+    """
+
+    def __init__(self, hidden: Tensor, head: Head, is_needed: Sequence[bool]) -> None:
+        self._hidden, self._weight = hidden, head.weight
+        self._tensors = (hidden, head.weight, head.bias)
+        self._totals = [
+            torch.zeros_like(tensor, dtype=wide_dtype(hidden.dtype)) if wanted and tensor is not None else None
+            for tensor, wanted in zip(self._tensors, is_needed, strict=False)
+        ]
+
+    def add(self, rows: slice, of_logits: Float[Tensor, "R V"]) -> None:
+        """Take the gradient of some rows of logits, before the soft cap; each row once."""
+        of_hidden, of_weight, of_bias = self._totals
+        if of_hidden is not None:
+            of_hidden[rows] = multiply(of_logits, self._weight)
+        if of_weight is not None:
+            of_weight.addmm_(of_logits.t(), self._hidden[rows].to(of_weight.dtype))
+        if of_bias is not None:
+            of_bias += of_logits.sum(0)
+
+    def total(self) -> Iterator[Tensor | None]:
+        """All three, in the dtypes of what they belong to; None where it is not needed."""
+        for total, tensor in zip(self._totals, self._tensors, strict=True):
+            yield None if total is None or tensor is None else total.to(tensor.dtype)
+
+
+def as_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Cast both as autocast would for a linear layer."""
+    kind = hidden.device.type
+    if not torch.is_autocast_enabled(kind) or hidden.dtype == torch.float64:
+        return hidden, head
+    dtype = torch.get_autocast_dtype(kind)
+    bias = None if head.bias is None else head.bias.to(dtype)
+    return hidden.to(dtype), Head(head.weight.to(dtype), bias, head.softcap)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Negative log-likelihood, entropy and divergence of predictive distributions, in float32 or wider.
+"""Negative log-likelihood and entropy of predictive distributions, in float32 or wider.
 
 Axes: K positions, of any shape where it says ``*K``; D hidden size, V vocabulary, T tokens whose likelihood is asked
 for at each position.
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tabom.functional.head import Head, multiply, wide_dtype
+from tabom.functional.head import Head, HeadGradients, as_autocast, wide_dtype
 from tabom.types import TokenStatistics
 
 _BLOCK_NUMBERS = {"cpu": 2**20, "other": 2**26}
@@ -59,7 +59,7 @@ def linear_token_statistics(
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 5 (entropy) and Eq. 9 (reconstruction).
     """
-    hidden, head = _autocast(hidden, head)
+    hidden, head = as_autocast(hidden, head)
     ids = torch.stack([target_ids] if sampled_ids is None else [target_ids, sampled_ids], -1)
     nll, *others = cast(Any, _LinearTokenStatistics).apply(
         hidden.reshape(-1, hidden.shape[-1]),
@@ -99,44 +99,6 @@ def token_statistics(logits: Float[Tensor, "*K V"], target_ids: Int[Tensor, "*K"
     )
 
 
-def kl_divergence(logits_p: Float[Tensor, "*K V"], logits_q: Float[Tensor, "*K V"]) -> Float[Tensor, "*K"]:
-    r"""Kullback-Leibler divergence :math:`KL(p \| q) = \sum_v p_v (\log p_v - \log q_v)` per position, in nats.
-
-    Args:
-        logits_p: Scores of the reference distribution.
-        logits_q: Scores of the distribution that is compared with it.
-
-    Returns:
-        Divergence per position, 0 where both agree.
-
-    Example:
-        >>> kl_divergence(torch.zeros(1, 2), torch.zeros(1, 2))
-        tensor([0.])
-    """
-    log_p, log_q = _log_softmax(logits_p), _log_softmax(logits_q)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-@torch.no_grad()
-def linear_kl_divergence(
-    hidden_p: Float[Tensor, "K D"], head_p: Head, hidden_q: Float[Tensor, "K E"], head_q: Head
-) -> Float[Tensor, " K"]:
-    """The same of two models' hidden states, some rows at a time; without a gradient.
-
-    Args:
-        hidden_p: Of the reference model.
-        head_p: Its head.
-        hidden_q: Of the model that is compared with it, at the same positions.
-        head_q: Its head, of the same vocabulary.
-    """
-    (hidden_p, head_p), (hidden_q, head_q) = _autocast(hidden_p, head_p), _autocast(hidden_q, head_q)
-    parts = [
-        kl_divergence(head_p.wide_logits(hidden_p[rows]), head_q.wide_logits(hidden_q[rows]))
-        for rows in head_chunks(hidden_p, head_p)
-    ]
-    return torch.cat(parts)
-
-
 def row_chunks(logits: Float[Tensor, "K V"]) -> list[slice]:
     """Rows to work on together, so that what is made of them fits a cache; an empty batch is one chunk."""
     return _chunks(len(logits), logits.shape[1], _limit(_BLOCK_NUMBERS, logits))
@@ -154,20 +116,6 @@ def _limit(numbers: dict[str, int], tensor: Tensor) -> int:
 def _chunks(num_rows: int, num_columns: int, num_numbers: int) -> list[slice]:
     step = max(1, num_numbers // num_columns)
     return [slice(start, min(start + step, num_rows)) for start in range(0, max(1, num_rows), step)]
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return logits.to(wide_dtype(logits.dtype)).log_softmax(-1)
-
-
-def _autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Cast as autocast would for a linear layer."""
-    kind = hidden.device.type
-    if not torch.is_autocast_enabled(kind) or hidden.dtype == torch.float64:
-        return hidden, head
-    dtype = torch.get_autocast_dtype(kind)
-    bias = None if head.bias is None else head.bias.to(dtype)
-    return hidden.to(dtype), Head(head.weight.to(dtype), bias, head.softcap)
 
 
 class _Measures(NamedTuple):
@@ -295,11 +243,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
         """Gradients of hidden states, weight and bias, as far as they are asked for."""
         hidden, weight, bias, ids, *saved = ctx.saved_tensors
         head, measures = Head(weight, bias, ctx.softcap), _Measures(*saved)
-        wide = wide_dtype(hidden.dtype)
-        of_hidden, of_weight, of_bias = (
-            torch.zeros_like(tensor, dtype=wide) if is_needed else None
-            for tensor, is_needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-        )
+        results = HeadGradients(hidden, head, ctx.needs_input_grad)
         for rows in head_chunks(hidden, head):
             of_logits, ctx.kept = ctx.kept, None  # changed here; another backward pass computes it again
             if of_logits is None:
@@ -312,15 +256,6 @@ class _LinearTokenStatistics(torch.autograd.Function):
                 _differentiate(block, ids[place], chosen, part, ctx.temperature)
                 if slope is not None:
                     block.mul_(slope)
-            if of_hidden is not None:
-                of_hidden[rows] = multiply(of_logits, weight)
-            if of_weight is not None:
-                of_weight.addmm_(of_logits.t(), hidden[rows].to(wide))
-            if of_bias is not None:
-                of_bias += of_logits.sum(0)
+            results.add(rows, of_logits)
             del of_logits  # before the next chunk is made
-        results = (
-            None if gradient is None else gradient.to(tensor.dtype)
-            for gradient, tensor in zip((of_hidden, of_weight, of_bias), (hidden, weight, bias), strict=True)
-        )
-        return *results, None, None, None
+        return *results.total(), None, None, None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tabom.backbones import Backbone, Denoiser
 from tabom.backbones.target_pass import TargetPass
-from tabom.functional.token_statistics import linear_kl_divergence
+from tabom.functional.divergence import linear_kl_divergence
 from tabom.metrics import CalibrationError, Forgetting
 from tabom.types import CorruptedBatch
 

@@ -1,4 +1,4 @@
-"""Negative log-likelihood, entropy and divergence: values in nats, precision, gradients."""
+"""Negative log-likelihood and entropy: values in nats, precision, gradients."""
 
 from math import exp, log
 
@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from tabom.functional import head as head_module
 from tabom.functional import token_statistics as module
 from tabom.functional.head import Head
-from tabom.functional.token_statistics import (
-    kl_divergence,
-    linear_kl_divergence,
-    linear_token_statistics,
-    token_statistics,
-)
+from tabom.functional.token_statistics import linear_token_statistics, token_statistics
 
 score_lists = st.lists(st.floats(-30, 30), min_size=1, max_size=7)
 
@@ -81,15 +76,11 @@ def test_half_precision_is_widened_before_the_softmax(dtype):
     assert widened.entropy.dtype is torch.float32
     torch.testing.assert_close(widened.nll.double(), exact.nll, rtol=0, atol=1e-5)
     torch.testing.assert_close(widened.entropy.double(), exact.entropy, rtol=0, atol=1e-5)
-    divergence, exact = kl_divergence(logits, logits.flip(0)), kl_divergence(logits.double(), logits.double().flip(0))
-    assert divergence.dtype is torch.float32
-    torch.testing.assert_close(divergence.double(), exact, rtol=0, atol=1e-5)
 
 
 def test_float64_stays_float64():
     logits = torch.randn(2, 3, dtype=torch.float64)
     assert token_statistics(logits, torch.tensor([0, 1])).entropy.dtype is torch.float64
-    assert kl_divergence(logits, logits).dtype is torch.float64
 
 
 def test_float32_entropy_is_exact_to_float32():
@@ -123,15 +114,14 @@ def test_extreme_logits_have_finite_values_and_gradients(dtype):
 def test_any_shape_of_positions(shape):
     logits = torch.randn(*shape, 5)
     statistics = token_statistics(logits, torch.zeros(shape, dtype=torch.long))
-    assert statistics.nll.shape == statistics.entropy.shape == kl_divergence(logits, logits).shape == shape
+    assert statistics.nll.shape == statistics.entropy.shape == shape
 
 
 def test_arguments_are_not_changed():
-    logits, other, targets = torch.randn(2, 3), torch.randn(2, 3), torch.tensor([0, 2])
-    before = logits.clone(), other.clone(), targets.clone()
+    logits, targets = torch.randn(2, 3), torch.tensor([0, 2])
+    before = logits.clone(), targets.clone()
     token_statistics(logits, targets)
-    kl_divergence(logits, other)
-    torch.testing.assert_close((logits, other, targets), before, rtol=0, atol=0)
+    torch.testing.assert_close((logits, targets), before, rtol=0, atol=0)
 
 
 def test_gradient_of_the_entropy_by_hand():
@@ -140,47 +130,6 @@ def test_gradient_of_the_entropy_by_hand():
     entropy = 0.5 * log(2) + 0.5 * log(4)
     expected = [-0.5 * (log(0.5) + entropy), -0.25 * (log(0.25) + entropy), -0.25 * (log(0.25) + entropy)]
     torch.testing.assert_close(logits.grad, torch.tensor([expected], dtype=torch.float64))
-
-
-def test_divergence_by_hand():
-    logits_p, logits_q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    forward = 0.5 * log(0.5 / 0.25) + 0.5 * log(0.5 / 0.75)
-    backward = 0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5)
-    torch.testing.assert_close(kl_divergence(logits_p, logits_q), torch.tensor([forward]))
-    torch.testing.assert_close(kl_divergence(logits_q, logits_p), torch.tensor([backward]))
-
-
-@given(score_lists)
-def test_divergence_from_itself_is_zero(scores):
-    logits = torch.tensor([scores])
-    assert kl_divergence(logits, logits).tolist() == [0.0]
-
-
-@given(st.integers(1, 6).flatmap(lambda v: st.tuples(*[st.lists(st.floats(-20, 20), min_size=v, max_size=v)] * 2)))
-def test_divergence_is_the_sum_of_the_definition_and_not_negative(scores):
-    scores_p, scores_q = scores
-    terms = zip(probabilities(scores_p), log_probabilities(scores_p), log_probabilities(scores_q), strict=True)
-    expected = sum(p * (log_p - log_q) for p, log_p, log_q in terms)
-    logits_p, logits_q = torch.tensor([scores_p], dtype=torch.float64), torch.tensor([scores_q], dtype=torch.float64)
-    divergence = kl_divergence(logits_p, logits_q).item()
-    assert divergence == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert divergence >= -1e-12
-
-
-def test_divergence_with_extreme_logits_is_finite():
-    logits_p = torch.tensor([[1e4, -1e4]], requires_grad=True)
-    logits_q = torch.tensor([[-1e4, 1e4]], requires_grad=True)
-    divergence = kl_divergence(logits_p, logits_q)
-    divergence.sum().backward()
-    assert divergence.tolist() == [2e4]
-    assert logits_p.grad.tolist() == [[0.0, 0.0]]
-    assert logits_q.grad.tolist() == [[-1.0, 1.0]]
-
-
-def test_gradients_of_the_divergence():
-    logits_p = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
-    logits_q = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(kl_divergence, (logits_p, logits_q))
 
 
 def plain(hidden, head, ids, temperature=1.0):
@@ -292,10 +241,8 @@ def test_under_autocast_states_and_head_are_cast_as_a_linear_layers_are():
     hidden, weight, ids = torch.randn(4, 16), torch.randn(300, 16), torch.arange(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         statistics = linear_token_statistics(hidden, Head(weight), ids)
-        divergence = linear_kl_divergence(hidden, Head(weight), hidden.flip(0), Head(weight))
     cast = hidden.bfloat16(), Head(weight.bfloat16())
     torch.testing.assert_close(statistics, linear_token_statistics(*cast, ids), rtol=0, atol=0)
-    torch.testing.assert_close(divergence, linear_kl_divergence(*cast, cast[0].flip(0), cast[1]), rtol=0, atol=0)
 
 
 def test_autocast_leaves_float64_alone():
@@ -340,16 +287,6 @@ def test_statistics_of_logits_are_not_differentiated():
     assert token_statistics(torch.zeros(1, 3, requires_grad=True), torch.tensor([0])).nll.grad_fn is None
 
 
-@pytest.mark.parametrize("chunk", [1, 10**6])
-def test_divergence_from_states_is_that_of_their_logits(monkeypatch, chunk):
-    chunked(monkeypatch, chunk, 10**6)
-    hidden_p, hidden_q = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    head_p, head_q = make_head(softcap=2.0), make_head(bias=False, width=3)
-    divergence = linear_kl_divergence(hidden_p, head_p, hidden_q, head_q)
-    expected = kl_divergence(head_p.logits(hidden_p), head_q.logits(hidden_q))
-    torch.testing.assert_close(divergence, expected, rtol=1e-12, atol=1e-14)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_on_a_gpu(dtype):
@@ -368,4 +305,3 @@ def test_no_positions():
     assert [values.shape for values in statistics[:4]] == [(0,)] * 4
     statistics.nll.sum().backward()
     assert torch.equal(head.weight.grad, torch.zeros_like(head.weight))
-    assert linear_kl_divergence(hidden, head, hidden, head).shape == (0,)
