@@ -192,6 +192,10 @@ class TrajectoryBatch(_Rows):
             known, and then nothing can be trained on them.
         block: Number of the block in which a response position was decoded, 0 first; positions of different blocks were
             never compared. None where all of a row were.
+        row_weight: How much the loss of each row counts; 1 on average over the training data. None where all count
+            alike.
+        advantage: Verdict on each row, 1 or 0, minus the mean verdict on the decodings of its query: below 0 where it
+            failed. None where rows are not compared.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -205,6 +209,8 @@ class TrajectoryBatch(_Rows):
     answers: str = ""
     row_numbers: Int[Tensor, " B"] | None = None
     block: Int[Tensor, "B L"] | None = None
+    row_weight: Float[Tensor, " B"] | None = None
+    advantage: Float[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +233,10 @@ class CorruptedBatch(_Rows):
         token_weight: How much the negative log-likelihood of each position counts; positions that are not asked for may
             have one. None where all count alike, or the model's predictions decide.
         block: As in :class:`TrajectoryBatch`, where the order is ranked.
+        is_candidate: Positions among which decoding chose what it revealed next; None unless an objective ranks these,
+            and then ``order`` is that of what it revealed, and any later one alike for the others.
+        row_weight: As in :class:`TrajectoryBatch`, like the next.
+        advantage: Verdict on each row minus the mean verdict on its query.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -241,6 +251,9 @@ class CorruptedBatch(_Rows):
     domain: str = ""
     token_weight: Float[Tensor, "B L"] | None = None
     block: Int[Tensor, "B L"] | None = None
+    is_candidate: Bool[Tensor, "B L"] | None = None
+    row_weight: Float[Tensor, " B"] | None = None
+    advantage: Float[Tensor, " B"] | None = None
 
 
 class TokenStatistics(NamedTuple):
@@ -252,6 +265,7 @@ class TokenStatistics(NamedTuple):
         confidence: Largest probability.
         is_correct: Whether the clean token is the likeliest one.
         sampled_nll: Negative log-likelihood of tokens that a reference model sampled, where an objective asks for it.
+        divergence: KL(p_ref || p) of the reference model's distribution from this one, in nats, likewise.
     """
 
     nll: Float[Tensor, "*K"]
@@ -259,6 +273,7 @@ class TokenStatistics(NamedTuple):
     confidence: Float[Tensor, "*K"]
     is_correct: Bool[Tensor, "*K"]
     sampled_nll: Float[Tensor, "*K"] | None = None
+    divergence: Float[Tensor, "*K"] | None = None
 
 
 @dataclass(frozen=True)

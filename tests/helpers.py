@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -389,18 +390,27 @@ def write_chunk(store, index, rows, tokenizer):
 
 
 def write_trajectories(
-    directory, tokenizer, *, num_rows=24, is_verified=None, unmask_step=None, response_length=19, **origin
+    directory,
+    tokenizer,
+    *,
+    num_rows=24,
+    is_verified=None,
+    unmask_step=None,
+    response_length=19,
+    num_samples=1,
+    **origin,
 ):
-    """Trajectories whose answers are the references, decoded in a random order."""
+    """Trajectories whose answers are the references, decoded in a random order; ``num_samples`` a query."""
     verified = [i % 3 != 2 for i in range(num_rows)] if is_verified is None else is_verified
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for i, example in enumerate(Sudoku4x4(answer_layout="rows").examples("train", num_rows)):
+    examples = Sudoku4x4(answer_layout="rows").examples("train", num_rows // num_samples)
+    for i, (example, sample) in enumerate(itertools.product(examples, range(num_samples))):
         answer = tokenizer(example.reference.replace(" ", ""))["input_ids"]
         rows.append(
             TrajectoryRow(
                 query_id=example.query_id,
-                sample=0,
+                sample=sample,
                 is_verified=verified[i],
                 prompt_ids=tokenizer(example.prompt)["input_ids"],
                 response_ids=answer + [tokenizer.eos_token_id] * (response_length - len(answer)),

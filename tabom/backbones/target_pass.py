@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tabom.backbones.base import Denoiser
+from tabom.functional.divergence import linear_kl_divergence
 from tabom.functional.token_statistics import head_chunks, linear_token_statistics
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics
@@ -42,6 +43,11 @@ class TargetPass:
         )
         canvases = {name: _scatter(values, where) for name, values in found._asdict().items() if values is not None}
         return TokenStatistics(**canvases)
+
+    def divergence_from(self, reference: "TargetPass") -> Tensor:
+        """KL(reference || this) at each target (B, L) in nats, differentiable in this model's part."""
+        found = linear_kl_divergence(reference.hidden, reference.head, self.hidden, self.head)
+        return _scatter(found, self._corrupted.is_target)
 
     @torch.no_grad()
     def sample(self, temperature: float, draws: RowDraws) -> Tensor:

@@ -32,6 +32,8 @@ class Row:
         unmask_entropy: Likewise, in nats.
         number: Of the row in the training data, which its random draws belong to.
         block_length: Response tokens that were decoded before any to their right; None for all of them.
+        row_weight: How much its loss counts; None where all rows of the data count alike.
+        advantage: Verdict minus the mean verdict on its query; None where the data compare no rows.
     """
 
     query_id: str
@@ -41,6 +43,8 @@ class Row:
     unmask_entropy: Sequence[float] | npt.NDArray[np.float32] = ()
     number: int = 0
     block_length: int | None = None
+    row_weight: float | None = None
+    advantage: float | None = None
 
 
 class NumberedRows(Sequence[Row]):
@@ -267,7 +271,14 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
         query_ids=tuple(row.query_id for row in rows),
         row_numbers=torch.tensor([row.number for row in rows]),
         block=torch.from_numpy(block),
+        row_weight=_column([row.row_weight for row in rows]),
+        advantage=_column([row.advantage for row in rows]),
     )
+
+
+def _column(values: Sequence[float | None]) -> Tensor | None:
+    """One number a row; None where the data have none."""
+    return None if None in values else torch.tensor(values, dtype=torch.float32)
 
 
 def collate_prompts(

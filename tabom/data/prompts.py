@@ -93,12 +93,15 @@ class PromptDataModule(LightningDataModule):
         finished_shards: Those that ``predict`` need not decode again.
         next_shard: Gives the index of the next one to decode, or None once there is nothing left; by it several runs
             share them. None shares them out among the processes of this run beforehand.
+        has_advantages: Whether rows of training data say how they compare with others of their query.
         max_length: Most tokens of prompt and response together, which the model sets; longer rows are refused by name
             when a loader is made. None: no limit.
 
     Raises:
         TabomError: If a number is below 1.
     """
+
+    has_advantages = False
 
     def __init__(
         self,

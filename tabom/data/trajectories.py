@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 from torch.utils.data import DataLoader
 
 from tabom.data.encoding import Row, cut_prompts, encode_answers, fill_response
 from tabom.data.prompts import PromptDataModule, ValidationSizes
+from tabom.data.query_weighting import QueryWeighting, pass_rates
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError, check_range, check_used, require
 from tabom.seeding import share_of
@@ -26,11 +28,22 @@ class TrajectoryRows(Sequence[Row]):
     Args:
         table: Trajectories.
         indices: Of the rows, in their order.
+        row_weight: Of each of ``indices``, as :class:`tabom.data.encoding.Row` has it; None for none.
+        advantage: Likewise.
     """
 
-    def __init__(self, table: TrajectoryTable, indices: Sequence[int]) -> None:
+    def __init__(
+        self,
+        table: TrajectoryTable,
+        indices: Sequence[int],
+        *,
+        row_weight: npt.NDArray[np.float32] | None = None,
+        advantage: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self._table = table
         self._indices = indices
+        self._row_weight = row_weight
+        self._advantage = advantage
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -46,6 +59,8 @@ class TrajectoryRows(Sequence[Row]):
             table.unmask_step[index],
             table.unmask_entropy[index],
             block_length=table.manifest.origin.block_length,
+            row_weight=None if self._row_weight is None else float(self._row_weight[position]),
+            advantage=None if self._advantage is None else float(self._advantage[position]),
         )
 
 
@@ -67,7 +82,13 @@ class TrajectoryDataModule(PromptDataModule):
         truncate_answers: Cut ground-truth answers that are longer than the response, as the released code does; False
             refuses them.
         max_prompt_length: Tokens to which recorded prompts are cut, at the end of the question; None keeps them whole.
-        only_verified: Leave out the queries whose decoded answer is wrong.
+        only_verified: Leave out the decodings whose answer is wrong.
+        query_weighting: What the other decodings of its query (``num_samples`` of the distillation) make of a
+            trajectory. ``failure_rate``: its loss counts in proportion to the share of them that failed, 1 on average.
+            ``advantage``: failed ones are trained on as well, whatever ``only_verified`` says; each is tilted by
+            ``tilt`` of the objective times its verdict, 1 or 0, minus the mean verdict of its query. Queries that give
+            nothing are left out: those of which all passed, and for ``advantage`` those of which all failed.
+        one_per_query: Train on the first trajectory of a query alone.
         held_out: Share of the queries kept for validation and test, by a hash of the query id, in [0, 1).
         chat_template: Whether prompts are a user's turns and answers an assistant's; recorded ones are as they are.
         group_by_length: Whether the rows of an optimizer step are of about one length, so that little is padded.
@@ -93,6 +114,8 @@ class TrajectoryDataModule(PromptDataModule):
         truncate_answers: bool = False,
         max_prompt_length: int | None = None,
         only_verified: bool = True,
+        query_weighting: QueryWeighting = "none",
+        one_per_query: bool = False,
         held_out: float = 0.1,
         chat_template: bool = False,
         group_by_length: bool = False,
@@ -117,6 +140,14 @@ class TrajectoryDataModule(PromptDataModule):
         check_used(
             "truncate_answers", truncate_answers, False, is_used=answers == GROUND_TRUTH, owner=f"answers {answers}"
         )
+        check_used(
+            "query_weighting", query_weighting, "none", is_used=answers == SELF_DISTILLED, owner=f"answers {answers}"
+        )
+        require(
+            not one_per_query or query_weighting != "advantage",
+            "one_per_query: expected False with query_weighting advantage, which compares the trajectories of a query, "
+            "got True",
+        )
         self.path = Path(path)
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size
@@ -124,6 +155,9 @@ class TrajectoryDataModule(PromptDataModule):
         self.truncate_answers = truncate_answers
         self.max_prompt_length = max_prompt_length
         self.only_verified = only_verified
+        self.query_weighting: QueryWeighting = query_weighting
+        self.one_per_query = one_per_query
+        self.has_advantages = query_weighting == "advantage"
         self.held_out = held_out
         self.group_by_length = group_by_length
         self.num_workers = num_workers
@@ -180,11 +214,12 @@ class TrajectoryDataModule(PromptDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Trajectories that are not held out."""
-        indices = self._indices(is_held_out=False)
-        if self.answers == SELF_DISTILLED:
-            rows = TrajectoryRows(self._cut_table, indices)
+        if self.query_weighting != "none":
+            rows = self._weighted_rows()
+        elif self.answers == SELF_DISTILLED:
+            rows = TrajectoryRows(self._cut_table, self._trained(self._wanted))
         else:
-            rows = self._ground_truth_rows(self._answered(indices), truncate=self.truncate_answers)
+            rows = self._ground_truth_rows(self._answered(self._trained(self._wanted)), truncate=self.truncate_answers)
         return self.training_loader(
             rows, self.batch_size, group_by_length=self.group_by_length, num_workers=self.num_workers
         )
@@ -199,7 +234,7 @@ class TrajectoryDataModule(PromptDataModule):
 
     def _held_out_loaders(self) -> list[DataLoader[Any]]:
         """Held-out queries twice: as decoded, and with the task's own answers, cut to the response where too long."""
-        indices = self._indices(is_held_out=True)
+        indices = self._indices(self._wanted, is_held_out=True)
         answered = [i for i in indices if self.table.references[i]]
         kinds = {
             SELF_DISTILLED: TrajectoryRows(self._cut_table, indices),
@@ -214,12 +249,53 @@ class TrajectoryDataModule(PromptDataModule):
     def _collate_held_out(self, rows: Sequence[Row], answers: str) -> TrajectoryBatch:
         return dataclasses.replace(self.collate(rows), answers=answers)
 
-    def _indices(self, *, is_held_out: bool) -> list[int]:
+    @property
+    def _wanted(self) -> npt.NDArray[np.bool_]:
+        """Rows to train on and to hold out."""
         is_wanted = self.table.is_verified if self.only_verified else np.ones_like(self.table.is_verified)
         require(
             bool(is_wanted.any()),
             f"{self.path}: expected at least one verified trajectory, found none among {len(is_wanted)}",
         )
+        return is_wanted
+
+    def _trained(self, is_wanted: npt.NDArray[np.bool_]) -> list[int]:
+        """Rows that are not held out; with ``one_per_query`` the first of each query."""
+        indices = self._indices(is_wanted, is_held_out=False)
+        if not self.one_per_query:
+            return indices
+        first = {self.table.query_ids[i]: i for i in reversed(indices)}
+        return sorted(first.values())
+
+    def _weighted_rows(self) -> TrajectoryRows:
+        """Rows that the other decodings of their queries give a weight or an advantage.
+
+        Raises:
+            TabomError: If there are none.
+        """
+        table, ids = self.table, set(self.table.query_ids)
+        kind = f"data.query_weighting {self.query_weighting}"
+        require(
+            len(ids) < len(table.query_ids),
+            f"{self.path}: expected several decodings a query for {kind}, got one of each; distil with "
+            "data.num_samples above 1",
+        )
+        rates = pass_rates(table.query_ids, table.is_verified)
+        is_mixed = (rates > 0) & (rates < 1)
+        is_wanted = is_mixed if self.has_advantages else self._wanted & (rates < 1)
+        num_used = len({table.query_ids[i] for i in np.flatnonzero(is_wanted)})
+        require(
+            num_used > 0,
+            f"{self.path}: expected a query with verified and refused decodings for {kind}, found none of {len(ids)}",
+        )
+        rank_zero_info(f"{self.path}: {len(ids) - num_used} of {len(ids)} queries give nothing for {kind}, left out")
+        indices = self._trained(is_wanted)
+        if self.has_advantages:
+            return TrajectoryRows(self._cut_table, indices, advantage=(table.is_verified - rates)[indices])
+        weight = 1 - rates[indices]
+        return TrajectoryRows(self._cut_table, indices, row_weight=weight / weight.mean())
+
+    def _indices(self, is_wanted: npt.NDArray[np.bool_], *, is_held_out: bool) -> list[int]:
         parts: dict[bool, list[int]] = {False: [], True: []}
         for i, query_id in enumerate(self.table.query_ids):
             if is_wanted[i]:

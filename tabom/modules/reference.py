@@ -33,8 +33,8 @@ class Reference:
         base: Denoiser,
         step: int,
         draws: RowDraws,
-    ) -> tuple[TokenStatistics, torch.Tensor | None]:
-        """Statistics at the targets, and the tokens (B, L) that the reference samples, if the objective wants them."""
+    ) -> tuple[TokenStatistics, torch.Tensor | None, TargetPass]:
+        """Statistics at the targets, the tokens (B, L) that the reference samples if they are wanted, and its pass."""
         current_round = step // objective.reference_interval if objective.reference_interval else 0
         if current_round != self._round:
             self._round, self._snapshot = current_round, Snapshot(backbone) if current_round else None
@@ -43,7 +43,7 @@ class Reference:
             sampled_ids = None
             if objective.sample_temperature is not None:
                 sampled_ids = seen.sample(objective.sample_temperature, draws)
-            return seen.statistics(sampled_ids, entropy_temperature=objective.entropy_temperature), sampled_ids
+            return seen.statistics(sampled_ids, entropy_temperature=objective.entropy_temperature), sampled_ids, seen
 
     def state_dict(self) -> dict[str, Any]:
         """Round, snapshot and start, so that a resumed run compares with the same weights; empty while it is the base.

@@ -100,6 +100,11 @@ class TrainingModule(LightningModule):
             check_averaging(self.trainer)
             require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")
             self.objective.check_response_length(self._data.response_length)
+            require(
+                self.objective.tilt is not None or not self._data.has_advantages,
+                "data.query_weighting: expected none or failure_rate without a tilt, got advantage; "
+                "set model.objective.tilt, without which failed decodings would be learnt like the others",
+            )
             interval = self.objective.reference_interval
             require(
                 self.device_mesh is None or (interval is None and self._compared_with == "base"),
@@ -247,9 +252,9 @@ class TrainingModule(LightningModule):
         draws = RowDraws.of_numbers(stream_key(self._seed, "train", self.current_epoch), batch.row_numbers)
         self.objective.set_step(self.global_step)
         corrupted = self.objective.corrupt(batch, self.backbone.mask_token_id, draws)
-        reference, sampled_ids = None, None
+        reference, sampled_ids, compared = None, None, None
         if self.objective.needs_reference:
-            reference, sampled_ids = self._reference.statistics(
+            reference, sampled_ids, compared = self._reference.statistics(
                 self.objective,
                 corrupted,
                 backbone=self.backbone,
@@ -257,8 +262,10 @@ class TrainingModule(LightningModule):
                 step=self.global_step,
                 draws=draws,
             )
-        temperature = self.objective.entropy_temperature
-        statistics = TargetPass(self.backbone, corrupted).statistics(sampled_ids, entropy_temperature=temperature)
+        seen, temperature = TargetPass(self.backbone, corrupted), self.objective.entropy_temperature
+        statistics = seen.statistics(sampled_ids, entropy_temperature=temperature)
+        if compared is not None and self.objective.needs_divergence:
+            statistics = statistics._replace(divergence=seen.divergence_from(compared))
         terms = self.objective.terms(statistics, corrupted, reference)
         self._check_finite(terms, corrupted)
         num_rows = len(batch.query_ids)

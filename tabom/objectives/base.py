@@ -8,7 +8,9 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tabom.errors import TabomError, check_range
 from tabom.functional.reduction import masked_mean
+from tabom.functional.tilting import tilted_divergence
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
@@ -27,6 +29,11 @@ class Objective(ABC):
         corruption: What the network sees and is asked for.
         supervise_padding: Whether the end-of-sequence tokens that fill the response budget after the first one are
             learnt. LLaDA and Dream learn them.
+        tilt: Eta in nats, >= 0: targets pull the model towards the reference model tilted by so much in their favour
+            (:func:`tabom.functional.tilting.tilted_divergence`). None, its limit, is cross-entropy.
+
+    Raises:
+        TabomError: If ``tilt`` is below 0.
 
     Attributes:
         needs_reference: Whether :meth:`terms` needs statistics of a reference model on the same corrupted batch: the
@@ -36,6 +43,7 @@ class Objective(ABC):
         sample_temperature: The reference samples a token at every target at this temperature (0: the likeliest), whose
             negative log-likelihood comes as ``sampled_nll``; None for no such tokens.
         entropy_temperature: The entropies are those of softmax(logits / temperature).
+        needs_divergence: Whether :meth:`terms` needs the divergence from the reference.
         mean_over_ranks: Averages a tensor over the processes that train together; set by the module. With it the
             average of the processes' losses and gradients is that of one process with all rows.
     """
@@ -45,9 +53,15 @@ class Objective(ABC):
     sample_temperature: float | None = None
     entropy_temperature = 1.0
 
-    def __init__(self, corruption: Corruption, *, supervise_padding: bool) -> None:
+    needs_divergence = False
+
+    def __init__(self, corruption: Corruption, *, supervise_padding: bool, tilt: float | None = None) -> None:
+        check_range("tilt", tilt, least=0)
         self._corruption = corruption
         self.supervise_padding = supervise_padding
+        self.tilt = tilt
+        self.needs_reference = self.needs_reference or tilt is not None
+        self.needs_divergence = self.needs_divergence or tilt is not None
         self.mean_over_ranks: Callable[[Tensor], Tensor] = _identity
 
     def set_step(self, step: int) -> None:
@@ -56,10 +70,21 @@ class Objective(ABC):
 
     def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Choose what the model sees and is asked for; what a row gets depends on the row and its draws alone."""
-        corrupted = self._corruption(batch, mask_token_id, draws)
+        corrupted = self._with_credit(self._corruption(batch, mask_token_id, draws), batch)
         if self.supervise_padding:
             return corrupted
         return dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
+
+    @staticmethod
+    def _with_credit(corrupted: CorruptedBatch, batch: TrajectoryBatch) -> CorruptedBatch:
+        """With weight and advantage of the batch's rows, which may be there several times, one copy after the other."""
+        num_copies = len(corrupted.query_ids) // len(batch.query_ids)
+        weight, advantage = batch.row_weight, batch.advantage
+        return dataclasses.replace(
+            corrupted,
+            row_weight=None if weight is None else weight.repeat(num_copies),
+            advantage=None if advantage is None else advantage.repeat(num_copies),
+        )
 
     @abstractmethod
     def terms(
@@ -75,6 +100,41 @@ class Objective(ABC):
         Returns:
             ``loss``, which is minimised, and further scalars to be logged, in nats unless said otherwise.
         """
+
+    def target_losses(
+        self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None
+    ) -> Float[Tensor, "B L"]:
+        """What each target adds to the loss, in nats: anything where nothing was asked for.
+
+        The negative log-likelihood, or with ``tilt`` the divergence from the tilted reference, where the tilt of a row
+        with an advantage is eta times that; times the weight of the row.
+
+        Raises:
+            TabomError: If something is missing that ``tilt`` needs.
+        """
+        losses = statistics.nll
+        if self.tilt is not None:
+            if reference is None or statistics.divergence is None:
+                raise TabomError("tilt: expected statistics of a reference model and the divergence from it, got none")
+            advantage = corrupted.advantage
+            losses = tilted_divergence(
+                losses,
+                statistics.divergence,
+                reference.nll.where(corrupted.is_target, 0.0),
+                tilt=self.tilt if advantage is None else (self.tilt * advantage[:, None]).to(losses).expand_as(losses),
+            )
+        return losses if corrupted.row_weight is None else losses * corrupted.row_weight[:, None]
+
+    def mean_of_rows(
+        self, values: Float[Tensor, " B"], where: Bool[Tensor, " B"], corrupted: CorruptedBatch
+    ) -> Float[Tensor, ""]:
+        """Mean over rows of something other than targets, such as their order, times the weights of the rows.
+
+        A row whose advantage is not above 0 gives no example to follow, and is left out.
+        """
+        if corrupted.advantage is not None:
+            where = where & (corrupted.advantage > 0)
+        return self.mean_where(values if corrupted.row_weight is None else values * corrupted.row_weight, where)
 
     def check_response_length(self, response_length: int) -> None:
         """Raise ``TabomError`` where the objective cannot work with so many response tokens."""

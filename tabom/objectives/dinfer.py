@@ -24,6 +24,10 @@ class DInferObjective(Objective):
             baseline does not say; ``mean``, the default, is on the scale of the other objectives, and then the number
             of targets does not decide how much a trajectory counts. ``batch_tokens`` is the mean over all targets of
             the batch, as the paper's released code reduces its other objectives.
+        tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
+
+    Raises:
+        TabomError: If ``tilt`` is below 0.
 
     References:
         Ma et al. 2025 (dInfer), arXiv:2510.08666, compressed transition learning; Chen et al. 2026, arXiv:2605.11854,
@@ -32,26 +36,28 @@ class DInferObjective(Objective):
     """
 
     def __init__(
-        self, supervise_padding: bool = True, reduction: Literal["mean", "sum", "batch_tokens"] = "mean"
+        self,
+        supervise_padding: bool = True,
+        reduction: Literal["mean", "sum", "batch_tokens"] = "mean",
+        tilt: float | None = None,
     ) -> None:
-        super().__init__(TrajectoryTransition(), supervise_padding=supervise_padding)
+        super().__init__(TrajectoryTransition(), supervise_padding=supervise_padding, tilt=tilt)
         self.reduction = reduction
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, ``reconstruction`` (the mean over the targets), and ``num_targets`` of a trajectory on average."""
-        del reference
         is_target = corrupted.is_target
         has_target, num_targets = is_target.any(1), is_target.sum(1).to(statistics.nll.dtype)
-        reconstruction = self.mean_of_targets(
-            statistics.nll, is_target, "batch_tokens" if self.reduction == "batch_tokens" else "trajectories"
-        )
-        loss = reconstruction
+        reduction = "batch_tokens" if self.reduction == "batch_tokens" else "trajectories"
+        losses = self.target_losses(statistics, corrupted, reference)
         if self.reduction == "sum":
-            loss = self.mean_where(statistics.nll.where(is_target, 0.0).sum(1), has_target)
+            loss = self.mean_where(losses.where(is_target, 0.0).sum(1), has_target)
+        else:
+            loss = self.mean_of_targets(losses, is_target, reduction)
         return {
             "loss": loss,
-            "reconstruction": reconstruction.detach(),
+            "reconstruction": self.mean_of_targets(statistics.nll.detach(), is_target, reduction),
             "num_targets": self.mean_where(num_targets, has_target),
         }

@@ -27,6 +27,7 @@ class DParallelObjective(Objective):
         mask_ratio: Probability with which each position of the block is masked in the first row, in (0, 1).
         certainty_weight: Omega, >= 0.
         entropy_temperature: Of the entropies, > 0.
+        tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
 
     Raises:
         TabomError: If a value is out of range.
@@ -43,11 +44,12 @@ class DParallelObjective(Objective):
         mask_ratio: float = 0.5,
         certainty_weight: float = 2.0,
         entropy_temperature: float = 0.5,
+        tilt: float | None = None,
     ) -> None:
         corruption = ComplementaryMasking(
             block_length=block_length, mask_ratio=mask_ratio, supervise_padding=supervise_padding
         )
-        super().__init__(corruption, supervise_padding=supervise_padding)
+        super().__init__(corruption, supervise_padding=supervise_padding, tilt=tilt)
         check_range("certainty_weight", certainty_weight, least=0)
         check_range("entropy_temperature", entropy_temperature, above=0)
         self.block_length = block_length
@@ -63,7 +65,7 @@ class DParallelObjective(Objective):
 
     def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Mask a part of a block, and its other part in as many further rows: 2B rows of B."""
-        return self._corruption(batch, mask_token_id, draws)
+        return self._with_credit(self._corruption(batch, mask_token_id, draws), batch)
 
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
@@ -72,15 +74,15 @@ class DParallelObjective(Objective):
 
         Reconstruction and entropy are means over rows, half of what the loss adds up.
         """
-        del reference
         is_target = corrupted.is_target
         has_target = is_target.any(1)
-        reconstruction = self.mean_where(masked_mean(statistics.nll, is_target), has_target)
-        entropy = self.mean_where(masked_mean(statistics.entropy, is_target & statistics.is_correct), has_target)
+        losses = self.target_losses(statistics, corrupted, reference)
+        entropies = masked_mean(statistics.entropy, is_target & statistics.is_correct)
         is_correct = statistics.is_correct.to(statistics.nll.dtype)
         return {
-            "loss": 2 * (reconstruction + self.certainty_weight * entropy),
-            "reconstruction": reconstruction.detach(),
-            "entropy": entropy.detach(),
+            "loss": 2 * self.mean_where(masked_mean(losses, is_target), has_target)
+            + 2 * self.certainty_weight * self.mean_of_rows(entropies, has_target, corrupted),
+            "reconstruction": self.mean_where(masked_mean(statistics.nll.detach(), is_target), has_target),
+            "entropy": self.mean_where(entropies.detach(), has_target),
             "accuracy": self.mean_where(masked_mean(is_correct, is_target), has_target),
         }

@@ -46,9 +46,10 @@ class NelboObjective(Objective):
         reduction: ``trajectories``: means are per sequence, then over sequences. ``batch_tokens``: the mean over all
             masked tokens of the batch, none of which is forced (the paper's released code); not of ``inverse_ratio``.
         stratified_ratios: Spread the mask ratios evenly over the batch, which lowers the variance of the gradient.
+        tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
 
     Raises:
-        TabomError: If ``cart_p`` is out of range, or the reduction does not fit the weighting.
+        TabomError: If ``cart_p`` or ``tilt`` is out of range, or the reduction does not fit the weighting.
 
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 1; Nie et al. 2025 (LLaDA), arXiv:2502.09992, GUIDELINES.md; Ye et al.
@@ -62,13 +63,14 @@ class NelboObjective(Objective):
         cart_p: float = 0.1,
         reduction: Reduction = "trajectories",
         stratified_ratios: bool = False,
+        tilt: float | None = None,
     ) -> None:
         corruption = UniformMasking(
             min_mask_ratio=LLADA_MIN_MASK_RATIO if weighting == "inverse_ratio" else 0.0,
             at_least_one=weighting != "inverse_ratio" and reduction == "trajectories",
             is_stratified=stratified_ratios,
         )
-        super().__init__(corruption, supervise_padding=supervise_padding)
+        super().__init__(corruption, supervise_padding=supervise_padding, tilt=tilt)
         require(
             weighting != "inverse_ratio" or reduction == "trajectories",
             f"reduction: expected trajectories with weighting inverse_ratio, got {reduction}",
@@ -98,15 +100,15 @@ class NelboObjective(Objective):
     def terms(
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
     ) -> dict[str, Float[Tensor, ""]]:
-        """``loss``, and ``reconstruction``: the mean without weights, which is the loss of ``mean``."""
-        del reference
+        """``loss``, and ``reconstruction``: the mean cross-entropy without weights, which is the loss of ``mean``."""
         is_target, weight = corrupted.is_target, corrupted.token_weight
+        losses = self.target_losses(statistics, corrupted, reference)
         reconstruction = self.mean_of_targets(statistics.nll, is_target, self._reduction)
         if weight is None:
-            loss = reconstruction
+            loss = self.mean_of_targets(losses, is_target, self._reduction)
         elif self.weighting == "inverse_ratio":
-            weighted = (weight * statistics.nll).where(is_target, 0.0)
+            weighted = (weight * losses).where(is_target, 0.0)
             loss = self.mean_where(weighted.sum(1), (weight > 0).any(1))
         else:
-            loss = self.mean_of_targets(weight * statistics.nll, is_target, self._reduction)
+            loss = self.mean_of_targets(weight * losses, is_target, self._reduction)
         return {"loss": loss, "reconstruction": reconstruction.detach()}

@@ -25,6 +25,7 @@ class PaplObjective(Objective):
             take no part in the softmax.
         alpha: Weight of the planner's term, >= 0.
         temperature: Tau, > 0.
+        tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
 
     Raises:
         TabomError: If a value is out of range.
@@ -33,8 +34,14 @@ class PaplObjective(Objective):
         Peng et al. 2025 (PAPL), arXiv:2509.23405. Means are per sequence, then over sequences that have targets.
     """
 
-    def __init__(self, supervise_padding: bool = True, alpha: float = 1.0, temperature: float = 1.0) -> None:
-        super().__init__(UniformMasking(), supervise_padding=supervise_padding)
+    def __init__(
+        self,
+        supervise_padding: bool = True,
+        alpha: float = 1.0,
+        temperature: float = 1.0,
+        tilt: float | None = None,
+    ) -> None:
+        super().__init__(UniformMasking(), supervise_padding=supervise_padding, tilt=tilt)
         check_range("alpha", alpha, least=0)
         check_range("temperature", temperature, above=0)
         self.alpha = alpha
@@ -44,13 +51,12 @@ class PaplObjective(Objective):
         self, statistics: TokenStatistics, corrupted: CorruptedBatch, reference: TokenStatistics | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, ``reconstruction``, and ``largest_weight`` of a row on average, in (0, 1]: 1 is a single token."""
-        del reference
         is_target = corrupted.is_target
         has_target = is_target.any(1)
         weight = path_weights(statistics.nll, where=is_target, temperature=self.temperature)
-        weighted = masked_mean((1 + self.alpha * weight) * statistics.nll, is_target)
+        losses = (1 + self.alpha * weight) * self.target_losses(statistics, corrupted, reference)
         return {
-            "loss": self.mean_where(weighted, has_target),
+            "loss": self.mean_where(masked_mean(losses, is_target), has_target),
             "reconstruction": self.mean_where(masked_mean(statistics.nll, is_target), has_target).detach(),
             "largest_weight": self.mean_where(weight.amax(1), has_target),
         }

@@ -149,13 +149,13 @@ class T3DObjective(Objective):
         log_ratio = masked_mean(reference.nll - statistics.nll, where)
         sampled_log_ratio = masked_mean(reference.sampled_nll - statistics.sampled_nll, where)
         real, fake = (
-            self.mean_where(values, has_masked)
+            self.mean_of_rows(values, has_masked, corrupted)
             for values in discriminative_losses(
                 log_ratio, sampled_log_ratio, beta=self.beta, fake_weight=self.fake_weight
             )
         )
-        weighted_nll = corrupted.token_weight * statistics.nll.where(corrupted.is_target, 0.0)
-        path = self.mean_where(weighted_nll.sum(1), has_target)
+        weighted = corrupted.token_weight * self.target_losses(statistics, corrupted, reference)
+        path = self.mean_where(weighted.where(corrupted.is_target, 0.0).sum(1), has_target)
         return {
             "loss": real + fake + self.path_weight * path,
             "real": real.detach(),

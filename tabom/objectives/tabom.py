@@ -39,6 +39,7 @@ class TabomObjective(Objective):
         rank_weight_warmup: From its ``start`` to ``rank_weight``.
         margin_warmup: From its ``start``, in nats, to ``margin``.
         window_warmup: From its ``start``, at least 1, to ``window``, rounded to whole units.
+        tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
 
     Raises:
         TabomError: If a value is out of range.
@@ -63,6 +64,7 @@ class TabomObjective(Objective):
         rank_weight_warmup: Warmup | None = None,
         margin_warmup: Warmup | None = None,
         window_warmup: Warmup | None = None,
+        tilt: float | None = None,
     ) -> None:
         self._segments = TrajectorySegments(
             window,
@@ -72,7 +74,7 @@ class TabomObjective(Objective):
             starts=starts,
             supervise_padding=supervise_padding,
         )
-        super().__init__(self._segments, supervise_padding=supervise_padding)
+        super().__init__(self._segments, supervise_padding=supervise_padding, tilt=tilt)
         check_range("margin", margin, least=0)
         check_range("rank_weight", rank_weight, least=0)
         warmups = (("rank_weight", rank_weight_warmup, 0), ("margin", margin_warmup, 0), ("window", window_warmup, 1))
@@ -93,7 +95,8 @@ class TabomObjective(Objective):
         self._window_warmup = window_warmup
         self._margin_now, self._rank_weight_now = margin, rank_weight
         self._is_ranked = rank_weight > 0 or rank_weight_warmup is not None
-        self.needs_reference = self._is_ranked and ranking.needs_reference
+        self._is_compared = self._is_ranked and ranking.needs_reference
+        self.needs_reference = self.needs_reference or self._is_compared
 
     def check_response_length(self, response_length: int) -> None:
         """Raise ``TabomError`` if the window is larger than the response, now or during its warm-up."""
@@ -137,7 +140,7 @@ class TabomObjective(Objective):
             TabomError: If the reference is needed and not given.
         """
         require(
-            reference is not None or not self.needs_reference,
+            reference is not None or not self._is_compared,
             f"reference: expected statistics of the base model, which ranking {self.ranking.surrogate} compares with, "
             "got none",
         )
@@ -145,15 +148,17 @@ class TabomObjective(Objective):
         segment = self.ranking.segment(statistics, corrupted, reference)
         is_agreeing = segment.entropy[:, :, None] < segment.entropy[:, None, :]
         result = {
-            "loss": reconstruction,
+            "loss": self.mean_of_targets(
+                self.target_losses(statistics, corrupted, reference), corrupted.is_target, self._reduction
+            ),
             "reconstruction": reconstruction.detach(),
             "order_agreement": self._share(is_agreeing, segment.is_pair),
         }
         if reference is not None or not self.ranking.needs_reference:
             losses = self.ranking.losses(segment, margin=self._margin_now)
-            ranking = self.mean_where(losses.values, losses.has_value)
+            ranking = self.mean_of_rows(losses.values, losses.has_value, corrupted)
             if self._is_ranked:
-                result["loss"] = reconstruction + self._rank_weight_now * ranking
+                result["loss"] = result["loss"] + self._rank_weight_now * ranking
             result |= self._logged(losses, ranking.detach())
         if segment.is_inverted is not None:
             result["inverted_under_base"] = self._share(segment.is_inverted, segment.is_pair)

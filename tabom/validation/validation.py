@@ -67,8 +67,8 @@ class Validation(nn.Module):
             check_range("mask_ratios", ratio, above=0, most=1)
         check_range("num_samples", num_samples, least=0)
         require(
-            probe is None or not probe.ranking.needs_reference,
-            "probe: expected a ranking that needs no base model, so that it is the same for every training",
+            probe is None or (probe.tilt is None and not probe.ranking.needs_reference),
+            "probe: expected no tilt and a ranking that needs no base model, so that it is the same for every training",
         )
         check_range("forgetting_weight", forgetting_weight, least=0)
         self._samplers = {

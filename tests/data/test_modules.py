@@ -313,6 +313,92 @@ class TestTrajectories:
         num_verified = len(trajectories(held_out=0.0).train_dataloader().dataset)
         assert (num_all, num_verified) == (24, 16)
 
+    @pytest.mark.parametrize("kind", ["failure_rate", "advantage"])
+    def test_weights_and_advantages_are_those_of_a_loop_over_queries(self, make_trajectories, kind):
+        """Eight queries of three decodings: all pass, two pass, one passes, none passes, and again."""
+        verdicts = [int(sample < 3 - query % 4) for query in range(8) for sample in range(3)]
+        path = str(make_trajectories(num_samples=3, is_verified=[verdict == 1 for verdict in verdicts]))
+        data = TrajectoryDataModule(path=path, batch_size=1, held_out=0.5, query_weighting=kind, **common())
+        held_out = {
+            query_id for loader in data.val_dataloader()[2:] for batch in loader for query_id in batch.query_ids
+        }
+        expected = {}
+        for query in range(8):
+            rows = range(3 * query, 3 * query + 3)
+            mean = sum(verdicts[row] for row in rows) / 3
+            for row in rows:
+                if data.table.query_ids[row] in held_out:
+                    continue
+                if kind == "advantage" and mean not in (0, 1):
+                    expected[row] = verdicts[row] - mean
+                if kind == "failure_rate" and verdicts[row] and mean != 1:
+                    expected[row] = 1 - mean
+        if kind == "failure_rate":
+            average = sum(expected.values()) / len(expected)
+            expected = {row: value / average for row, value in expected.items()}
+        batch = data.collate(list(data.train_dataloader().dataset))
+        assert list(batch.query_ids) == [data.table.query_ids[row] for row in expected]
+        assert batch.unmask_step[:, -19:].tolist() == data.table.unmask_step[list(expected)].tolist()
+        got, other = (batch.advantage, batch.row_weight) if kind == "advantage" else (batch.row_weight, batch.advantage)
+        assert got.tolist() == pytest.approx(list(expected.values()))
+        assert other is None
+        assert 0 < len(expected) < 12
+        assert held_out
+
+    def test_one_trajectory_a_query_is_the_first_that_is_wanted(self, make_trajectories):
+        path = str(make_trajectories(num_samples=3, is_verified=[False, True, True] * 7 + [False] * 3))
+        data = TrajectoryDataModule(path=path, batch_size=2, held_out=0.0, one_per_query=True, **common())
+        dataset = data.train_dataloader().dataset
+        assert [row.query_id for row in dataset] == data.table.query_ids[:21:3]
+        assert [list(row.unmask_step) for row in dataset] == data.table.unmask_step[1:21:3].tolist()
+        assert {(row.row_weight, row.advantage) for row in dataset} == {(None, None)}
+
+    @pytest.mark.parametrize(
+        ("rows", "kind", "message"),
+        [
+            (
+                {},
+                "advantage",
+                "several decodings a query for {}, got one of each; distil with data.num_samples above 1",
+            ),
+            (
+                {"num_samples": 2, "is_verified": [True] * 24},
+                "failure_rate",
+                "a query with verified and refused decodings for {}, found none of 12",
+            ),
+            (
+                {"num_samples": 2, "is_verified": [True, True, False, False] * 6},
+                "advantage",
+                "a query with verified and refused decodings for {}, found none of 12",
+            ),
+        ],
+    )
+    def test_verdicts_that_compare_nothing_are_errors(self, make_trajectories, rows, kind, message):
+        path = str(make_trajectories(**rows))
+        data = TrajectoryDataModule(path=path, batch_size=2, query_weighting=kind, **common())
+        with pytest.raises(TabomError) as error:
+            data.train_dataloader()
+        assert str(error.value) == f"{path}: expected {message.format(f'data.query_weighting {kind}')}"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                {"query_weighting": "failure_rate", "answers": "ground_truth"},
+                "query_weighting: expected none with answers ground_truth, which ignores it, got failure_rate",
+            ),
+            (
+                {"query_weighting": "advantage", "one_per_query": True},
+                "one_per_query: expected False with query_weighting advantage, which compares the trajectories of a "
+                "query, got True",
+            ),
+        ],
+    )
+    def test_options_that_contradict_each_other_are_errors(self, trajectories, options, message):
+        with pytest.raises(TabomError) as error:
+            trajectories(**options)
+        assert str(error.value) == message
+
     def test_ground_truth_answers_the_same_queries_without_an_order(self, trajectories, tokenizer):
         own = trajectories(held_out=0.2).train_dataloader().dataset
         truth = trajectories(held_out=0.2, answers="ground_truth").train_dataloader().dataset
@@ -383,7 +469,7 @@ class TestTrajectories:
     def test_held_out_queries_without_references(self, trajectories, case, chat_template):
         """Then there is nothing of the task's own to compare with."""
         data = trajectories(held_out=0.0 if case == "nothing held out" else 0.4, chat_template=chat_template)
-        held_out = set(data._indices(is_held_out=True))
+        held_out = set(data._indices(data._wanted, is_held_out=True))
         if case != "nothing held out":
             is_kept = [case != "no references" and i not in held_out for i in range(24)]
             data.table.references[:] = [

@@ -65,7 +65,7 @@ def present_logits(model):
 
 
 def reference_nll(reference, model, base, step, **options):
-    statistics, _ = reference.statistics(
+    statistics, *_ = reference.statistics(
         T3DObjective(**options),
         corrupted(),
         backbone=model,
@@ -315,7 +315,7 @@ def test_nothing_is_sampled_where_nothing_is_asked_for(temperature):
 def test_sampled_tokens_are_scored_by_both(backbone):
     base = backbone.reference()
     disturb(backbone)
-    statistics, sampled = Reference().statistics(
+    statistics, sampled, _ = Reference().statistics(
         T3DObjective(sample_temperature=1.0),
         corrupted(),
         backbone=backbone,

@@ -23,6 +23,7 @@ from tabom.cli.lightning_cli import run
 from tabom.errors import TabomError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+TILT = "--model.objective.tilt=2.0"
 LORA = '--model.backbone.lora={"r": 4}'
 CHECKPOINTING = "--model.backbone.gradient_checkpointing=true"
 IN_BFLOAT16 = "--model.backbone.dtype=bfloat16"
@@ -83,6 +84,8 @@ FURTHER_JOBS = {
     "one_file": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, IN_BFLOAT16, IN_ONE_FILE, checkpoints("one_file")),
     "resumed": words("fit", *FSDP, UNCHECKED, "--ckpt_path=full/step=5.ckpt"),
     "accumulated": words("fit", *FSDP, UNCHECKED, *ACCUMULATED, batch_size=2),
+    "tilted": words("fit", *FSDP, UNCHECKED, TILT),
+    "tilted_adapter": words("fit", *FSDP, UNCHECKED, TILT, LORA),
     "ddp_mixed": words("fit", "--trainer.strategy=ddp", UNCHECKED, MIXED, LORA),
     "mixed": words("fit", *FSDP, UNCHECKED, MIXED, LORA, CHECKPOINTING),
     "half_way": words("test", *FSDP, "--trainer.limit_test_batches=1", "--ckpt_path=full/step=10.ckpt", HALF),
@@ -158,6 +161,14 @@ def test_each_process_holds_its_share(results):
 def test_an_adapter_is_trained_alone_with_checkpointing(further_results, alone):
     cli = alone("fit", UNCHECKED, LORA, batch_size=8)
     assert largest_difference(further_results["lora"]["weights"], cli.model.backbone.state_dict()) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("tilted", ()), ("tilted_adapter", (LORA,))])
+def test_targets_are_tilted_from_a_sharded_base(further_results, alone, name, options):
+    """A copy with its own shards, or the same weights with the adapter off: its head is whole when it is read."""
+    cli = alone("fit", UNCHECKED, TILT, *options, batch_size=8)
+    assert largest_difference(further_results[name]["weights"], cli.model.backbone.state_dict()) < 1e-6
 
 
 @pytest.mark.slow

@@ -128,6 +128,7 @@ def test_the_defaults_are_those_of_the_released_code():
         "mask_ratio": 0.5,
         "certainty_weight": 2.0,
         "entropy_temperature": 0.5,
+        "tilt": None,
     }
 
 

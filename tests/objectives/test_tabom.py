@@ -284,6 +284,7 @@ def test_the_defaults_are_the_paper_s():
         "rank_weight_warmup": None,
         "margin_warmup": None,
         "window_warmup": None,
+        "tilt": None,
     }
     assert Ranking() == Ranking(surrogate="hinge", energy="entropy", stop_gradient="none", order="observed")
 

@@ -18,6 +18,9 @@ from tabom.validation import PassAt, Validation
 from tabom.validation.text import TextMeasures
 from tabom.validation.trajectories import TrajectoryMeasures
 
+OF_EVERY_TRAINING = (
+    "probe: expected no tilt and a ranking that needs no base model, so that it is the same for every training"
+)
 CURVES = {"tds", "tds_by_share", "unmask_entropy", "ce_self_distilled", "ce_ground_truth"}
 
 
@@ -259,6 +262,8 @@ class TestInterpolation:
         ({"mask_ratios": (0.0,)}, "mask_ratios: expected above 0 and at most 1, got 0.0"),
         ({"forgetting_weight": -1.0}, "forgetting_weight: expected at least 0, got -1.0"),
         ({"tokens_per_step": ()}, "tokens_per_step: expected at least one number, got none"),
+        ({"probe": TabomObjective(tilt=1.0)}, OF_EVERY_TRAINING),
+        ({"probe": TabomObjective(ranking=Ranking(skip_inverted=True))}, OF_EVERY_TRAINING),
     ],
     ids=str,
 )
