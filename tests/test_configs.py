@@ -20,11 +20,23 @@ CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS) - set(OVERLAYS) - set(TR
 RECIPES = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "dream_ling_coder_paper")
 METHODS = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
 BASELINES = ("dinfer", "t3d")
-FURTHER = ("tabom_global", "dinfer", "t3d", "logistic", "plackett_luce", "boltzmann_kl", "shuffled_order")
+FURTHER = (
+    "tilted",
+    "exact_order",
+    "tabom_global",
+    "dinfer",
+    "t3d",
+    "logistic",
+    "plackett_luce",
+    "boltzmann_kl",
+    "shuffled_order",
+)
 
 
 def verb_of(path):
-    return "predict" if path.stem == "distill" else "evaluate" if "evaluate" in (path.stem, path.parent.name) else "fit"
+    if path.stem.startswith("distill"):
+        return "predict"
+    return "evaluate" if "evaluate" in (path.stem, path.parent.name) else "fit"
 
 
 def read(path):
@@ -225,7 +237,7 @@ def test_schedules_end_with_the_training():
 
 def test_files_are_short():
     num_lines = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.*")}
-    assert sum(num_lines.values()) <= 1400
+    assert sum(num_lines.values()) <= 1500
     assert all(num_lines[ROOT / f"demo/{name}.yaml"] <= 25 for name in (*METHODS, *FURTHER))
     assert all(num_lines[path] <= 35 for path in CONFIGS)
 

@@ -2,6 +2,7 @@
 
 from tabom.corruption.block_states import BlockStates
 from tabom.corruption.complementary_masking import ComplementaryMasking
+from tabom.corruption.trajectory_choices import TrajectoryChoices
 from tabom.corruption.trajectory_segments import TrajectorySegments
 from tabom.corruption.trajectory_transition import TrajectoryTransition
 from tabom.corruption.uniform_masking import CountMasking, UniformMasking
@@ -10,6 +11,7 @@ __all__ = [
     "BlockStates",
     "ComplementaryMasking",
     "CountMasking",
+    "TrajectoryChoices",
     "TrajectorySegments",
     "TrajectoryTransition",
     "UniformMasking",

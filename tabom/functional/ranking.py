@@ -11,8 +11,31 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tabom.functional.reduction import masked_mean
+from tabom.functional.tilting import tilted_divergence
+from tabom.types import TokenStatistics
 
 StopGradient = Literal["none", "earlier", "later"]
+Energy = Literal["entropy", "confidence", "log_odds"]
+
+
+def energies(statistics: TokenStatistics, kind: Energy) -> Float[Tensor, "*K"]:
+    r"""What a decoder ranks positions by; lower is decoded earlier.
+
+    Args:
+        statistics: Of each position.
+        kind: ``entropy`` in nats; ``confidence``: minus the largest probability; ``log_odds``:
+            :math:`\log((1 - c) / c)` of the largest probability c, which orders like the confidence and goes on to fall
+            where that is near 1, down to the spacing of the numbers there (-16.6 in float32).
+
+    Example:
+        >>> nothing = torch.zeros(1)
+        >>> energies(TokenStatistics(nothing, nothing, torch.tensor([0.8]), nothing.bool()), "log_odds")
+        tensor([-1.3863])
+    """
+    if kind == "entropy":
+        return statistics.entropy
+    confidence = statistics.confidence
+    return -confidence if kind == "confidence" else -confidence.logit(torch.finfo(confidence.dtype).eps / 2)
 
 
 def ordered_pairs(
@@ -147,11 +170,47 @@ def plackett_luce_loss(
     References:
         Plackett 1975, The Analysis of Permutations; the sequential form of Chen et al. 2026, arXiv:2605.11854, Eq. 3.
     """
-    comes_first, comes_later = is_pair.any(2), is_pair.any(1)
-    score = -inverse_temperature * energy.where(comes_first | comes_later, 0.0)
-    competes = is_pair | torch.eye(is_pair.shape[1], dtype=torch.bool, device=is_pair.device)
-    log_total = score[:, None, :].masked_fill(~competes, -torch.inf).logsumexp(2)
-    return masked_mean(log_total - score, comes_first) / inverse_temperature
+    log_choice = _log_choice(energy, is_pair, inverse_temperature)
+    return masked_mean(-log_choice.diagonal(dim1=1, dim2=2), is_pair.any(2)) / inverse_temperature
+
+
+def tilted_order_loss(
+    energy: Float[Tensor, "B W"],
+    target_energy: Float[Tensor, "B W"],
+    is_pair: Bool[Tensor, "B W W"],
+    *,
+    inverse_temperature: float,
+    tilt: float,
+) -> Float[Tensor, " B"]:
+    r"""Divergence from the order of a reference model that favours the observed one by :math:`\eta` nats a draw.
+
+    .. math:: L = \frac{1}{\beta |D|} \sum_{r \in D} KL(\pi_\eta \| \pi), \qquad
+              \pi(s) \propto e^{-\beta E_s}, \qquad \pi_\eta(s) \propto e^{-\beta E^*_s + \eta [s = r]}
+
+    D and what each draw is made from are those of :func:`plackett_luce_loss`, the limit as :math:`\eta` grows; unlike
+    that, it asks for no more than :math:`\eta` nats of each preference.
+
+    Args:
+        energy: E in nats, float32 or wider; anything, also NaN, outside the pairs.
+        target_energy: :math:`E^*` of the reference model, without a gradient, likewise.
+        is_pair: From :func:`ordered_pairs`; the order is read off them.
+        inverse_temperature: Beta in 1/nats, > 0.
+        tilt: :math:`\eta` in nats, >= 0.
+
+    Returns:
+        Mean per draw, per trajectory, in the unit of the energy; 0, with zero gradient, where nothing comes after
+        anything.
+
+    Example:
+        >>> is_pair = ordered_pairs(torch.tensor([[0, 1]]), where=torch.ones(1, 2).bool())
+        >>> tilted_order_loss(torch.ones(1, 2), torch.ones(1, 2), is_pair, inverse_temperature=1.0, tilt=0.0)
+        tensor([0.])
+    """
+    log_choice, log_target = (_log_choice(values, is_pair, inverse_temperature) for values in (energy, target_energy))
+    divergence = (log_target.exp() * (log_target - log_choice)).sum(2)
+    nll, target_nll = (-values.diagonal(dim1=1, dim2=2) for values in (log_choice, log_target))
+    values = tilted_divergence(nll, divergence, target_nll, tilt=tilt)
+    return masked_mean(values, is_pair.any(2)) / inverse_temperature
 
 
 def boltzmann_kl_loss(
@@ -202,6 +261,13 @@ def boltzmann_kl_loss(
     is_first_of_several = (competes.sum(2) >= 2) & ~competes.tril(-1).any(2)
     num_blocks = is_first_of_several.sum(1).clamp(min=1)
     return (log_target.exp() * (log_target - log_model)).sum(1) / num_blocks / inverse_temperature
+
+
+def _log_choice(energy: Tensor, is_pair: Tensor, inverse_temperature: float) -> Tensor:
+    """Logarithms (B, W, W) of the probability that s is drawn from r and what comes after r; very low for others."""
+    score = -inverse_temperature * energy.where(is_pair.any(2) | is_pair.any(1), 0.0)
+    competes = is_pair | torch.eye(is_pair.shape[1], dtype=torch.bool, device=is_pair.device)
+    return score[:, None, :].masked_fill(~competes, torch.finfo(score.dtype).min).log_softmax(2)
 
 
 def _mean_over_pairs(values: Tensor, is_pair: Tensor) -> Tensor:

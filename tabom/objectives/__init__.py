@@ -3,6 +3,7 @@
 from tabom.objectives.base import Objective
 from tabom.objectives.dinfer import DInferObjective
 from tabom.objectives.dparallel import DParallelObjective
+from tabom.objectives.exact_order import ExactOrderObjective
 from tabom.objectives.nelbo import NelboObjective
 from tabom.objectives.papl import PaplObjective
 from tabom.objectives.ranking import Ranking
@@ -13,6 +14,7 @@ from tabom.objectives.tabom import TabomObjective
 __all__ = [
     "DInferObjective",
     "DParallelObjective",
+    "ExactOrderObjective",
     "NelboObjective",
     "Objective",
     "PaplObjective",

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from tabom.errors import check_range, require
 from tabom.functional.ranking import (
+    Energy,
     StopGradient,
     boltzmann_kl_loss,
     competing,
+    energies,
     logistic_ranking_loss,
     ordered_pairs,
     pair_violation,
@@ -90,7 +92,8 @@ class Ranking:
             of the whole order; ``boltzmann_kl``, the divergence from the Boltzmann distribution of ``target`` over the
             window; ``entropy_bonus``, minus the mean energy, which knows no order and is a control.
         inverse_temperature: Beta in 1/nats, > 0; not of hinge and entropy bonus.
-        energy: ``entropy`` in nats, or ``confidence``: minus the largest probability. Margins have its unit.
+        energy: ``entropy``, ``confidence`` or ``log_odds`` (:func:`tabom.functional.ranking.energies`); margins have
+            its unit.
         target: Energies that the Boltzmann KL aims at, and from which the gap of a pair is taken: the ``base``
             model's in the same context, or the entropies that were ``recorded`` at unmasking. Boltzmann KL leaves out
             positions without one; the gap of a pair is 0 there.
@@ -113,7 +116,7 @@ class Ranking:
 
     surrogate: Surrogate = "hinge"
     inverse_temperature: float = 5.0
-    energy: Literal["entropy", "confidence"] = "entropy"
+    energy: Energy = "entropy"
     target: Literal["base", "recorded"] = "base"
     stop_gradient: StopGradient = "none"
     min_gap: float | None = None
@@ -178,13 +181,13 @@ class Ranking:
         blocks = self._block(corrupted)
         block = None if blocks is None else blocks.gather(1, positions)
         is_pair = ordered_pairs(corrupted.order.gather(1, positions), where=where, block=block)
-        base = None if reference is None else self._energy(reference).gather(1, positions)
+        base = None if reference is None else energies(reference, self.energy).gather(1, positions)
         return Segment(
             where=where,
             block=block,
             is_pair=is_pair,
             entropy=statistics.entropy.gather(1, positions),
-            energy=self._energy(statistics).gather(1, positions),
+            energy=energies(statistics, self.energy).gather(1, positions),
             recorded_entropy=corrupted.recorded_entropy.gather(1, positions),
             base_energy=base,
             is_inverted=None if base is None else is_pair & (base[:, :, None] >= base[:, None, :]),
@@ -233,9 +236,6 @@ class Ranking:
         """Target energy of s minus that of r; 0 where one is missing."""
         target = self._target_energy(segment)
         return (target[:, None, :] - target[:, :, None]).nan_to_num(0.0)
-
-    def _energy(self, statistics: TokenStatistics) -> Float[Tensor, "B L"]:
-        return statistics.entropy if self.energy == "entropy" else -statistics.confidence
 
 
 def _targets_first(corrupted: CorruptedBatch) -> Int[Tensor, "B L"]:

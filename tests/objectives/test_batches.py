@@ -19,7 +19,7 @@ from tabom.seeding import RowDraws
 
 NUM_ROWS = 8
 EOS = 2
-SHARED = ("nelbo", "inverse_ratio", "cart", "papl", "dparallel", "dinfer", "t3d")
+SHARED = ("nelbo", "inverse_ratio", "cart", "papl", "dparallel", "dinfer", "t3d", "exact_order")
 OBJECTIVES = {
     **{name: two_ranks.OBJECTIVES[name] for name in SHARED},
     "t3d_released": T3DObjective(block_length=3, path="prefix_levels", states="one_block", random_ratio=0.5),
@@ -98,7 +98,7 @@ def loss_and_gradients(backbone, objective, batches):
     return total, torch.cat([p.grad.flatten() for p in backbone.parameters()])
 
 
-@pytest.mark.parametrize("name", ["nelbo", "inverse_ratio", "cart", "papl", "dinfer", "tabom"])
+@pytest.mark.parametrize("name", ["nelbo", "inverse_ratio", "cart", "papl", "dinfer", "tabom", "exact_order"])
 def test_accumulated_gradients_are_those_of_the_large_batch(backbone, name):
     all_rows, objective = rows(), OBJECTIVES[name]
     expected_loss, expected = loss_and_gradients(backbone, objective, [all_rows])

@@ -19,6 +19,7 @@ from tabom.data.tokenizer import load_tokenizer
 from tabom.objectives import (
     DInferObjective,
     DParallelObjective,
+    ExactOrderObjective,
     NelboObjective,
     PaplObjective,
     Ranking,
@@ -44,6 +45,9 @@ OBJECTIVES = {
         surrogate: TabomObjective(**WINDOW, ranking=Ranking(surrogate=surrogate))
         for surrogate in ("logistic", "plackett_luce", "boltzmann_kl", "entropy_bonus")
     },
+    "tilted": TabomObjective(**WINDOW, tilt=1.5),
+    "exact_order": ExactOrderObjective(**WINDOW),
+    "tilted_order": ExactOrderObjective(**WINDOW, rank_tilt=1.0, energy="log_odds"),
     "skip_inverted": TabomObjective(**WINDOW, ranking=Ranking(skip_inverted=True)),
 }
 
@@ -59,12 +63,14 @@ class Step(nn.Module):
         sampled_ids, reference = None, None
         if self.objective.needs_reference:
             with torch.no_grad():
-                seen = TargetPass(self.base[0], corrupted)
+                compared = TargetPass(self.base[0], corrupted)
                 if self.objective.sample_temperature is not None:
-                    sampled_ids = seen.sample(self.objective.sample_temperature, row_draws(corrupted))
-                reference = seen.statistics(sampled_ids)
-        temperature = self.objective.entropy_temperature
-        statistics = TargetPass(self.backbone, corrupted).statistics(sampled_ids, entropy_temperature=temperature)
+                    sampled_ids = compared.sample(self.objective.sample_temperature, row_draws(corrupted))
+                reference = compared.statistics(sampled_ids)
+        temperature, seen = self.objective.entropy_temperature, TargetPass(self.backbone, corrupted)
+        statistics = seen.statistics(sampled_ids, entropy_temperature=temperature)
+        if self.objective.needs_divergence:
+            statistics = statistics._replace(divergence=seen.divergence_from(compared))
         return self.objective.terms(statistics, corrupted, reference)
 
 
