@@ -233,10 +233,10 @@ class CorruptedBatch(_Rows):
         token_weight: How much the negative log-likelihood of each position counts; positions that are not asked for may
             have one. None where all count alike, or the model's predictions decide.
         block: As in :class:`TrajectoryBatch`, where the order is ranked.
-        is_candidate: Positions among which decoding chose what it revealed next; None unless an objective ranks these,
-            and then ``order`` is that of what it revealed, and any later one alike for the others.
-        row_weight: As in :class:`TrajectoryBatch`, like the next.
-        advantage: Verdict on each row minus the mean verdict on its query.
+        is_candidate: Positions among which decoding chose what it revealed next; None unless an objective ranks these.
+            With them, ``order`` is that of what was revealed next, and one later value for all other positions.
+        row_weight: As in :class:`TrajectoryBatch`.
+        advantage: As in :class:`TrajectoryBatch`.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -265,7 +265,7 @@ class TokenStatistics(NamedTuple):
         confidence: Largest probability.
         is_correct: Whether the clean token is the likeliest one.
         sampled_nll: Negative log-likelihood of tokens that a reference model sampled, where an objective asks for it.
-        divergence: KL(p_ref || p) of the reference model's distribution from this one, in nats, likewise.
+        divergence: KL(p_ref || p) in nats from a reference model's distribution, where an objective asks for it.
     """
 
     nll: Float[Tensor, "*K"]

@@ -29,7 +29,7 @@ class TrajectoryRows(Sequence[Row]):
         table: Trajectories.
         indices: Of the rows, in their order.
         row_weight: Of each of ``indices``, as :class:`tabom.data.encoding.Row` has it; None for none.
-        advantage: Likewise.
+        advantage: Of each of ``indices``; None for none.
     """
 
     def __init__(

@@ -187,12 +187,12 @@ def tilted_order_loss(
     .. math:: L = \frac{1}{\beta |D|} \sum_{r \in D} KL(\pi_\eta \| \pi), \qquad
               \pi(s) \propto e^{-\beta E_s}, \qquad \pi_\eta(s) \propto e^{-\beta E^*_s + \eta [s = r]}
 
-    D and what each draw is made from are those of :func:`plackett_luce_loss`, the limit as :math:`\eta` grows; unlike
-    that, it asks for no more than :math:`\eta` nats of each preference.
+    The draws D, and the tokens s of each, are those of :func:`plackett_luce_loss`, which is the limit as :math:`\eta`
+    grows. This loss asks for no more than :math:`\eta` nats of preference.
 
     Args:
         energy: E in nats, float32 or wider; anything, also NaN, outside the pairs.
-        target_energy: :math:`E^*` of the reference model, without a gradient, likewise.
+        target_energy: :math:`E^*` of the reference model, without a gradient; anything outside the pairs.
         is_pair: From :func:`ordered_pairs`; the order is read off them.
         inverse_temperature: Beta in 1/nats, > 0.
         tilt: :math:`\eta` in nats, >= 0.

@@ -77,7 +77,8 @@ class ExactOrderObjective(Objective):
     ) -> dict[str, Float[Tensor, ""]]:
         """``loss``, ``reconstruction``, ``ranking``, and ``order_agreement``.
 
-        The last is the share of pairs of a revealed token and a candidate after it whose energies stand in this order.
+        The last is the share of pairs, a token revealed next and a candidate after it, of which the first has the lower
+        energy.
 
         Raises:
             TabomError: If the candidates, or the reference that ``rank_tilt`` needs, are missing.

@@ -268,6 +268,22 @@ def test_the_settings_reach_the_segments():
     assert orders == {"entropy": [1, 0, 2, 3], "positional": [0, 1, 2, 3], "unordered": [0, 0, 1, 1]}
 
 
+def test_trace_sft_asks_for_the_tokens_of_a_step_given_the_earlier_ones():
+    step = [0, 2, 1, 1, 0, 2]
+    batch = trajectory_batch([step] * 30)
+    objective = TabomObjective(window=1, window_unit="steps", truncated_windows=True, rank_weight=0.0)
+    corrupted = objective.corrupt(batch, MASK, row_draws(batch))
+    starts = []
+    for is_target, is_masked in zip(
+        corrupted.is_target[:, 2:].tolist(), corrupted.is_masked[:, 2:].tolist(), strict=True
+    ):
+        start = min(s for s, flag in zip(step, is_masked, strict=True) if flag)
+        assert is_target == [s == start for s in step]
+        assert is_masked == [s >= start for s in step]
+        starts.append(start)
+    assert set(starts) == {0, 1, 2}
+
+
 def test_the_defaults_are_the_paper_s():
     defaults = {name: value.default for name, value in inspect.signature(TabomObjective).parameters.items()}
     assert defaults == {
