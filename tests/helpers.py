@@ -400,7 +400,7 @@ def write_trajectories(
     num_samples=1,
     **origin,
 ):
-    """Trajectories whose answers are the references, decoded in a random order; ``num_samples`` a query."""
+    """Trajectories whose answers are the references, decoded in a random order; ``num_samples`` per query."""
     verified = [i % 3 != 2 for i in range(num_rows)] if is_verified is None else is_verified
     generator = torch.Generator().manual_seed(0)
     rows = []

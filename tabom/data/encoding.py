@@ -277,7 +277,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
 
 
 def _column(values: Sequence[float | None]) -> Tensor | None:
-    """One number a row; None where the data have none."""
+    """One number per row; None where the data have none."""
     return None if None in values else torch.tensor(values, dtype=torch.float32)
 
 

@@ -13,7 +13,7 @@ def pass_rates(query_ids: Sequence[str], is_verified: npt.NDArray[np.bool_]) -> 
     """Share of the decodings of each row's query that are verified.
 
     Args:
-        query_ids: One a row; the rows of a query may lie anywhere.
+        query_ids: One per row; the rows of a query may lie anywhere.
         is_verified: Verdict on each row.
 
     Example:

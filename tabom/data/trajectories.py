@@ -277,7 +277,7 @@ class TrajectoryDataModule(PromptDataModule):
         kind = f"data.query_weighting {self.query_weighting}"
         require(
             len(ids) < len(table.query_ids),
-            f"{self.path}: expected several decodings a query for {kind}, got one of each; distil with "
+            f"{self.path}: expected several decodings per query for {kind}, got one of each; distil with "
             "data.num_samples above 1",
         )
         rates = pass_rates(table.query_ids, table.is_verified)

@@ -182,7 +182,7 @@ def tilted_order_loss(
     inverse_temperature: float,
     tilt: float,
 ) -> Float[Tensor, " B"]:
-    r"""Divergence from the order of a reference model that favours the observed one by :math:`\eta` nats a draw.
+    r"""Divergence from the order of a reference model that favours the observed one by :math:`\eta` nats per draw.
 
     .. math:: L = \frac{1}{\beta |D|} \sum_{r \in D} KL(\pi_\eta \| \pi), \qquad
               \pi(s) \propto e^{-\beta E_s}, \qquad \pi_\eta(s) \propto e^{-\beta E^*_s + \eta [s = r]}

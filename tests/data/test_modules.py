@@ -359,7 +359,7 @@ class TestTrajectories:
             (
                 {},
                 "advantage",
-                "several decodings a query for {}, got one of each; distil with data.num_samples above 1",
+                "several decodings per query for {}, got one of each; distil with data.num_samples above 1",
             ),
             (
                 {"num_samples": 2, "is_verified": [True] * 24},

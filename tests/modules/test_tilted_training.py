@@ -40,7 +40,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(stage, tmp_path
 
 
 def test_the_base_is_the_adapter_switched_off_and_never_differentiated(stage, monkeypatch):
-    """One pass of it a step, without a gradient; before the first step both are the same model."""
+    """One pass of it per step, without a gradient; before the first step both are the same model."""
     forward, calls, losses = TinyDLM.forward, [], []
 
     def counted(self, *arguments):

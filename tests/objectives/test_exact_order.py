@@ -20,7 +20,7 @@ BETA = 1.7
 
 
 def random_batch(seed, num_rows=5, length=9):
-    """Several tokens a step, repeated and missing entropies, positions never revealed, filler."""
+    """Several tokens per step, repeated and missing entropies, positions never revealed, filler."""
     generator = torch.Generator().manual_seed(seed)
     shape = (num_rows, length)
     step = torch.randint(NEVER, 6, shape, generator=generator)
@@ -149,7 +149,7 @@ def choices_of(orders, window=1, **options):
     return batch, choices(batch, MASK, row_draws(batch, 3))
 
 
-def test_at_one_token_a_step_it_is_the_probability_of_the_choice():
+def test_at_one_token_per_step_it_is_the_probability_of_the_choice():
     """By hand: exp(-2 * 0.5) against exp(-2 * 1.0) and exp(-2 * 2.0)."""
     objective = ExactOrderObjective(window=1, inverse_temperature=2.0, truncated_windows=True)
     batch = trajectory_batch([[1, 0, 2]] * 40)
@@ -165,7 +165,7 @@ def test_at_one_token_a_step_it_is_the_probability_of_the_choice():
 
 
 def test_a_state_is_one_that_decoding_was_in():
-    """Two tokens a step: never between the two; all masked positions are candidates, the next step's are targets."""
+    """Two tokens per step: never between the two; all masked positions are candidates, the next step's are targets."""
     orders = [[0, 0, 1, 1, 2, 2]] * 30
     batch, corrupted = choices_of(orders, entropy=[[0.2, 0.1, 0.2, 0.1, 0.2, 0.1]] * 30)
     num_masked = corrupted.is_masked.sum(1)
