@@ -6,13 +6,14 @@ import torch
 
 from tabom.corruption.trajectory_segments import TrajectorySegments
 from tabom.seeding import RowDraws
-from tabom.types import CorruptedBatch, TrajectoryBatch
+from tabom.types import NEVER, CorruptedBatch, TrajectoryBatch
 
 
 class TrajectoryChoices:
     """Show a state that decoding was in, and ask for the next ``window`` steps and for every candidate of the first.
 
-    Candidates are all masked positions of the block that is being decoded, those that were never revealed included.
+    Candidates are all masked positions of the block that is being decoded, those that were never revealed included;
+    data that do not say in which blocks they were decoded have one, the response.
     States, steps and their targets are those of :class:`TrajectorySegments` with ``window_unit: steps``; targets of the
     window have a ``token_weight`` of 1, other candidates 0. In ``order``, what the first step revealed comes before the
     other candidates, by recorded entropy within the step.
@@ -45,7 +46,8 @@ class TrajectoryChoices:
         last = torch.iinfo(batch.unmask_step.dtype).max
         step = batch.unmask_step.masked_fill(~segment.is_target, last)
         is_next = segment.is_target & (step == step.amin(1, keepdim=True))
-        is_counted = segment.is_masked & is_next.any(1, keepdim=True)
+        block = torch.zeros_like(step) if segment.block is None else segment.block
+        is_counted = segment.is_masked & (block == block.masked_fill(~is_next, NEVER).amax(1, keepdim=True))
         is_candidate = is_counted if self._segments.supervise_padding else is_counted & ~batch.is_filler
         return dataclasses.replace(
             segment,

@@ -19,16 +19,18 @@ NAN = float("nan")
 BETA = 1.7
 
 
-def random_batch(seed, num_rows=5, length=9):
-    """Several tokens per step, repeated and missing entropies, positions never revealed, filler."""
+def random_batch(seed, num_rows=5, length=9, block_length=None):
+    """Several tokens per step, repeated and missing entropies, positions never revealed, filler; block after block."""
     generator = torch.Generator().manual_seed(seed)
     shape = (num_rows, length)
     step = torch.randint(NEVER, 6, shape, generator=generator)
     step[:, 0] = step[:, 0].clamp(min=0)
+    if block_length is not None:
+        step = torch.where(step == NEVER, NEVER, step + 6 * (torch.arange(length) // block_length))
     step = dense_steps(step, where=torch.ones(shape, dtype=torch.bool))
     entropy = torch.randint(0, 4, shape, generator=generator).double() / 2
     entropy[torch.rand(shape, generator=generator) < 0.1] = NAN
-    batch = trajectory_batch(step.tolist(), entropy=entropy.tolist())
+    batch = trajectory_batch(step.tolist(), entropy=entropy.tolist(), block_length=block_length)
     is_filler = batch.is_filler.clone()
     for row in range(num_rows):
         is_filler[row, 5 + row :] = True
@@ -69,21 +71,24 @@ def draws_of(batch, corrupted, row, supervise_padding):
         return [], []
     now = min(step[k] for k in revealed)
     chosen = [k for k in revealed if step[k] == now]
+    if batch.block is not None:
+        current = batch.block[row, chosen[0]]
+        open_places = [k for k in open_places if batch.block[row, k] == current]
     tied = any(math.isnan(entropy[k]) for k in range(len(step)) if step[k] == now and batch.is_response[row, k])
     later = {k: [s for s in open_places if s not in chosen] for k in chosen}
     if not tied:
         for k in chosen:
             later[k] += [s for s in chosen if entropy[s] > entropy[k]]
-    return [(k, [k, *later[k]]) for k in chosen if later[k]], open_places
+    return [(k, [k, *later[k]]) for k in chosen if later[k]], revealed
 
 
 def oracle(objective, batch, corrupted, model, reference):
     reconstruction, ranking = [], []
     for row in range(len(corrupted.is_masked)):
         step = batch.unmask_step[row].tolist()
-        draws, open_places = draws_of(batch, corrupted, row, objective.supervise_padding)
-        revealed = sorted({step[k] for k in open_places if step[k] != NEVER})[: objective.window]
-        asked = [k for k in open_places if step[k] in revealed]
+        draws, to_come = draws_of(batch, corrupted, row, objective.supervise_padding)
+        steps = sorted({step[k] for k in to_come})[: objective.window]
+        asked = [k for k in to_come if step[k] in steps]
         if asked:
             reconstruction.append(mean([model.nll[row, k] for k in asked]))
         values = []
@@ -122,7 +127,7 @@ def test_values_and_gradients_are_those_of_loops(energy, rank_tilt, supervise_pa
             truncated_windows=True,
             supervise_padding=supervise_padding,
         )
-        batch = random_batch(seed)
+        batch = random_batch(seed, block_length=None if seed % 2 else 2 + seed // 2)
         corrupted = objective.corrupt(batch, MASK, row_draws(batch, seed))
         shape = corrupted.is_target.shape
         model, reference = random_statistics(shape, seed), fixed(random_statistics(shape, 100 + seed))
@@ -173,6 +178,23 @@ def test_a_state_is_one_that_decoding_was_in():
     assert torch.equal(corrupted.is_candidate, corrupted.is_masked)
     now = batch.unmask_step.masked_fill(~corrupted.is_masked, 9).amin(1, keepdim=True)
     assert torch.equal(corrupted.token_weight > 0, corrupted.is_masked & (batch.unmask_step == now))
+
+
+def test_only_the_block_that_is_decoded_has_candidates_and_a_window_goes_on_behind_it():
+    _, corrupted = choices_of([[1, 0, 2, 3]] * 40, window=3, block_length=2)
+    starts = corrupted.is_masked[:, 2:].sum(1)
+    expected = {
+        4: ([True, True, False, False], [True, True, True, False]),
+        3: ([True, False, False, False], [True, False, True, True]),
+        2: ([False, False, True, True], [False, False, True, True]),
+        1: ([False, False, False, True], [False, False, False, True]),
+    }
+    assert set(starts.tolist()) == set(expected)
+    for row, start in enumerate(starts.tolist()):
+        candidates, asked = expected[start]
+        assert corrupted.is_candidate[row, 2:].tolist() == candidates
+        assert (corrupted.token_weight[row, 2:] > 0).tolist() == asked
+        assert corrupted.is_target[row, 2:].tolist() == [a or b for a, b in zip(candidates, asked, strict=True)]
 
 
 def test_what_was_never_revealed_is_a_candidate_and_no_target():
