@@ -48,6 +48,11 @@ def uniform(keys: Tensor) -> Tensor:
     return _shifted(keys, 11).double() * 2.0**-53
 
 
+def permutation(length: int, *parts: int | str) -> Tensor:
+    """Numbers below ``length`` in an order that depends on ``parts`` alone: keys of a stream, all different, sorted."""
+    return branch(torch.tensor(stream_key(*parts)), torch.arange(length)).argsort()
+
+
 class RowDraws:
     """Random numbers for the rows of a batch, each row's from a stream of its own.
 

@@ -102,7 +102,7 @@ _Batch = TypeVar("_Batch", bound="_Rows")
 
 @dataclass(frozen=True)
 class _Rows:
-    """Moves every tensor field, which Lightning asks for before a step, and picks rows."""
+    """Moves every tensor field, which Lightning asks for before a step, and picks rows; batches in it go along."""
 
     def to(self: _Batch, device: torch.device | str, *, non_blocking: bool = False) -> _Batch:
         """Return a copy on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
@@ -119,14 +119,15 @@ class _Rows:
             value: Any = getattr(self, field.name)
             if isinstance(value, Tensor):
                 chosen[field.name] = value[torch.tensor(rows, device=value.device)]
-            elif not isinstance(value, str) and value is not None:
+            elif not isinstance(value, str | _Rows) and value is not None:
                 chosen[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **chosen)
 
     def _with_tensors(self: _Batch, change: Callable[[Tensor], Tensor]) -> _Batch:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changed = {name: change(value) for name, value in fields.items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **changed)
+        inner = {name: value._with_tensors(change) for name, value in fields.items() if isinstance(value, _Rows)}
+        return dataclasses.replace(self, **changed, **inner)
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ class TrajectoryBatch(_Rows):
             alike.
         advantage: Verdict on each row, 1 or 0, minus the mean verdict on the decodings of its query: below 0 where it
             failed. None where rows are not compared.
+        replay: Rows of the same step on which the model is kept near the base; None without replay. Their numbers are
+            places in a stream that has no end.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -211,6 +214,7 @@ class TrajectoryBatch(_Rows):
     block: Int[Tensor, "B L"] | None = None
     row_weight: Float[Tensor, " B"] | None = None
     advantage: Float[Tensor, " B"] | None = None
+    replay: "TrajectoryBatch | None" = None
 
 
 @dataclass(frozen=True)

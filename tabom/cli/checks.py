@@ -44,7 +44,10 @@ def check_paths(verb: str, config: dict[str, Any]) -> None:
             _check_model(options.get("path"), "the checkpoint of a backbone", files)
             _check_model(options.get("adapter"), "a trained adapter", files)
         elif owner == "TrajectoryDataModule":
-            _check_trajectories(Path(options["path"]), files)
+            replayed = (options.get("replay") or {}).get("trajectories")
+            for path in (options["path"], replayed):
+                if path is not None:
+                    _check_trajectories(Path(path), files)
         for name, (expected, kind) in _OTHERS.items():
             path = options.get(name)
             is_there = path is None or (Path(path).is_file() if kind == "file" else Path(path).is_dir())

@@ -1,5 +1,7 @@
 """Data loaders whose order is that of the global batch, and which resume in the middle of an epoch."""
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,8 +10,9 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
+from tabom.data.stream import EndlessLoader
 from tabom.errors import TabomError, require
-from tabom.seeding import branch, stream_key
+from tabom.seeding import permutation
 
 BATCHES_PER_WINDOW = 50
 """Global batches whose rows are sorted by length together; larger windows pad less and mix less."""
@@ -53,7 +56,7 @@ def epoch_batches(
         Row numbers (num_steps, global_batch_size), each at most once.
     """
     length = None if lengths is None else torch.as_tensor(lengths)
-    order = _permutation(num_rows, "rows", seed, epoch)
+    order = permutation(num_rows, "rows", seed, epoch)
     for part in given:
         rows = _steps(order, part.global_batch_size, length, seed, epoch).flatten()[: part.num_rows]
         order = order[~torch.isin(order, rows)]
@@ -67,7 +70,7 @@ def _steps(order: Tensor, global_batch_size: int, length: Tensor | None, seed: i
         return order.view(num_steps, global_batch_size)
     windows = order.split(BATCHES_PER_WINDOW * global_batch_size)
     grouped = torch.cat([window[length[window].argsort(stable=True)] for window in windows])
-    return grouped.view(num_steps, global_batch_size)[_permutation(num_steps, "steps", seed, epoch)]
+    return grouped.view(num_steps, global_batch_size)[permutation(num_steps, "steps", seed, epoch)]
 
 
 class GlobalBatchSampler(DistributedSampler[Any]):
@@ -148,6 +151,7 @@ class ResumableLoader(DataLoader[Any]):
         num_workers: Processes that collate; 0: this one does.
         is_pinned: Whether batches lie in page-locked memory, from which a GPU copies beside its work.
         is_repeated: Whether every epoch has the order of the first.
+        replay: Gives each batch another one that goes with it, as its field ``replay``.
 
     Raises:
         TabomError: If the rows do not fill one optimizer step.
@@ -168,6 +172,7 @@ class ResumableLoader(DataLoader[Any]):
         num_workers: int = 0,
         is_pinned: bool = False,
         is_repeated: bool = False,
+        replay: EndlessLoader | None = None,
     ) -> None:
         global_batch_size = batch_size * world_size * accumulation
         require(
@@ -190,6 +195,7 @@ class ResumableLoader(DataLoader[Any]):
         self._given: tuple[Given, ...] = ()  # in steps of other sizes
         self._num_given = 0  # batches, since then
         self._is_restored = False
+        self._replay = replay
         super().__init__(
             rows,  # pyright: ignore[reportArgumentType]
             batch_size=batch_size,
@@ -211,9 +217,11 @@ class ResumableLoader(DataLoader[Any]):
             self._given, self._num_given = (), 0
         self._epoch, self._is_restored = self._order.epoch, False
         self._order.given, self._order.start = self._given, self._num_given * (self.batch_size or 1)
+        replayed = itertools.repeat(None) if self._replay is None else iter(self._replay)
         for batch in super().__iter__():
+            replay = next(replayed)
             self._num_given += 1
-            yield batch
+            yield batch if replay is None else dataclasses.replace(batch, replay=replay)
 
     @property
     def num_left(self) -> int:
@@ -222,13 +230,17 @@ class ResumableLoader(DataLoader[Any]):
         return num_rows // self._rows_a_step * (self._rows_a_step // self._rows_a_batch) - self._num_given
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, and rows given in it by the size of the steps; those that workers hold ready are not given yet."""
+        """Epoch, and rows given in it by the size of the steps; those that workers hold ready are not given yet.
+
+        Rows of the replay are counted from the beginning of the training.
+        """
         given = [*self._given, Given(self._num_given * self._rows_a_batch, self._rows_a_step)]
         left = self.num_left
         return {
             "epoch": self._epoch,
             "given": [list(part) for part in given if part.num_rows] if left > 0 else [],
             "kept": self._kept,
+            "replay": 0 if self._replay is None else self._replay.num_given,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -246,6 +258,8 @@ class ResumableLoader(DataLoader[Any]):
                     f"{name}: expected {expected}, as in the checkpoint, whose epoch is not over, got {got}; "
                     "to train on with another one, start from the weights (tabom export)"
                 )
+        if self._replay is not None:
+            self._replay.num_given = state.get("replay", 0)
         self._num_given = 0
         if given and given[-1].global_batch_size == self._rows_a_step and given[-1].num_rows % self._rows_a_batch == 0:
             self._num_given = given.pop().num_rows // self._rows_a_batch
@@ -264,8 +278,3 @@ def held_out_loader(
     """Every row once, in order, over all ranks: nothing is repeated to fill up a rank."""
     sampler = HeldOutSampler(rows, num_replicas=world_size, rank=rank, shuffle=False)
     return DataLoader(rows, batch_size=batch_size, sampler=sampler, collate_fn=collate_fn)  # pyright: ignore[reportArgumentType]
-
-
-def _permutation(length: int, *parts: int | str) -> Tensor:
-    """Numbers below ``length`` in an order that depends on ``parts`` alone: keys of a stream, all different, sorted."""
-    return branch(torch.tensor(stream_key(*parts)), torch.arange(length)).argsort()

@@ -27,6 +27,8 @@ from tabom.data.encoding import (
     encode_prompts,
 )
 from tabom.data.loading import ResumableLoader, held_out_loader
+from tabom.data.replay import ReplayData
+from tabom.data.stream import EndlessLoader
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import check_range, check_used, require
 from tabom.functional.end_of_sequence import until_eos
@@ -94,6 +96,7 @@ class PromptDataModule(LightningDataModule):
         next_shard: Gives the index of the next one to decode, or None once there is nothing left; by it several runs
             share them. None shares them out among the processes of this run beforehand.
         has_advantages: Whether rows of training data say how they compare with others of their query.
+        replay: What the model is kept near the base on in a training; None for nothing.
         max_length: Most tokens of prompt and response together, which the model sets; longer rows are refused by name
             when a loader is made. None: no limit.
 
@@ -102,6 +105,7 @@ class PromptDataModule(LightningDataModule):
     """
 
     has_advantages = False
+    replay: ReplayData | None = None
 
     def __init__(
         self,
@@ -233,7 +237,13 @@ class PromptDataModule(LightningDataModule):
         return functools.partial(collate_rows, pad_token_id=ids.pad, eos_token_id=ids.eos)
 
     def training_loader(
-        self, rows: Sequence[Row], batch_size: int, *, group_by_length: bool = False, num_workers: int = 0
+        self,
+        rows: Sequence[Row],
+        batch_size: int,
+        *,
+        group_by_length: bool = False,
+        num_workers: int = 0,
+        replay: EndlessLoader | None = None,
     ) -> ResumableLoader:
         """Shuffle by the run's seed and the epoch, and number the rows as they stand here.
 
@@ -242,6 +252,7 @@ class PromptDataModule(LightningDataModule):
             batch_size: Rows a batch and device.
             group_by_length: Whether the rows of an optimizer step are of about one length.
             num_workers: Processes that collate; 0: this one does.
+            replay: Gives the batches that go with those of the rows.
 
         Raises:
             TabomError: If the rows do not fill one optimizer step.
@@ -252,13 +263,11 @@ class PromptDataModule(LightningDataModule):
             batch_size=batch_size,
             accumulation=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             seed=run_seed(),
-            collate_fn=self.collate,
             identity=_digest(row.query_id for row in rows)[:8],
             lengths=lengths if group_by_length else None,
-            num_workers=num_workers,
-            is_pinned=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             is_repeated=self.trainer is not None and self.trainer.overfit_batches > 0,  # pyright: ignore[reportAttributeAccessIssue]
-            **self._ranks,
+            replay=replay,
+            **self.collating(num_workers),
         )
 
     def checked_lengths(self, rows: Sequence[Row]) -> list[int]:
@@ -272,6 +281,11 @@ class PromptDataModule(LightningDataModule):
             check_length(row.query_id, length, self.max_length)
         return lengths
 
+    def collating(self, num_workers: int) -> dict[str, Any]:
+        """How the batches of a training are made, and which rows of a step are this process's."""
+        is_pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"collate_fn": self.collate, "num_workers": num_workers, "is_pinned": is_pinned, **self._ranks}
+
     @property
     def _ranks(self) -> dict[str, int]:
         if self.trainer is None:
@@ -279,15 +293,21 @@ class PromptDataModule(LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _split_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
-        loaders = [self._text_loader(name, domain, split) for name, domain in self.base_domains.items()]
-        if self.validation.num_base_prompts:
-            number = self.validation.num_base_prompts
-            loaders += [self._prompt_loader(task, split, number, name) for name, task in self.base_tasks.items()]
-        return [*loaders, self._prompt_loader(self.task, split, num_prompts)] if num_prompts else loaders
+        loaders = [self._text_loader(name, split) for name in self.base_domains]
+        if number := self.validation.num_base_prompts:
+            loaders += [
+                self._prompt_loader(self.base_examples(name, split, number), domain=name) for name in self.base_tasks
+            ]
+        return [*loaders, self._prompt_loader(self.task.examples(split, num_prompts))] if num_prompts else loaders
 
-    def _prompt_loader(self, task: Task, split: Split, num_prompts: int, domain: str = "") -> DataLoader[Any]:
-        rows = self._encode(task.examples(split, num_prompts))
-        return self._loader(rows, functools.partial(self._collate_prompts, domain=domain))
+    def base_examples(self, name: str, split: Split, num_examples: int) -> list[Example]:
+        """What forgetting in a base domain is measured on."""
+        examples = self.base_domains[name].examples(split, num_examples)
+        require(len(examples) > 0, f"base_domains.{name}: expected examples of split {split}, got none")
+        return examples
+
+    def _prompt_loader(self, examples: Sequence[Example], domain: str = "") -> DataLoader[Any]:
+        return self._loader(self._encode(examples), functools.partial(self._collate_prompts, domain=domain))
 
     def _collate_prompts(
         self, rows: Sequence[tuple[Example, Tokens]], domain: str = "", samples: tuple[int, ...] | None = None
@@ -342,9 +362,9 @@ class PromptDataModule(LightningDataModule):
         samples = tuple(range(self.num_samples)) * len(encoded)
         return PromptShard(index, self._collate_prompts(rows, samples=samples))
 
-    def _text_loader(self, name: str, base_domain: ExampleSource, split: Split) -> DataLoader[Any]:
+    def _text_loader(self, name: str, split: Split) -> DataLoader[Any]:
         """Masks depend on ``mask_seed``, the domain's name, and query and place of a text: every check is paired."""
-        examples = base_domain.examples(split, self.validation.num_base_examples)
+        examples = self.base_examples(name, split, self.validation.num_base_examples)
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         self.checked_lengths(rows)
         clean = dataclasses.replace(self.collate(rows), domain=name)

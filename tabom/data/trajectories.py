@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader
 from tabom.data.encoding import Row, cut_prompts, encode_answers, fill_response
 from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.data.query_weighting import QueryWeighting, pass_rates
+from tabom.data.replay import ReplayData
+from tabom.data.stream import EndlessLoader, EndlessRows
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError, check_range, check_used, require
-from tabom.seeding import share_of
-from tabom.tasks import ExampleSource, Task
+from tabom.seeding import run_seed, share_of
+from tabom.tasks import ExampleSource, Split, Task
 from tabom.trajectories import TrajectoryTable, read_trajectories
-from tabom.types import GROUND_TRUTH, SELF_DISTILLED, TrajectoryBatch
+from tabom.types import GROUND_TRUTH, SELF_DISTILLED, Example, TrajectoryBatch
 
 
 class TrajectoryRows(Sequence[Row]):
@@ -93,6 +95,7 @@ class TrajectoryDataModule(PromptDataModule):
         chat_template: Whether prompts are a user's turns and answers an assistant's; recorded ones are as they are.
         group_by_length: Whether the rows of an optimizer step are of about one length, so that little is padded.
         num_workers: Processes that make batches ahead of the training; 0: the training does.
+        replay: Rows in the same steps on which the model is kept near the base; None for none.
         validation: Sizes of everything outside training.
         mask_token: Mask token by its text, in place of the tokenizer's; None is the backbone's, which the command line
             fills in.
@@ -120,6 +123,7 @@ class TrajectoryDataModule(PromptDataModule):
         chat_template: bool = False,
         group_by_length: bool = False,
         num_workers: int = 0,
+        replay: ReplayData | None = None,
         validation: ValidationSizes = ValidationSizes(),
         mask_token: str | None = None,
     ) -> None:
@@ -161,6 +165,7 @@ class TrajectoryDataModule(PromptDataModule):
         self.held_out = held_out
         self.group_by_length = group_by_length
         self.num_workers = num_workers
+        self.replay = replay
 
     @functools.cached_property
     def table(self) -> TrajectoryTable:
@@ -221,7 +226,11 @@ class TrajectoryDataModule(PromptDataModule):
         else:
             rows = self._ground_truth_rows(self._answered(self._trained(self._wanted)), truncate=self.truncate_answers)
         return self.training_loader(
-            rows, self.batch_size, group_by_length=self.group_by_length, num_workers=self.num_workers
+            rows,
+            self.batch_size,
+            group_by_length=self.group_by_length,
+            num_workers=self.num_workers,
+            replay=None if self.replay is None else self._replay_loader(self.replay),
         )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -231,6 +240,28 @@ class TrajectoryDataModule(PromptDataModule):
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """What prompts are decoded and text is masked, and the held-out trajectories with their queries' references."""
         return [*super().test_dataloader(), *self._held_out_loaders()]
+
+    def base_examples(self, name: str, split: Split, num_examples: int) -> list[Example]:
+        """What forgetting in a base domain is measured on: no document that is replayed."""
+        examples = super().base_examples(name, split, num_examples)
+        if self.replay is not None:
+            self.replay.check_apart(name, self.base_domains[name], examples)
+        return examples
+
+    def _replay_loader(self, replay: ReplayData) -> EndlessLoader:
+        """Looks at what is measured first, since a training is in vain if it cannot be measured afterwards."""
+        sizes = self.validation
+        for name, domain in self.base_domains.items():
+            for split in ("validation", "test"):
+                try:
+                    examples = domain.examples(split, max(sizes.num_base_examples, sizes.num_base_prompts))
+                except TabomError:  # a training does not need it
+                    continue
+                replay.check_apart(name, domain, examples)
+        rows = replay.rows(self.tokenizer, chat=self.chat_template)
+        self.checked_lengths(rows)
+        stream = EndlessRows(rows, run_seed())
+        return EndlessLoader(stream, batch_size=replay.batch_size, **self.collating(self.num_workers))
 
     def _held_out_loaders(self) -> list[DataLoader[Any]]:
         """Held-out queries twice: as decoded, and with the task's own answers, cut to the response where too long."""

@@ -32,6 +32,13 @@ class ExampleSource(ABC):
             TabomError: If there are fewer, or none; if all are wanted of a source that generates them.
         """
 
+    def document(self, example: Example) -> str:
+        """What an example is a piece of, by a name that is the same in every source: by default the prompt itself.
+
+        Text that is trained on and text that is measured on have no document in common.
+        """
+        return example.prompt
+
 
 class Task(ExampleSource):
     """Prompts with a verifier."""

@@ -64,6 +64,10 @@ class PythonSource(ExampleSource):
         names = rng.choices(list(texts), weights=[len(text) - length + 1 for text in texts.values()], k=number)
         return [self._chunk(name, texts[name], rng) for name in names]
 
+    def document(self, example: Example) -> str:
+        """The file."""
+        return str((self.root / example.query_id.rpartition(":")[0]).resolve())
+
     def _is_in(self, name: str, split: Split) -> bool:
         share = share_of(name)
         match split:
