@@ -142,7 +142,8 @@ class RunRecorder(SaveConfigCallback):
     ) -> None:
         """Note the losses as often as they are logged."""
         del pl_module, outputs, batch_idx
-        self._num_tokens += cast("TrajectoryBatch", batch).clean_ids.numel()
+        rows = cast("TrajectoryBatch", batch)
+        self._num_tokens += sum(part.clean_ids.numel() for part in (rows, rows.replay) if part is not None)
         is_logged = trainer.global_step % trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
         if is_logged and trainer.global_step != self._num_steps:
             self._num_steps = trainer.global_step
@@ -241,12 +242,16 @@ def _inputs(trainer: Trainer) -> dict[str, Any]:
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     if not isinstance(data, TrajectoryDataModule):
         return {}
-    origin = Manifest.load(data.path).origin
+    replayed = data.replay and data.replay.trajectories
+    inputs = {"trajectories": _origin(data.path)}
+    return inputs if replayed is None else {**inputs, "replay": _origin(Path(replayed))}
+
+
+def _origin(directory: Path) -> dict[str, str]:
+    origin = Manifest.load(directory).origin
     return {
-        "trajectories": {
-            "path": str(data.path),
-            "manifest_sha256": file_sha256(data.path / MANIFEST_NAME),
-            "model_fingerprint": origin.model_fingerprint,
-            "query_fingerprint": origin.query_fingerprint,
-        }
+        "path": str(directory),
+        "manifest_sha256": file_sha256(directory / MANIFEST_NAME),
+        "model_fingerprint": origin.model_fingerprint,
+        "query_fingerprint": origin.query_fingerprint,
     }

@@ -26,9 +26,9 @@ from tabom.modules.checkpoints import check_weights
 from tabom.modules.reference import Reference
 from tabom.modules.resuming import Resumption
 from tabom.modules.schedules import CosineWithWarmup, check_settings
-from tabom.objectives import Objective
+from tabom.objectives import Objective, Replay
 from tabom.seeding import RowDraws, run_seed, stream_key
-from tabom.types import CorruptedBatch, TrajectoryBatch
+from tabom.types import TrajectoryBatch
 from tabom.validation import Validation
 
 
@@ -46,6 +46,7 @@ class TrainingModule(LightningModule):
         optimizer: Optimizer class with its settings.
         lr_scheduler: Schedule, stepped every optimizer step; None keeps the rate.
         validation: What ``validate`` and ``test`` measure; None for nothing.
+        replay: How the model is kept near the base on the rows of ``data.replay``, where there are any.
         interpolation: Between the base (0) and the trained model (1), for ``validate``, ``test`` and ``export``: an
             adapter is scaled by it, other weights are averaged. Trades gain against forgetting after the training.
         reference: What an objective that needs a reference compares with: the ``base``, which is the model with the
@@ -66,6 +67,7 @@ class TrainingModule(LightningModule):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         validation: Validation | None = None,
+        replay: Replay = Replay(),
         interpolation: float = 1.0,
         reference: Literal["base", "start"] = "base",
     ) -> None:
@@ -76,6 +78,7 @@ class TrainingModule(LightningModule):
         self.interpolation = interpolation
         self.objective = objective
         self.validation = validation
+        self.replay = replay
         self._source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -105,6 +108,8 @@ class TrainingModule(LightningModule):
                 "data.query_weighting: expected none or failure_rate without a tilt, got advantage; "
                 "set model.objective.tilt, without which failed decodings would be learnt like the others",
             )
+            has_replay = self._data.replay is not None
+            check_used("model.replay", self.replay, Replay(), is_used=has_replay, owner="data.replay null")
             interval = self.objective.reference_interval
             require(
                 self.device_mesh is None or (interval is None and self._compared_with == "base"),
@@ -132,6 +137,11 @@ class TrainingModule(LightningModule):
             self._source.is_pretrained or not self.objective.needs_reference,
             f"objective: {type(self.objective).__name__} compares with a reference model, so expected a pretrained "
             f"backbone, got {type(self._source).__name__}",
+        )
+        require(
+            self._source.is_pretrained or self._data.replay is None,
+            "data.replay: expected a pretrained backbone, which the replay keeps the model near, got "
+            f"{type(self._source).__name__}",
         )
         if self.device_mesh is not None:
             dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
@@ -267,12 +277,26 @@ class TrainingModule(LightningModule):
         if compared is not None and self.objective.needs_divergence:
             statistics = statistics._replace(divergence=seen.divergence_from(compared))
         terms = self.objective.terms(statistics, corrupted, reference)
-        self._check_finite(terms, corrupted)
+        if batch.replay is not None:
+            terms |= self._replayed(terms["loss"], batch.replay)
+        self._check_finite(terms, batch)
         num_rows = len(batch.query_ids)
         logged = dict(zip(terms, self._mean_over_ranks(torch.stack([v.detach() for v in terms.values()])), strict=True))
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=num_rows)
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=num_rows)
         return terms["loss"]
+
+    def _replayed(self, loss: Tensor, batch: TrajectoryBatch) -> dict[str, Tensor]:
+        """Loss with the replay, and its parts; the masks of a row depend on the seed and its place in the stream."""
+        assert batch.row_numbers is not None
+        return self.replay.terms(
+            loss,
+            batch,
+            backbone=self.backbone,
+            base=self._base[0],
+            step=self.global_step,
+            draws=RowDraws.of_numbers(stream_key(self._seed, "replay"), batch.row_numbers),
+        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log learning rate and L2 norm of all gradients before they are clipped, at the steps that are logged.
@@ -353,11 +377,11 @@ class TrainingModule(LightningModule):
             if isinstance(scheduler, ReduceLROnPlateau) and scheduler.monitor.startswith("validate/"):
                 self._reduce_on_plateau(scheduler, {f"{stage}/{name}": value for name, value in results.items()})
 
-    def _check_finite(self, terms: dict[str, Tensor], corrupted: CorruptedBatch) -> None:
+    def _check_finite(self, terms: dict[str, Tensor], batch: TrajectoryBatch) -> None:
         """Divergence ends the run; it is never repaired or skipped."""
         if not torch.isfinite(terms["loss"]):
             values = ", ".join(f"{name}={value.item():g}" for name, value in terms.items())
-            queries = ", ".join(corrupted.query_ids)
+            queries = ", ".join(batch.query_ids + (batch.replay.query_ids if batch.replay else ()))
             raise TabomError(f"step {self.global_step}: expected a finite loss, got {values}; queries: {queries}")
 
 

@@ -7,6 +7,7 @@ from tabom.objectives.exact_order import ExactOrderObjective
 from tabom.objectives.nelbo import NelboObjective
 from tabom.objectives.papl import PaplObjective
 from tabom.objectives.ranking import Ranking
+from tabom.objectives.replay import Replay
 from tabom.objectives.schedules import Warmup
 from tabom.objectives.t3d import T3DObjective
 from tabom.objectives.tabom import TabomObjective
@@ -19,6 +20,7 @@ __all__ = [
     "Objective",
     "PaplObjective",
     "Ranking",
+    "Replay",
     "T3DObjective",
     "TabomObjective",
     "Warmup",

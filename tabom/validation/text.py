@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from tabom.backbones import Backbone, Denoiser
 from tabom.backbones.target_pass import TargetPass
-from tabom.functional.divergence import linear_kl_divergence
 from tabom.metrics import CalibrationError, Forgetting
 from tabom.types import CorruptedBatch
 
@@ -32,8 +31,7 @@ class TextMeasures(nn.Module):
         if base is not None:
             base_seen = TargetPass(base, batch)
             base_nll = base_seen.statistics().nll
-            divergence = linear_kl_divergence(base_seen.hidden, base_seen.head, seen.hidden, seen.head)
-            kl = kl.masked_scatter(batch.is_target, divergence)
+            kl = seen.divergence_from(base_seen)
         self.forgetting[batch.domain].update(statistics.nll, base_nll, kl, batch.is_target)  # pyright: ignore[reportCallIssue]
         self.calibration.update(statistics.confidence[batch.is_target], statistics.is_correct[batch.is_target])
 

@@ -32,6 +32,7 @@ ACCUMULATED = ("--trainer.accumulate_grad_batches=2", "--trainer.max_steps=4")
 UNCHECKED = "--trainer.limit_val_batches=0"
 IN_ONE_FILE = "--trainer.strategy.init_args.save_distributed_checkpoint=false"
 HALF = "--model.interpolation=0.5"
+
 FSDP = ("--config", str(CONFIGS / "trainer/fsdp.yaml"), "--trainer.accelerator=cpu", "--trainer.precision=32-true")
 """The overlay, on this machine."""
 
@@ -56,6 +57,10 @@ def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
             "--model.lr_scheduler.num_training_steps=10",
         ]
     return [verb, *common, *options, f"--trainer.devices={num_devices}"]
+
+
+def replay(batch_size):
+    return f'--data.replay={{"batch_size": {batch_size}, "source": "PythonSource", "num_examples": 30}}'
 
 
 def checkpoints(directory):
@@ -89,6 +94,9 @@ FURTHER_JOBS = {
     "ddp_mixed": words("fit", "--trainer.strategy=ddp", UNCHECKED, MIXED, LORA),
     "mixed": words("fit", *FSDP, UNCHECKED, MIXED, LORA, CHECKPOINTING),
     "half_way": words("test", *FSDP, "--trainer.limit_test_batches=1", "--ckpt_path=full/step=10.ckpt", HALF),
+    "replay_ddp": words("fit", "--trainer.strategy=ddp", UNCHECKED, replay(3)),
+    "replay_fsdp": words("fit", *FSDP, UNCHECKED, replay(3)),
+    "replay_fsdp_lora": words("fit", *FSDP, UNCHECKED, replay(3), LORA, CHECKPOINTING),
     "predict": words("predict", *FSDP, *DISTIL, writer("two"), config="distill"),
 }
 
@@ -176,6 +184,22 @@ def test_batches_are_accumulated(further_results, alone):
     cli = alone("fit", UNCHECKED, *ACCUMULATED)
     assert further_results["accumulated"]["num_steps"] == cli.trainer.global_step == 4
     assert largest_difference(further_results["accumulated"]["weights"], cli.model.backbone.state_dict()) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), (LORA,)], ids=["all weights", "adapter"])
+def test_replay_in_two_processes_is_that_of_one(further_results, alone, options):
+    """The rows beside the step are shared out as those of the step are."""
+    cli = alone("fit", UNCHECKED, replay(6), *options, batch_size=8)
+    plain = alone("fit", UNCHECKED, *options, batch_size=8)
+    expected = {name: value.clone() for name, value in cli.model.backbone.state_dict().items()}
+    for job in ("replay_fsdp_lora",) if options else ("replay_ddp", "replay_fsdp"):
+        result = further_results[job]
+        assert largest_difference(result["weights"], expected) < 1e-6
+        assert result["metrics"]["train/replay_kl"] == pytest.approx(
+            cli.trainer.callback_metrics["train/replay_kl"].item(), rel=1e-4
+        )
+    assert largest_difference(plain.model.backbone.state_dict(), expected) > 1e-5
 
 
 @pytest.mark.slow
