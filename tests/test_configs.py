@@ -64,7 +64,7 @@ def test_every_part_is_used():
     text = "".join(path.read_text() for path in CONFIGS + PARTS)
     assert PARTS
     unused = [path for path in PARTS if f"/{path.name}" not in text and f" {path.name}" not in text]
-    assert [path.stem for path in unused] == ["dream_sampler"]
+    assert [path.stem for path in unused] == ["demo_replay", "demo_replay_own", "dream_sampler"]
 
 
 def test_the_sampler_that_no_config_uses(tmp_path, monkeypatch):
@@ -77,6 +77,23 @@ def test_the_sampler_that_no_config_uses(tmp_path, monkeypatch):
     assert (released.token_choice, released.score_distribution, released.is_random) == ("likeliest", "sampling", False)
     assert (drawn.token_choice, drawn.score_distribution, drawn.is_random) == ("drawn", "model", True)
     assert (drawn.temperature, drawn.top_p) == (released.temperature, released.top_p) == (0.1, 0.9)
+
+
+@pytest.mark.parametrize("method", [*METHODS, *FURTHER])
+def test_the_replay_follows_any_method_of_the_demo(method, tmp_path, monkeypatch):
+    """The commands are in docs/objectives.md."""
+    monkeypatch.chdir(ROOT.parent)
+    path, run_dir = ROOT / "demo" / f"{method}.yaml", f"--run_dir={tmp_path}"
+    text, own = (
+        instantiate("fit", path, run_dir, f"--data.replay=configs/parts/{name}.yaml").datamodule
+        for name in ("demo_replay", "demo_replay_own")
+    )
+    assert type(text.replay.source).__name__ == "PythonSource"
+    assert text.replay.batch_size == own.replay.batch_size == text.batch_size
+    written = instantiate("predict", ROOT / "demo/distill_own.yaml", f"--run_dir={tmp_path}")
+    (writer,) = (callback for callback in written.trainer.callbacks if isinstance(callback, TrajectoryWriter))
+    assert own.replay.trajectories == str(writer.output_dir)
+    assert len(written.datamodule.task.examples("train", 20)) == written.datamodule.num_queries
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
