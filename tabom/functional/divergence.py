@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tabom.functional.head import Head, HeadGradients, as_autocast, wide_dtype
+from tabom.functional.head import Head, HeadGradients, as_autocast, multiply, wide_dtype
 from tabom.functional.token_statistics import head_chunks, row_chunks
 
 
@@ -40,8 +40,10 @@ def linear_kl_divergence(
     The cross-entropy :math:`-\sum_v p_v \log q_v` exceeds it by the entropy of p, which does not depend on q: both
     have the gradient :math:`q - p` with respect to the logits of q, which is computed exactly, and once.
 
-    Never more than a chunk of logits of each model is held. Where all fit into one the gradient of the logits is kept
-    for the backward pass; otherwise both are computed again there. The gradient of a frozen head is not computed.
+    Never more than a chunk of logits of each model is held, and the gradient of a frozen head is not computed. Without
+    it a row's gradient lacks a factor alone, so the forward pass makes it, and no logits are computed twice. With a
+    trained head the gradient of the logits is kept for the backward pass where all fit into one chunk; otherwise both
+    models' logits are computed again there.
 
     Args:
         hidden_p: Of the reference model, which gets no gradient.
@@ -79,17 +81,22 @@ class _LinearKLDivergence(torch.autograd.Function):
         bias_p: Tensor | None,
         softcap_p: float | None,
     ) -> Tensor:
-        """Keep the gradient of the logits where they are a single chunk; else nothing that is as large."""
+        """Keep the gradient of the states; beside a trained head that of the logits, if they are a single chunk."""
         head_q, head_p = Head(weight_q, bias_q, softcap_q), Head(weight_p, bias_p, softcap_p)
         chunks = head_chunks(hidden_q, head_q)
         parts: list[Tensor] = []
+        is_trained = any(ctx.needs_input_grad[1:3])
+        unscaled: list[Tensor] = []
         ctx.kept = None
         for rows in chunks:
             values, of_logits = _compare(head_p.wide_logits(hidden_p[rows]), head_q.wide_logits(hidden_q[rows]), head_q)
             parts.append(values)
-            if len(chunks) == 1 and any(ctx.needs_input_grad):
+            if is_trained and len(chunks) == 1:
                 ctx.kept = of_logits
+            elif ctx.needs_input_grad[0] and not is_trained:
+                unscaled.append(multiply(of_logits, weight_q))
             del of_logits  # before the next chunk is made
+        ctx.of_hidden = torch.cat(unscaled) if unscaled else None
         ctx.save_for_backward(hidden_q, weight_q, bias_q, hidden_p, weight_p, bias_p)
         ctx.softcaps = softcap_q, softcap_p
         return torch.cat(parts)
@@ -99,6 +106,9 @@ class _LinearKLDivergence(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of hidden states, weight and bias of q, as far as they are asked for."""
         hidden_q, weight_q, bias_q, hidden_p, weight_p, bias_p = ctx.saved_tensors
+        if ctx.of_hidden is not None:
+            of_hidden = (ctx.of_hidden * gradients[0][:, None]).to(hidden_q.dtype)
+            return of_hidden, None, None, None, None, None, None, None
         head_q, head_p = Head(weight_q, bias_q, ctx.softcaps[0]), Head(weight_p, bias_p, ctx.softcaps[1])
         results = HeadGradients(hidden_q, head_q, ctx.needs_input_grad)
         for rows in head_chunks(hidden_q, head_q):

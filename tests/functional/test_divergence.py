@@ -155,6 +155,23 @@ def test_logits_are_made_once_where_they_fit_a_chunk_and_never_more(monkeypatch)
         assert heights == expected
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("chunk", [1, 44, 10**6])
+def test_a_frozen_head_takes_no_second_logits(monkeypatch, chunk, softcap):
+    """The gradient of the states is that beside a trained head, also in a second backward pass."""
+    chunked(monkeypatch, chunk, 22)
+    hidden, trained = torch.randn(6, 4, dtype=torch.float64, requires_grad=True), make_head(softcap=softcap)
+    frozen, upstream = Head(trained.weight.detach(), trained.bias.detach(), softcap), torch.randn(6).double()
+    (expected,) = torch.autograd.grad(upstream @ linear_kl_divergence(hidden.flip(0), trained, hidden, trained), hidden)
+    whole, heights = Head.wide_logits, []
+    monkeypatch.setattr(Head, "wide_logits", lambda head, some: heights.append(len(some)) or whole(head, some))
+    divergence = linear_kl_divergence(hidden.flip(0), frozen, hidden, frozen)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(upstream @ divergence, hidden, retain_graph=True)
+        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+    assert sum(heights) == 2 * 6
+
+
 def test_half_precision_states_give_the_divergence_of_exact_logits():
     hidden = torch.randn(8, 64).bfloat16().requires_grad_()
     head = Head((torch.randn(20000, 64) / 8).bfloat16().requires_grad_())
