@@ -94,7 +94,7 @@ class ReplayData:
         """For messages."""
         return (
             f"replay.source ({type(self.source).__name__})"
-            if self.source
+            if self.source is not None
             else f"replay.trajectories ({self.trajectories})"
         )
 

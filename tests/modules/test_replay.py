@@ -192,5 +192,9 @@ def test_bad_settings(stage):
     )
     with pytest.raises(TabomError, match=r"replay\.weight: expected at least 0, got -1\.0"):
         stage("fit", "sft_sd", REPLAY, "--model.replay.weight=-1")
-    with pytest.raises(TabomError, match=r"elsewhere/manifest.json: expected the manifest of a finished distillation"):
-        stage("fit", "sft_sd", '--data.replay={"batch_size": 2, "trajectories": "elsewhere"}')
+    expected = "expected the manifest of a finished distillation, found no such file"
+    with pytest.raises(
+        TabomError,
+        match=rf"^runs/demo/own/manifest\.json: {expected}; tabom predict --config .*/distill_own\.yaml makes it$",
+    ):
+        stage("fit", "sft_sd", '--data.replay={"batch_size": 2, "trajectories": "runs/demo/own"}')
