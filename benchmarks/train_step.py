@@ -7,7 +7,13 @@ backward, optimizer.
   with a matrix of all pairs for each (written afresh; tokenisation is left out);
 * ``cross_entropy``: our backbone and torch's cross-entropy of the targets, no entropies at all;
 * ``masking``: our step with ``rank_weight: 0``, which logs order agreement;
-* ``tabom``: our step, reconstruction and ranking.
+* ``tabom``: our step, reconstruction and ranking;
+* ``replay``: the same with as many rows of replay;
+* ``plain_rows``: the same with as many rows of uniformly masked cross-entropy in its place;
+* ``base_pass``: what the base has to say about these rows, without a gradient.
+
+A replay needs the passes of plain rows and that of the base: ``extra`` is the time that it adds to ``tabom`` over the
+time that these add.
 
 Time is taken by turns in one process; peak memory, beyond weights and inputs, in a process of its own for each. Model
 FLOP utilisation: operations that the step needs (frozen weights: forward, and backward to the activations), over its
@@ -19,6 +25,7 @@ time, over what a large matrix product reaches on this machine.
 import argparse
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import common
 import torch
@@ -26,14 +33,17 @@ import torch.distributed
 from token_statistics import Inputs, released
 from torch import Tensor
 
+from tabom.backbones import Denoiser
 from tabom.backbones.llada import LladaBackbone
 from tabom.backbones.lora import Lora
 from tabom.backbones.target_pass import TargetPass
-from tabom.objectives import TabomObjective
+from tabom.corruption import UniformMasking
+from tabom.objectives import Replay, TabomObjective
 from tabom.seeding import RowDraws
+from tabom.types import TrajectoryBatch
 
-KINDS = ("released", "cross_entropy", "masking", "tabom")
-RATIOS = (("released", "tabom"), ("tabom", "masking"), ("tabom", "cross_entropy"))
+KINDS = ("released", "cross_entropy", "masking", "tabom", "replay", "plain_rows", "base_pass")
+RATIOS = (("released", "tabom"), ("tabom", "masking"), ("tabom", "cross_entropy"), ("replay", "plain_rows"))
 
 
 def make_backbone(arguments: argparse.Namespace, kind: str) -> LladaBackbone:
@@ -52,19 +62,27 @@ def make_backbone(arguments: argparse.Namespace, kind: str) -> LladaBackbone:
     return backbone.to(arguments.device).train()
 
 
+def make_batch(arguments: argparse.Namespace) -> TrajectoryBatch:
+    """The same rows for all kinds."""
+    return common.make_batch(
+        rows=arguments.batch, length=arguments.length, vocabulary=arguments.vocabulary, device=arguments.device
+    )
+
+
 def make_step(arguments: argparse.Namespace, kind: str, *, num_processes: int = 1) -> Callable[[], None]:
     """One training step of a kind, on the same weights, data and masks for all kinds.
 
     Several processes average the gradients.
     """
+    if kind == "base_pass":
+        return make_base_pass(arguments)
     backbone = make_backbone(arguments, kind)
     trained = [p for p in backbone.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-5)
-    batch = common.make_batch(
-        rows=arguments.batch, length=arguments.length, vocabulary=arguments.vocabulary, device=arguments.device
-    )
+    batch = make_batch(arguments)
     objective = TabomObjective(window=arguments.window, rank_weight=0.0 if kind == "masking" else 1.0)
     numbers = iter(range(10**9))
+    base = backbone.reference()
 
     def loss() -> Tensor:
         draws = RowDraws.of_numbers(next(numbers), batch.row_numbers)
@@ -76,7 +94,7 @@ def make_step(arguments: argparse.Namespace, kind: str, *, num_processes: int = 
         if kind == "cross_entropy":
             logits = seen.head.logits(seen.hidden).float()
             return torch.nn.functional.cross_entropy(logits, corrupted.clean_ids[corrupted.is_target])
-        return objective.terms(seen.statistics(), corrupted)["loss"]
+        return objective.terms(seen.statistics(), corrupted)["loss"] + further_loss(kind, backbone, base, batch, draws)
 
     def step() -> None:
         with torch.autocast(arguments.device, dtype=torch.bfloat16, enabled=arguments.dtype == "bfloat16"):
@@ -93,6 +111,34 @@ def make_step(arguments: argparse.Namespace, kind: str, *, num_processes: int = 
     return step
 
 
+def make_base_pass(arguments: argparse.Namespace) -> Callable[[], None]:
+    """What the base has to say about uniformly masked rows."""
+    backbone = make_backbone(arguments, "base_pass")
+    base, batch = backbone.reference(), make_batch(arguments)
+    numbers = iter(range(10**9))
+
+    @torch.no_grad()
+    def step() -> None:
+        draws = RowDraws.of_numbers(next(numbers), batch.row_numbers)
+        with torch.autocast(arguments.device, dtype=torch.bfloat16, enabled=arguments.dtype == "bfloat16"):
+            TargetPass(base, UniformMasking()(batch, base.mask_token_id, draws)).statistics()
+
+    return step
+
+
+def further_loss(
+    kind: str, backbone: LladaBackbone, base: Denoiser, batch: TrajectoryBatch, draws: RowDraws
+) -> Tensor | float:
+    """Of the rows that go beside those of the step."""
+    if kind == "replay":
+        nothing = torch.zeros((), device=batch.clean_ids.device)
+        return Replay().terms(nothing, batch, backbone=backbone, base=base, step=0, draws=draws)["loss"]
+    if kind == "plain_rows":
+        corrupted = UniformMasking()(batch, backbone.mask_token_id, draws)
+        return TargetPass(backbone, corrupted).statistics().nll[corrupted.is_target].mean()
+    return 0.0
+
+
 def num_operations(arguments: argparse.Namespace) -> int:
     """Multiplications and additions of a step: layers and attention, and the head at the targets."""
     width, inner = arguments.hidden, arguments.mlp or 4 * arguments.hidden
@@ -101,6 +147,13 @@ def num_operations(arguments: argparse.Namespace) -> int:
     attention = arguments.layers * 2 * arguments.length * width
     head = arguments.batch * arguments.window * width * arguments.vocabulary
     return 2 * 2 * (num_positions * (weights + attention) + head)
+
+
+def extra_of_replay(taken: dict[str, list[float]]) -> dict[str, Any]:
+    """What the replay adds to a step over what the passes that it needs add, round by round."""
+    rounds = zip(*(taken[kind] for kind in ("tabom", "replay", "plain_rows", "base_pass")), strict=True)
+    pairs = [(replay - step, plain - step + base) for step, replay, plain, base in rounds]
+    return common.ratio_of(*map(list, zip(*pairs, strict=True)))
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +202,10 @@ def main() -> None:
             low, high = ratio["time_range"]
             name = f"{above} / {below}"
             print(f"{name:28} {ratio['time']:7.3f} {low:8.3f} {high:8.3f} {ratio['peak_memory']:12.3f}")
+    if {"tabom", "replay", "plain_rows", "base_pass"} <= set(seconds):
+        record["ratios"]["extra"] = extra_of_replay(taken)
+        low, high = record["ratios"]["extra"]["time_range"]
+        print(f"{'extra of replay / passes':28} {record['ratios']['extra']['time']:7.3f} {low:8.3f} {high:8.3f}")
     print(f"model FLOP utilisation {record['model_flop_utilisation']:.1%}, {seconds['tabom']:.3f} s a step")
     common.save(record, arguments)
 
