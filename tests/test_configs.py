@@ -85,7 +85,7 @@ def test_the_replay_follows_any_method_of_the_demo(method, tmp_path, monkeypatch
     monkeypatch.chdir(ROOT.parent)
     path, run_dir = ROOT / "demo" / f"{method}.yaml", f"--run_dir={tmp_path}"
     text, own = (
-        instantiate("fit", path, run_dir, f"--data.replay=configs/parts/{name}.yaml").datamodule
+        instantiate("fit", path, ROOT / "parts" / f"{name}.yaml", run_dir).datamodule
         for name in ("demo_replay", "demo_replay_own")
     )
     assert type(text.replay.source).__name__ == "PythonSource"

@@ -2,6 +2,7 @@
 
 from tabom.tasks.base import ExampleSource, Split, Task, generate_distinct, take
 from tabom.tasks.countdown import Countdown
+from tabom.tasks.open_prompts import OpenPrompts
 from tabom.tasks.python_source import PythonSource
 from tabom.tasks.question_dataset import QuestionDataset
 from tabom.tasks.question_file import QuestionFile
@@ -11,6 +12,7 @@ from tabom.tasks.sudoku import Sudoku4x4
 __all__ = [
     "Countdown",
     "ExampleSource",
+    "OpenPrompts",
     "PythonSource",
     "QuestionDataset",
     "QuestionFile",
