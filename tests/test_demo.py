@@ -1,70 +1,70 @@
-"""The demo's own commands on a model and data that are small enough for a test."""
+"""The shipped pipelines: their commands are understood, and small versions of them run from end to end."""
 
-import json
-import shutil
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from helpers import slow
+import yaml
+from helpers import parsed
 
-from tabom.cli.main import main
-from tabom.demo import stages
-from tabom.demo.stages import (
-    FULL_METHODS,
-    FULL_OUTPUT_DIR,
-    METHODS,
-    OUTPUT_DIR,
-    Demo,
-    FullDemo,
-    Training,
-)
-from tabom.errors import TabomError
-from tabom.reporting.names import human_name
+from tabom.cli.main import VERBS, main
+from tabom.cli.verbs import report, trajectories
+from tabom.jobs.job import is_locked
+from tabom.modules.checkpoints import read_checkpoint
+from tabom.pipelines import command
+from tabom.pipelines.file import read_pipeline
+from tabom.storage.files import file_sha256
 from tabom.storage.run_record import find_records
-from tabom.tasks import Sudoku4x4
 
-SMALL = (
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=2",
-    "--model.lr_scheduler.num_warmup_steps=1",
-    "--model.lr_scheduler.num_training_steps=4",
-    "--data.batch_size=4",
-    "--data.validation.num_validation_prompts=3",
-    "--data.validation.num_base_examples=4",
-)
-
-
-OVERRIDES = {
-    "fit": list(SMALL),
-    "predict": ["--data.num_queries=20"],
-    "test": ["--data.validation.num_base_examples=4", "--data.validation.num_test_prompts=3"],
+PIPELINES = sorted((Path(__file__).parents[1] / "configs/pipelines").glob("*.yaml"))
+PARSERS = {"report": report, "trajectories": trajectories}
+SMALL = {
+    "fit": {
+        "trainer.max_steps": 4,
+        "trainer.val_check_interval": 2,
+        "model.lr_scheduler.num_warmup_steps": 1,
+        "data.batch_size": 4,
+        "data.validation.num_validation_prompts": 3,
+        "data.validation.num_base_examples": 4,
+    },
+    "predict": {"data.num_queries": 20},
+    "test": {"data.validation.num_base_examples": 4, "data.validation.num_test_prompts": 3},
 }
 
 
 @pytest.fixture
-def elsewhere(monkeypatch, tmp_path):
-    """A working directory where all answers verify, since four steps teach nothing."""
+def here(monkeypatch, tmp_path, repository):
+    """A working directory with the configs, from which other processes find the package."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Sudoku4x4, "is_correct", lambda self, example, response: True)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    Path("configs").symlink_to(repository / "configs")
+    return tmp_path
 
 
-@pytest.fixture
-def small_demo(elsewhere, tmp_path, repository):
-    public = tmp_path / "public.csv"
-    public.write_text("Puzzle,Solution\n" + "1204341221434321,1234341221434321\n" * 500)
-    return Demo(repository / "configs" / "demo", seeds=[3], public_test=public, overrides=OVERRIDES)
+def small(name, **parameters):
+    """A file of a shipped pipeline with small steps; they teach nothing, so that wrong answers count as well."""
+    content = yaml.safe_load(Path(f"configs/pipelines/{name}.yaml").read_text())
+    content["parameters"] |= parameters
 
+    def shrink(entries):
+        for entry in entries:
+            if "steps" in entry:
+                shrink(entry["steps"])
+            elif entry["verb"] in SMALL:
+                is_training = "pretrain" not in str(entry["config"]) and entry["verb"] != "predict"
+                further = {"data.only_verified": False} if is_training else {}
+                entry["options"] = SMALL[entry["verb"]] | further | entry.get("options", {})
 
-@pytest.fixture
-def small_full_demo(elsewhere, monkeypatch, repository):
-    """Two methods of the full demo, one of them off the frontier; made anew, as by another process."""
-    monkeypatch.setattr(FullDemo, "methods", ["sft_gt", "sft_sd"])
-
-    def make(**changes):
-        options = {"seeds": [3], "overrides": OVERRIDES, "learning_rates": [1e-2, 1e-3], **changes}
-        return FullDemo(repository / "configs" / "demo", **options)
-
-    return make
+    shrink(content["steps"])
+    Path("small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return "small.yaml"
 
 
 def rows(page, caption):
@@ -73,201 +73,160 @@ def rows(page, caption):
     return [line.strip("| ").split(" | ") for line in text.splitlines() if not line.startswith("| ---")]
 
 
-@pytest.mark.parametrize("methods", [["tabom"], *slow([*METHODS])], ids=["one method", "all methods"])
-def test_all_stages_and_what_they_leave(small_demo, methods, monkeypatch, capsys):
-    monkeypatch.setattr(Demo, "methods", methods)
-    small_demo.run()
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_command_is_understood(path, monkeypatch, repository):
+    """Every step that differs from others in more than its values; each configuration has its own test."""
+    monkeypatch.chdir(repository)
+    public = {"public_tests": ["puzzles.csv"]} if "public_tests" in path.read_text() else {}
+    pipeline = read_pipeline(path.relative_to(repository), public, list(VERBS))
+    seen = set()
+    for step in pipeline.steps.values():
+        verb, *words = pipeline.command(step, best=lambda step: f"{step.slug}.ckpt")
+        kind = (verb, *sorted(step.options))
+        if kind in seen:
+            continue
+        seen.add(kind)
+        if verb in PARSERS:
+            PARSERS[verb].parser().parse_args([verb, *words])
+        else:
+            assert parsed(verb, *words, "--trainer.logger=false").config[verb].run_dir.startswith("runs/")
+    assert path.read_text().startswith("# ")
+
+
+def test_the_demos_steps(monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    methods = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
+    pipeline = read_pipeline(command.DEMO, {"seeds": [3]}, list(VERBS))
+    assert [name for name in pipeline.steps if name.startswith("fit")] == [f"fit {method} seed 3" for method in methods]
+    (test,) = (step for name, step in pipeline.steps.items() if name == "test tabom seed 3")
+    assert "seed_everything" not in test.options  # all models are tested under the same masks
+
+
+def test_the_full_demos_steps(monkeypatch, repository):
+    """Ten methods at three rates, and SFT-GT at the middle one; each has its config. The base is the demo's."""
+    monkeypatch.chdir(repository)
+    pipeline = read_pipeline(command.DEMO_FULL, {}, list(VERBS))
+    demo = read_pipeline(command.DEMO, {}, list(VERBS))
+    same = [name for name, step in pipeline.steps.items() if demo.steps.get(name) == step]
+    assert same == ["pretrain", "distill"]
+    assert pipeline.output_dir == demo.output_dir
+    trainings = [step for step in pipeline.steps.values() if step.name.startswith("full fit")]
+    assert len(trainings) == 2 * (10 * 3 + 1)
+    assert [step.options["model.optimizer.lr"] for step in trainings if "sft_gt" in step.name] == [1e-3, 1e-3]
+    between = [step.options["model.interpolation"] for step in pipeline.steps.values() if "between" in step.name]
+    assert between == [0.25, 0.5, 0.75] * 2
+
+
+def test_options(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(command, "run_file", lambda *given: seen.append(given))
+    monkeypatch.chdir(tmp_path)
+    main(["demo", "--jobs=3"])
+    main(["demo", "--seeds", "5", "6", "--public_test", "a.csv", "--jobs=1", "--rerun_changed"])
+    main(["demo", "--full", "--jobs=1"])
+    assert seen == [
+        (command.DEMO, {}, 3, False),
+        (command.DEMO, {"seeds": [5, 6], "public_tests": [f"{tmp_path}/a.csv"]}, 1, True),
+        (command.DEMO_FULL, {}, 1, False),
+    ]
+
+
+@pytest.mark.slow
+def test_a_small_demo(here, capsys):
+    """Every step is a process, which takes a few seconds to start."""
+    public = here / "public.csv"
+    public.write_text("Puzzle,Solution\n" + "1204341221434321,1234341221434321\n" * 500)
+    path = small("demo", seeds=[3], methods=["sft_sd", "tabom"], public_tests=[str(public)])
+    main(["pipeline", path, "--jobs=2"])
+    out = capsys.readouterr().out
+    assert out.count("\n") < 80
     kl = []
     for kind in ("test", "public"):
-        head, base, *others = rows(OUTPUT_DIR / f"{kind}.md", "After post-training")
-        assert [row[0] for row in others] == list(map(human_name, methods))
-        accuracies = {"accuracy at 1 token per step, % ↑", "accuracy at 2 tokens per step, % ↑"}
-        columns = accuracies | {"NELBO change ↓", "KL(base ‖ model) ↓", "TDS", "order agreement ↑"}
-        assert columns <= set(head)
+        head, base, *others = rows(Path(f"runs/demo/{kind}.md"), "After post-training")
+        assert [row[0] for row in others] == ["SFT-SD", "TABOM"]
         assert base[head.index("KL(base ‖ model) ↓")] == "0.000 ± 0.000"
-        kl += [row["kl"] for row in (r.last("test") for r in find_records([OUTPUT_DIR])) if row]
-        assert (OUTPUT_DIR / f"{kind}.html").read_text().startswith("<!DOCTYPE html>")
-        assert (OUTPUT_DIR / f"figures-{kind}/frontier.png").stat().st_size > 1000
-    assert len(set(kl)) == 1 + len(methods)
-    out = capsys.readouterr().out
-    assert "tabom fit --config" in out
-    assert "After post-training" in out
-    assert "Time, throughput, tokens and device hours" in out
-    small_demo.run()
-    assert commands_of(capsys.readouterr().out) == []
+        assert Path(f"runs/demo/{kind}.html").read_text().startswith("<!DOCTYPE html>")
+        assert Path(f"runs/demo/figures-{kind}/frontier.png").stat().st_size > 1000
+    kl = [row["kl"] for row in (record.last("test") for record in find_records([here / "runs/demo"])) if row]
+    assert len(set(kl)) == 3
+    shown = r"accuracy_1_per_step [\d.]+, kl [\d.e-]+; about \d:\d\d left"
+    assert re.search(rf"\[7/12\] test tabom seed 3: \d:\d\d, {shown}", out)
+    main(["pipeline", path])
+    assert capsys.readouterr().out == "small.yaml: 12 steps, 12 of them done; logs: runs/demo/steps/\n"
 
 
-def commands_of(out):
-    return [line.split()[1] for line in out.splitlines() if line.startswith("tabom ")]
+def test_rounds_name_their_parents(monkeypatch, repository):
+    """Each distillation reads the checkpoint of the round before; every training begins with the base."""
+    monkeypatch.chdir(repository)
+    pipeline = read_pipeline(Path("configs/pipelines/rounds.yaml"), {}, list(VERBS))
+    checkpoints = [pipeline.steps[f"round {n} distill"].options["ckpt_path"] for n in (1, 2)]
+    assert checkpoints == [None, "runs/rounds/tabom-round1-seed1/checkpoints/last.ckpt"]
+    assert all("backbone" not in word for step in pipeline.steps.values() for word in pipeline.command(step))
+    (rule,) = pipeline.steps["round 2 fit"].rules
+    assert rule.steps == ("round 0 validate", "round 1 fit")
 
 
-@pytest.mark.slow
-def test_full_demo_goes_on_where_it_stopped(small_full_demo, monkeypatch, capsys):
-    """Killed in its third training: the shared stages and the two finished runs are not done again."""
-    run = FullDemo._run
+def run_until_killed(seconds):
+    """Start the small pipeline, and kill it with all that it has started; None waits for its end."""
+    words = [sys.executable, "-m", "tabom", "pipeline", "small.yaml", "--jobs=2"]
+    with Path("out.txt").open("w") as out, subprocess.Popen(words, stdout=out, stderr=out) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert process.wait(seconds) == 0, Path("out.txt").read_text()
+            return Path("out.txt").read_text()
+        process.kill()
+    for lock in Path("runs/demo/steps").glob("*.lock"):
+        if is_locked(lock):
+            os.killpg(int(lock.read_text()), signal.SIGKILL)
+            wait_until(lambda lock=lock: not is_locked(lock))
+    return None
 
-    def run_until_killed(self, training):
-        if training.config == "sft_sd" and training.learning_rate == 1e-2:
-            raise KeyboardInterrupt
-        return run(self, training)
 
-    monkeypatch.setattr(FullDemo, "_run", run_until_killed)
-    with pytest.raises(KeyboardInterrupt):
-        small_full_demo().run()
-    assert commands_of(capsys.readouterr().out) == ["fit", "predict", "test", *["fit", "test"] * 2]
-    assert not (FULL_OUTPUT_DIR / "test.md").exists()
+def wait_until(is_there):
+    stop = time.monotonic() + 20
+    while not is_there():
+        assert time.monotonic() < stop
+        time.sleep(0.01)
 
-    monkeypatch.setattr(FullDemo, "_run", run)
-    small_full_demo(learning_rates=[1e-3, 1e-2]).run()
-    out = capsys.readouterr().out
-    assert commands_of(out) == ["fit", "test", *["test"] * len(FullDemo.interpolations)]
-    assert "3 of 3 runs done" in out
-    assert {path.name for path in FULL_OUTPUT_DIR.iterdir() if path.is_file()} == {
-        "settings.json",
-        *(f"test{suffix}.{ending}" for suffix in FullDemo.metrics for ending in ("md", "html")),
+
+def left():
+    """Shards, and the weights of checkpoints."""
+    shards = {str(path): path.read_bytes() for path in Path("runs").rglob("*.parquet")}
+    checkpoints = {str(path): read_checkpoint(path)["state_dict"] for path in Path("runs").rglob("last.ckpt")}
+    weights = {
+        f"{path} {name}": tensor.numpy().tobytes() for path, s in checkpoints.items() for name, tensor in s.items()
     }
-    between = [f"SFT-SD x {weight:g}" for weight in reversed(FullDemo.interpolations)]
-    _, *table = rows(FULL_OUTPUT_DIR / "test.md", "After post-training")
-    assert [row[:3] for row in table] == [
-        ["base", "-", "1"],
-        ["SFT-GT", "0.01", "1"],
-        ["SFT-SD", "0.001", "1"],
-        ["SFT-SD", "0.01", "1"],
-        *([method, "0.01", "1"] for method in between),
-    ]
-    measured = {record.run_id: record.last("test").get("kl") for record in find_records([FULL_OUTPUT_DIR])}
-    assert len({kl for kl in measured.values() if kl is not None}) == len(table)
-    for suffix in FullDemo.metrics:
-        _, *frontier = rows(FULL_OUTPUT_DIR / f"test{suffix}.md", "Accuracy at matched forgetting")
-        assert [row[:2] for row in frontier] == [["SFT-SD", "1"], ["SFT-SD (lr 0.01) towards the base", "1"]]
-        assert all("(+0.0)" in cell for cell in frontier[1][3:])
-
-
-def test_commands_of_one_run_of_the_full_demo(small_full_demo, monkeypatch, tmp_path):
-    """The seed is the training's alone: all models are tested under the same masks. The public test logs nothing."""
-    commands = []
-
-    def record(self, *words):
-        commands.append(words)
-        return "best.ckpt"
-
-    monkeypatch.setattr(FullDemo, "_command", record)
-    public = tmp_path / "public.csv"
-    name = "sft_sd-lr0.001-seed3"
-    assert small_full_demo(public_test=public)._run(Training("sft_sd", seed=3, learning_rate=1e-3)) == [name]
-    place, rate, checkpoint = f"--run_dir=runs/demo-full/{name}", "--model.optimizer.lr=0.001", "--ckpt_path=best.ckpt"
-    assert commands == [
-        ("fit", "sft_sd", place, "--seed_everything=3", rate, "--ckpt_path=last"),
-        ("test", "sft_sd", f"{place}-test", checkpoint),
-        (
-            *("test", "sft_sd", f"{place}-public", checkpoint),
-            "--data.validation.num_test_prompts=500",
-            "--trainer.logger=false",
-            f"--data.task.test_file={public}",
-        ),
-    ]
-
-
-def test_a_full_demo_is_not_mixed_with_another(small_full_demo, tmp_path, monkeypatch):
-    """What the results depend on is looked at before anything runs."""
-    configs = tmp_path / "configs"
-    monkeypatch.setattr(FullDemo, "_command", lambda *words: pytest.fail("expected an error before"))
-    first = small_full_demo()
-    path = FULL_OUTPUT_DIR / "settings.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(first._settings()))
-    advice = "give what was given before, or move runs/demo-full away to start afresh"
-
-    with pytest.raises(TabomError) as error:
-        small_full_demo(seeds=[3, 4]).run()
-    assert str(error.value) == f"{path}: expected seeds [3], of the results that are there, got [3, 4]; {advice}"
-    with pytest.raises(TabomError, match=r"expected learning_rates \[0.001, 0.01\], of the results .* got \[0.01\]; "):
-        small_full_demo(learning_rates=[1e-2]).run()
-
-    shutil.copytree(first.configs.parent, configs)
-    demo_of_edited = small_full_demo()
-    demo_of_edited.configs = configs / "demo"
-    part, own = configs / "parts/demo_trainer.yaml", configs / "demo/sft_sd.yaml"
-    for edited, old, new in ((part, "max_steps: 150", "max_steps: 151"), (own, "NelboObjective", "DInferObjective")):
-        text = edited.read_text()
-        assert old in text
-        edited.write_text(text.replace(old, new))
-        with pytest.raises(TabomError, match=rf"expected {edited.name} \w{{12}}, of the results .* got \w{{12}}; "):
-            demo_of_edited.run()
-        edited.write_text(text)
-    own.unlink()
-    with pytest.raises(TabomError, match=r"demo/sft_sd.yaml: expected a file, found none"):
-        demo_of_edited.run()
-
-
-def test_other_trajectories_are_other_results(small_full_demo, monkeypatch):
-    directory = OUTPUT_DIR / "trajectories"
-    directory.mkdir(parents=True)
-    (directory / "manifest.json").write_text("one")
-    (OUTPUT_DIR / "base").mkdir()
-    (OUTPUT_DIR / "base" / "model.safetensors").write_text("")
-    FULL_OUTPUT_DIR.mkdir()
-    settings = small_full_demo()._settings() | {"trajectories": "of another"}
-    (FULL_OUTPUT_DIR / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(
-        TabomError, match='expected trajectories "of another", of the results that are there, got 7692c3ad'
-    ):
-        small_full_demo().run()
-
-
-def test_full_demo_wants_different_positive_values(small_full_demo):
-    with pytest.raises(TabomError) as error:
-        small_full_demo(seeds=[1, 1])
-    assert str(error.value) == "seeds: expected different values, got [1, 1]"
-    with pytest.raises(TabomError) as error:
-        small_full_demo(learning_rates=[1e-3, 0.0])
-    assert str(error.value) == "learning_rates: expected values above 0, got [0.001, 0.0]"
-
-
-def test_plan_of_the_full_demo(repository):
-    """Ten methods at three rates, and SFT-GT at the middle one; each has its config."""
-    trainings = FullDemo(repository / "configs" / "demo", seeds=[1, 2])._trainings()
-    assert len(trainings) == 2 * (10 * 3 + 1)
-    assert [t.learning_rate for t in trainings if t.config == "sft_gt"] == [1e-3, 1e-3]
-    assert len(FULL_METHODS) == 11
-    assert all((repository / "configs" / "demo" / f"{config}.yaml").is_file() for config in FULL_METHODS)
-
-
-def test_options(monkeypatch, tmp_path, repository):
-    monkeypatch.chdir(repository)
-    monkeypatch.setattr(stages, "OUTPUT_DIR", tmp_path / "runs")
-    seen = []
-    monkeypatch.setattr(Demo, "run", lambda self: seen.append(self))
-    main(["demo"])
-    main(["demo", "--seeds", "5", "6", "--public_test", "a.csv"])
-    assert [(list(d.seeds), d.public_test) for d in seen] == [([1, 2], None), ([5, 6], Path("a.csv"))]
-
-
-def test_options_of_the_full_demo(monkeypatch, repository, capsys):
-    monkeypatch.chdir(repository)
-    seen = []
-    monkeypatch.setattr(FullDemo, "run", lambda self: seen.append(self))
-    main(["demo", "--full"])
-    main(["demo", "--full", "--seeds", "5", "--learning_rates", "1e-3", "2e-3"])
-    assert [(list(d.seeds), list(d.learning_rates)) for d in seen] == [
-        ([1, 2], [3e-4, 1e-3, 2e-3]),
-        ([5], [1e-3, 2e-3]),
-    ]
-    with pytest.raises(SystemExit):
-        main(["demo", "--learning_rates", "1e-3"])
-    expected = "tabom: error: learning_rates: expected --full beside it, which compares learning rates\n"
-    assert capsys.readouterr().err == expected
+    return shards | weights | {str(path): path.read_bytes() for path in Path("runs").rglob("manifest.json")}
 
 
 @pytest.mark.slow
-def test_the_base_is_partly_competent(monkeypatch, tmp_path, repository):
-    """The demo's own pretraining, in full: what is left to learn decides whether the comparison says anything.
-
-    The last bits of a processor decide which base it is: 42 to 64 % were seen on three of them.
-    """
-    from tabom.cli.lightning_cli import run
-
-    monkeypatch.chdir(tmp_path)
-    config = repository / "configs" / "demo" / "pretrain.yaml"
-    cli = run(["fit", "--config", str(config), "--data.validation.num_validation_prompts=300"])
-    assert 0.25 <= cli.trainer.callback_metrics["validate/accuracy_1_per_step"] <= 0.75
+def test_rounds_that_are_killed_end_with_the_same_bytes(here, monkeypatch):
+    """Ten times at random moments, with all processes; each step takes seconds to start."""
+    small("rounds")
+    content = yaml.safe_load(Path("small.yaml").read_text())
+    measured = ("validate", "test", "report")
+    loop = next(entry for entry in content["steps"] if "steps" in entry)
+    del loop["while_rises"]  # four steps raise nothing
+    for entries in (content["steps"], loop["steps"]):
+        entries[:] = [entry for entry in entries if entry.get("verb") not in measured]
+    for name in ("whole", "killed"):
+        (here / name).mkdir()
+        (here / name / "configs").symlink_to(here / "configs")
+        (here / name / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.chdir(here / "whole")
+    start = time.monotonic()
+    assert run_until_killed(None).count("\n") == 1 + 2 * 7
+    seconds = time.monotonic() - start
+    whole = left()
+    assert len([name for name in whole if name.endswith("manifest.json")]) == 3
+    monkeypatch.chdir(here / "killed")
+    draw = random.Random(0)
+    ended = [run_until_killed(draw.uniform(0.02, 0.25) * seconds) for _ in range(10)]
+    run_until_killed(None)
+    print("killed before its end:", ended.count(None))
+    assert left() == whole
+    records = find_records([Path("runs/rounds")])
+    (first, *_), (second, *_) = ([r for r in records if name in str(r.path)] for name in ("round1", "distill-2"))
+    assert second.parent in {r.run_id for r in records if r.directory == first.directory}
+    assert {r.data for r in records if r.verb == "fit"} == {
+        file_sha256(Path(f"runs/rounds/{name}/manifest.json")) for name in ("trajectories-1", "mixed-2")
+    }

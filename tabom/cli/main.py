@@ -10,7 +10,7 @@ from types import FrameType, ModuleType
 
 from tabom.signals import EXIT_CODE, handled_by
 
-_VERBS = {
+VERBS = {
     "fit": ("tabom.cli.lightning_cli", "train a backbone with an objective"),
     "validate": ("tabom.cli.lightning_cli", "measure on the validation split"),
     "test": ("tabom.cli.lightning_cli", "measure on the test split"),
@@ -22,7 +22,8 @@ _VERBS = {
     "report": ("tabom.cli.verbs.report", "write a page of tables and figures from finished runs"),
     "sweep": ("tabom.sweeping.command", "run a sweep file, on this machine or with W&B"),
     "init": ("tabom.cli.verbs.init", "copy the shipped configurations and sweeps, to change them"),
-    "demo": ("tabom.demo.command", "run everything from a tiny base model to a table and a figure"),
+    "pipeline": ("tabom.pipelines.command", "run a pipeline file: many commands, each when what it needs is there"),
+    "demo": ("tabom.pipelines.command", "run everything from a tiny base model to a table and a figure"),
 }
 
 
@@ -40,14 +41,14 @@ def main(args: Sequence[str] | None = None) -> None:
             print(_usage())
         case ["--version"]:
             print(f"tabom {version('tabom')}")
-        case [verb, *rest] if _VERBS.get(verb, ("",))[0] == "tabom.cli.lightning_cli" and {"-h", "--help"} & {*rest}:
+        case [verb, *rest] if VERBS.get(verb, ("",))[0] == "tabom.cli.lightning_cli" and {"-h", "--help"} & {*rest}:
             from tabom.cli.help import text
 
             print(text(verb))
-        case [verb, *_] if verb in _VERBS:
-            _run(_VERBS[verb][0], words)
+        case [verb, *_] if verb in VERBS:
+            _run(VERBS[verb][0], words)
         case [verb, *_]:
-            _fail(f"{verb}: expected one of {', '.join(_VERBS)}, --help or --version{_hint(verb)}", code=2)
+            _fail(f"{verb}: expected one of {', '.join(VERBS)}, --help or --version{_hint(verb)}", code=2)
 
 
 def _run(module: str, words: list[str]) -> None:
@@ -86,7 +87,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _hint(verb: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(verb, _VERBS, n=1)
+    close = difflib.get_close_matches(verb, VERBS, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -96,7 +97,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in _VERBS.items())
+    verbs = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in VERBS.items())
     return (
         "usage: tabom VERB --config FILE [--key value ...]\n\n"
         "Post-train diffusion language models on the decoding trajectories they produce themselves.\n\n"

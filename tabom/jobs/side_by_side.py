@@ -40,22 +40,29 @@ class SideBySide(ABC, Generic[JobT]):
         """Look at the jobs that run, several times a second, before others start."""
 
     def _run_all(self) -> None:
-        """Run until nothing is active and nothing can start."""
+        """Run until nothing is active and nothing can start; an exception asks what runs to end."""
         with handled_by(self._note_signal):
-            while True:
-                for job in [job for job in self._active if not job.is_running()]:
-                    self._active.remove(job)
-                    self._note_end(job)
-                self._look()
-                if self._is_stopping:
-                    for job in self._active:
-                        job.stop()
-                else:
-                    while len(self._active) < self._num_jobs and (job := self._begin_next()):
-                        self._active.append(job)
-                if not self._active:
-                    break
-                time.sleep(POLL_SECONDS)
+            try:
+                while self._turn():
+                    time.sleep(POLL_SECONDS)
+            except BaseException:
+                for job in self._active:
+                    job.stop()
+                raise
+
+    def _turn(self) -> bool:
+        """Note what has ended, and start what can start; returns whether anything is active."""
+        for job in [job for job in self._active if not job.is_running()]:
+            self._active.remove(job)
+            self._note_end(job)
+        self._look()
+        if self._is_stopping:
+            for job in self._active:
+                job.stop()
+        else:
+            while len(self._active) < self._num_jobs and (job := self._begin_next()):
+                self._active.append(job)
+        return len(self._active) > 0
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -130,17 +130,18 @@ def _text(task: Task, *, is_ended: bool) -> str:
     unit, speed = task.fields["unit"], task.finished_speed or task.speed
     parts = [f"{task.description}: {task.completed:.0f}{'' if task.total is None else f' of {task.total:.0f}'} {unit}"]
     if is_ended:
-        parts[0] += f" in {_clock(task.finished_time or task.elapsed or 0)}"
+        parts[0] += f" in {clock(task.finished_time or task.elapsed or 0)}"
     if speed:
         # a second, minute or hour, whichever first gives 1 or more
         factor, period = next((f, name) for f, name in _PERIODS if speed * f >= 1 or name == "h")
         parts.append(f"{speed * factor:.1f} {unit}/{period}")
     if not is_ended and task.time_remaining is not None:
-        parts.append(f"{_clock(task.time_remaining)} left")
+        parts.append(f"{clock(task.time_remaining)} left")
     return ", ".join([*parts, *(f"{name} {value}" for name, value in task.fields["numbers"].items())])
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Time as ``1:02:03``, or ``2:03`` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 

@@ -1,6 +1,7 @@
 """Trajectories on disk: Parquet shards and a manifest that says what they hold and how they came about."""
 
 from tabom.trajectories.manifest import Manifest, Origin, ShardInfo, shard_name
+from tabom.trajectories.mixing import mix_trajectories
 from tabom.trajectories.reader import (
     TrajectoryTable,
     find_row,
@@ -21,6 +22,7 @@ __all__ = [
     "TrajectoryTable",
     "check_output_dir",
     "find_row",
+    "mix_trajectories",
     "read_row",
     "read_rows",
     "read_trajectories",

@@ -1,4 +1,4 @@
-"""Look at directories of trajectories, compare them, and import released ones."""
+"""Look at directories of trajectories, compare and mix them, and import released ones."""
 
 import argparse
 from collections.abc import Sequence
@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("first", type=Path, metavar="FIRST", help="directory with a manifest.json")
     add.add_argument("second", type=Path, metavar="SECOND", help="another one, of the same queries")
     add.add_argument("--json", action="store_true", dest="is_json", help="the figures as JSON")
+    text = "Write the trajectories of several directories to a new one, as training on earlier rounds takes it."
+    add = actions.add_parser("mix", prog="tabom trajectories mix", help=text, description=text)
+    add.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="directory with a manifest.json")
+    add.add_argument("--output_dir", type=Path, required=True, help="new directory for shards and manifest")
     return options
 
 
@@ -89,6 +93,8 @@ def run(words: Sequence[str]) -> None:
             _import(arguments)
         case "check":
             check(arguments.path)
+        case "mix":
+            _mix(arguments)
         case "compare":
             trajectory_compare.print_comparison(arguments.first, arguments.second, is_json=arguments.is_json)
         case "stats":
@@ -122,3 +128,13 @@ def _import(arguments: argparse.Namespace) -> None:
         )
     Console().print(report.table())
     print(f"{arguments.output_dir}: {report.num_kept} of {report.num_rows} rows; details in {REPORT_NAME}")
+
+
+def _mix(arguments: argparse.Namespace) -> None:
+    from tabom.storage.files import whole_directory
+    from tabom.trajectories import check_output_dir, mix_trajectories
+
+    check_output_dir(arguments.output_dir)
+    with whole_directory(arguments.output_dir, "trajectories mix") as directory:
+        manifest = mix_trajectories(arguments.paths, directory)
+    print(f"{arguments.output_dir}: {manifest.num_rows:,} trajectories of {len(arguments.paths)} directories")

@@ -1,0 +1,1 @@
+"""Pipelines: files that list commands, what each needs, and loops over them; one command runs them."""
