@@ -117,18 +117,26 @@ def test_the_full_demos_steps(monkeypatch, repository):
     assert between == [0.25, 0.5, 0.75] * 2
 
 
-def test_options(monkeypatch, tmp_path):
+def test_options(monkeypatch, repository):
     seen = []
     monkeypatch.setattr(command, "run_file", lambda *given: seen.append(given))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(repository)
     main(["demo", "--jobs=3"])
     main(["demo", "--seeds", "5", "6", "--public_test", "a.csv", "--jobs=1", "--rerun_changed"])
     main(["demo", "--full", "--jobs=1"])
     assert seen == [
         (command.DEMO, {}, 3, False),
-        (command.DEMO, {"seeds": [5, 6], "public_tests": [f"{tmp_path}/a.csv"]}, 1, True),
+        (command.DEMO, {"seeds": [5, 6], "public_tests": [f"{repository}/a.csv"]}, 1, True),
         (command.DEMO_FULL, {}, 1, False),
     ]
+
+
+def test_elsewhere(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["demo"])
+    expected = "configs/pipelines/demo.yaml: expected the demo's pipeline, found none; run from the repository's root"
+    assert capsys.readouterr().err == f"tabom: error: {expected}\n"
 
 
 @pytest.mark.slow
@@ -153,6 +161,17 @@ def test_a_small_demo(here, capsys):
     assert re.search(rf"\[7/12\] test tabom seed 3: \d:\d\d, {shown}", out)
     main(["pipeline", path])
     assert capsys.readouterr().out == "small.yaml: 12 steps, 12 of them done; logs: runs/demo/steps/\n"
+
+
+def test_the_example_of_the_documentation(monkeypatch, repository, tmp_path):
+    monkeypatch.chdir(repository)
+    example, *_ = re.findall(r"```yaml\n(.*?)```", (repository / "docs/pipelines.md").read_text(), re.DOTALL)
+    (tmp_path / "example.yaml").write_text(example)
+    pipeline = read_pipeline(tmp_path / "example.yaml", {}, list(VERBS))
+    assert len(pipeline.steps) == 1 + 2 * 2 * 2 + 1
+    test = pipeline.steps["test lr 0.001 seed 2"]
+    assert test.needs == ["fit lr 0.001 seed 2"]
+    assert pipeline.steps[test.needs[0]].options["data.path"] == "runs/demo/trajectories"
 
 
 def test_rounds_name_their_parents(monkeypatch, repository):
@@ -214,7 +233,7 @@ def test_rounds_that_are_killed_end_with_the_same_bytes(here, monkeypatch):
         (here / name / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     monkeypatch.chdir(here / "whole")
     start = time.monotonic()
-    assert run_until_killed(None).count("\n") == 1 + 2 * 7
+    assert run_until_killed(None).count("\n") == 1 + 2 * 6
     seconds = time.monotonic() - start
     whole = left()
     assert len([name for name in whole if name.endswith("manifest.json")]) == 3

@@ -21,7 +21,8 @@ class Job:
     Args:
         lock_file: In a directory that is there when the command begins.
         log: Gets all that the command prints, after what earlier starts printed.
-        exit_file: Gets the exit code as a decimal number at the end, also when nobody waits for it; None for none.
+        exit_file: Gets the exit code as a decimal number at the end, also when nobody waits for it; one of an earlier
+            start is to be removed before. None for none.
     """
 
     def __init__(self, lock_file: Path, log: Path, exit_file: Path | None = None) -> None:
@@ -39,7 +40,6 @@ class Job:
     def begin(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the process, in a session of its own: a signal to this one does not reach it."""
         if self._exit_file is not None:
-            self._exit_file.unlink(missing_ok=True)
             command = ["/bin/sh", "-c", _NOTING_ITS_EXIT_CODE, "sh", str(self._exit_file), *command]
         with self.log.open("ab") as output, self._lock_file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,13 +76,6 @@ class Job:
         """The last lines of the log that are not empty."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return [line for line in lines if line.strip()][-number:]
-
-
-def offline(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables with which W&B talks to no server, and takes a run for no part of an agent's sweep."""
-    mode = "disabled" if environment.get("WANDB_MODE") == "disabled" else "offline"
-    kept = {name: value for name, value in environment.items() if name != "WANDB_SWEEP_ID"}
-    return kept | {"WANDB_MODE": mode}
 
 
 def is_locked(path: Path) -> bool:

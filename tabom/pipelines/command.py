@@ -62,7 +62,9 @@ def run(words: Sequence[str]) -> None:
     public_test = arguments.public_test and [str(arguments.public_test.resolve())]
     given = {"seeds": arguments.seeds, "public_tests": public_test}
     parameters = {name: value for name, value in given.items() if value is not None}
-    run_file(DEMO_FULL if arguments.full else DEMO, parameters, arguments.jobs, arguments.rerun_changed)
+    path = DEMO_FULL if arguments.full else DEMO
+    require(path.is_file(), f"{path}: expected the demo's pipeline, found none; run from the repository's root")
+    run_file(path, parameters, arguments.jobs, arguments.rerun_changed)
 
 
 def run_file(path: Path, parameters: dict[str, Any], num_jobs: int, reruns_changed: bool) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tabom.errors import TabomError
-from tabom.jobs.job import offline
 from tabom.jobs.side_by_side import SideBySide
 from tabom.pipelines.file import Pipeline, Rule, Step
 from tabom.pipelines.step_job import PAGES, StepJob, outputs
@@ -95,7 +94,8 @@ class Runner(SideBySide[StepJob]):
         return None
 
     def _environment(self, slot: int) -> dict[str, str]:
-        environment = {"OMP_NUM_THREADS": "1", "COLUMNS": str(self._num_columns)} | offline(os.environ)
+        known = {name: value for name, value in os.environ.items() if name not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
+        environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "COLUMNS": str(self._num_columns)} | known
         if self._devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[slot % len(self._devices)]
         return environment
@@ -112,12 +112,9 @@ class Runner(SideBySide[StepJob]):
             print(f"{self._title(job.step)}: stopped", flush=True)
         else:
             self._tokens[name] = job.note.token
-            values = {metric: job.measured(metric) for metric in self._pipeline.show}
-            results = [
-                clock(job.note.seconds),
-                *(f"{m} {value:.3g}" for m, value in values.items() if value is not None),
-            ]
-            left = self._time_left()
+            measured = {metric: job.measured(metric) for metric in self._pipeline.show}
+            values = [f"{metric} {value:.3g}" for metric, value in measured.items() if value is not None]
+            results, left = [clock(job.note.seconds), *values], self._time_left()
             print(f"{self._title(job.step)}: {', '.join(results)}{f'; about {left} left' if left else ''}", flush=True)
             if job.step.verb in PAGES:
                 print(job.printed().rstrip(), flush=True)

@@ -104,6 +104,7 @@ class StepJob(Job):
         resumes = goes_on and self.step.verb == "fit" and directory is not None and has_checkpoint
         words = self._pipeline.command(self.step, [n for n in self.step.needs if n not in now.needs], _best)
         words += ["--ckpt_path=last"] if resumes and "ckpt_path" not in self.step.options else []
+        self._exit_path.unlink(missing_ok=True)  # before the note says that it has begun
         self._write(now)
         self._size_before = self.log.stat().st_size if self.log.exists() else 0
         self.begin([*PROGRAM, *words], environment)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabom.jobs.job import PROGRAM, Job, offline
+from tabom.jobs.job import PROGRAM, Job
 from tabom.storage.run_record import DIRECTORY, RunRecord, read_record
 
 
@@ -60,7 +60,10 @@ class Run(Job):
         directory = self._directories[self._number]
         directory.mkdir(exist_ok=True)
         self._wandb_id = secrets.token_hex(4)  # another one each time: W&B takes no run twice
-        environment = {"OMP_NUM_THREADS": str(num_threads)} | offline(os.environ) | {"WANDB_RUN_ID": self._wandb_id}
+        environment = {"OMP_NUM_THREADS": str(num_threads)} | os.environ
+        environment.pop("WANDB_SWEEP_ID", None)
+        mode = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline"
+        environment |= {"WANDB_MODE": mode, "WANDB_RUN_ID": self._wandb_id}
         goes_on = ["--ckpt_path=last"] if (directory / "checkpoints/last.ckpt").exists() else []
         self.begin([*PROGRAM, *commands[self._number], f"--run_dir={directory}", *goes_on], environment)
 

@@ -63,7 +63,7 @@ def test_version_is_that_of_the_package(capsys, repository):
 def test_unknown_verb(capsys):
     assert fails(capsys, "fti") == (
         "fti: expected one of fit, validate, test, predict, evaluate, export, trajectories, view, report, sweep, init, "
-        "demo, --help or --version; did you mean fit?"
+        "pipeline, demo, --help or --version; did you mean fit?"
     )
 
 

@@ -25,8 +25,9 @@ def main():
     signal.signal(signal.SIGTERM, stop)
     verb, *words = sys.argv[1:]
     options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    variables = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "WANDB_MODE", "WANDB_RUN_ID")}
     with Path("made.jsonl").open("a") as file:
-        file.write(json.dumps([sys.argv[1:], {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "WANDB_MODE")}]) + "\n")
+        file.write(json.dumps([sys.argv[1:], variables]) + "\n")
     print("it says", *words)
     if "together" in options:
         wait_for(lambda: len(Path("made.jsonl").read_text().splitlines()) >= int(options["together"]))

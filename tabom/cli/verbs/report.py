@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--baseline", metavar="LABEL", help="method that differences are taken to (sft_sd)")
     options.add_argument("--metric", default="accuracy_1_per_step", help="set against forgetting (accuracy_1_per_step)")
     options.add_argument("--stage", choices=("test", "validate"), help="what is read (test, where there is one)")
+    options.add_argument("--print", action="store_true", dest="is_printed", help="print the main table as well")
     options.add_argument("--title", default="Post-training runs", help="heading of the page")
     return options
 
@@ -43,7 +44,19 @@ def run(words: Sequence[str]) -> None:
     for output in outputs:
         require(output.suffix in (".html", ".md"), f"--output: expected a file ending in .html or .md, got {output}")
     options.pop("verb")
-    write_pages(options.pop("paths"), outputs, **options)
+    is_printed = options.pop("is_printed")
+    content = write_pages(options.pop("paths"), outputs, **options)
+    if is_printed:
+        _print(content)
+
+
+def _print(content: "Sequence[Section]") -> None:
+    from rich.console import Console
+
+    from tabom.reporting.comparison import rich_table
+
+    for table in [section.tables[0] for section in content if section.title == "Results"]:
+        Console().print(rich_table(table.rows, table.caption))
 
 
 def write_pages(

@@ -27,6 +27,8 @@ def _fake(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(step_job, "PROGRAM", FAKE)
     monkeypatch.setattr(side_by_side, "POLL_SECONDS", 0.01)
+    for name in ("OMP_NUM_THREADS", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     Path("part.yaml").write_text("lr: 1\n")
     Path("a.yaml").write_text("model: part.yaml\n")
 
@@ -72,7 +74,7 @@ def test_steps_run_once_in_order(capsys):
     assert made() == ["one", "two"]
     words, environment = words_of(1)
     assert words == ["fit", "--step=two", "--x=runs/one/checkpoints/last.ckpt"]
-    assert environment == {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    assert environment == {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_RUN_ID": None}
     assert (OUT / "steps/two.log").read_text() == "it says --step=two --x=runs/one/checkpoints/last.ckpt\n"
     out = capsys.readouterr().out.splitlines()
     assert out[:2] == ["p.yaml: 2 steps, 0 of them done; logs: out/steps/", "[2/2] one ..."]
@@ -100,6 +102,25 @@ def test_devices_are_shared_out(monkeypatch):
     assert [Path(f"device-{name}").read_text() for name in "ab"] == ["4", "6"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices() == []
+
+
+def test_variables_of_the_environment(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    pipeline(step("a"))
+    assert words_of(0)[1] == {"OMP_NUM_THREADS": "4", "WANDB_MODE": "online", "WANDB_RUN_ID": None}
+
+
+def test_a_command_that_was_killed_before_its_step_began_anew(monkeypatch):
+    """The exit code of the run before is not taken for that of the new one."""
+    pipeline(step("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(step_job.StepJob, "begin", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            pipeline(step("a", options={"x": 1}), words=["--rerun_changed"])
+    pipeline(step("a", options={"x": 1}))
+    assert made() == ["a", "a"]
 
 
 def test_what_a_page_says_is_shown(capsys):
