@@ -13,17 +13,18 @@ from typing import Any
 import yaml
 
 from tabom.errors import TabomError, require
+from tabom.shipped import find
 from tabom.storage.claims import alone
 
-DEMO = Path("configs/pipelines/demo.yaml")
-DEMO_FULL = Path("configs/pipelines/demo_full.yaml")
+DEMO, DEMO_FULL = "pipelines/demo", "pipelines/demo_full"
+"""Names of shipped files."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Options of ``tabom pipeline``."""
     options = argparse.ArgumentParser("tabom pipeline", description=__doc__)
     options.add_argument("verb", help=argparse.SUPPRESS)
-    options.add_argument("file", type=Path, metavar="FILE", help="pipeline file")
+    options.add_argument("file", type=Path, metavar="FILE", help="pipeline file, or its shipped name: pipelines/demo")
     options.add_argument("--jobs", type=int, default=1, help="steps at once, with one thread each (1)")
     options.add_argument(
         "--set", action="append", default=[], dest="parameters", metavar="NAME=VALUE",
@@ -62,16 +63,14 @@ def run(words: Sequence[str]) -> None:
     public_test = arguments.public_test and [str(arguments.public_test.resolve())]
     given = {"seeds": arguments.seeds, "public_tests": public_test}
     parameters = {name: value for name, value in given.items() if value is not None}
-    path = DEMO_FULL if arguments.full else DEMO
-    require(path.is_file(), f"{path}: expected the demo's pipeline, found none; run from the repository's root")
-    run_file(path, parameters, arguments.jobs, arguments.rerun_changed)
+    run_file(DEMO_FULL if arguments.full else DEMO, parameters, arguments.jobs, arguments.rerun_changed)
 
 
-def run_file(path: Path, parameters: dict[str, Any], num_jobs: int, reruns_changed: bool) -> None:
+def run_file(path: Path | str, parameters: dict[str, Any], num_jobs: int, reruns_changed: bool) -> None:
     """Run a pipeline file.
 
     Args:
-        path: Of the file.
+        path: Of the file, or its shipped name.
         parameters: Take the place of the file's.
         num_jobs: Steps at once.
         reruns_changed: Run steps anew that have changed, which are refused otherwise.
@@ -84,7 +83,9 @@ def run_file(path: Path, parameters: dict[str, Any], num_jobs: int, reruns_chang
     from tabom.pipelines.runner import Runner, devices
 
     require(num_jobs >= 1, f"jobs: expected at least 1, got {num_jobs}")
-    pipeline = read_pipeline(path, parameters, [verb for verb in VERBS if verb not in ("pipeline", "demo")])
+    pipeline = read_pipeline(
+        find(path, "configs"), parameters, [verb for verb in VERBS if verb not in ("pipeline", "demo")]
+    )
     width = shutil.get_terminal_size((120, 24)).columns
     with alone(pipeline.output_dir, "pipeline"):
         Runner(pipeline, num_jobs, reruns_changed=reruns_changed, devices=devices(), num_columns=width).run()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom.errors import TabomError, require
+from tabom.shipped import find
 from tabom.storage.names import plain_name
 from tabom.storage.yaml_files import as_word, read_yaml
 
@@ -155,7 +156,6 @@ def read_pipeline(path: Path, parameters: Mapping[str, Any], verbs: Sequence[str
     Raises:
         TabomError: Naming file, step and key, if something is not as it should be.
     """
-    require(path.is_file(), f"{path}: expected a pipeline file, found none")
     content = read_yaml(path)
     _check_keys(str(path), content, _KEYS, needed=("steps",))
     own = content.get("parameters", {})
@@ -231,8 +231,10 @@ class _Reader:
         known = ", ".join(self.verbs)
         require(verb in self.verbs, f"{place}: verb: expected one of {known}, got {verb}{_hint(verb, self.verbs)}")
         configs, needs = (_listed(filled.get(key, [])) for key in ("config", "needs"))
-        for config in configs:
-            require(Path(config).is_file(), f"{place}: config: expected a file, found none at {config}")
+        try:
+            configs = [str(find(config, "configs")) for config in configs]
+        except TabomError as error:
+            raise TabomError(f"{place}: config: {error}") from error
         options, given = filled.get("options", {}), filled.get("words", [])
         words = [as_word(word) for item in given for word in (item if isinstance(item, list) else [item])]
         require("config" not in options, f"{place}: options.config: expected the key config of the step, got an option")

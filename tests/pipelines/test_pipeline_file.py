@@ -147,7 +147,7 @@ def test_rounds_have_rules():
         ([step("a"), step("a")], "a: expected different names of steps, got two with this one"),
         ([step("a b"), step("a-b")], "a-b: expected different names of steps, got two with this one"),
         ([step("../a")], "steps[0].name: expected a plain name and no path, got '../a'"),
-        ([step("a", config="none.yaml")], "a: config: expected a file, found none at none.yaml"),
+        ([step("a", config="none.yaml")], "a: config: none.yaml: expected a file, or the name of one in configs"),
         (
             [step("a", options={"config": "a.yaml"})],
             "a: options.config: expected the key config of the step, got an option",
@@ -174,5 +174,8 @@ def test_other_keys_and_parameters():
         read(setps=[])
     with pytest.raises(TabomError, match=r"^p.yaml: parameters.sedes: expected one of seeds; did you mean seeds\?$"):
         read(parameters={"seeds": [1]}, given={"sedes": [1]})
-    with pytest.raises(TabomError, match=r"^none.yaml: expected a pipeline file, found none$"):
-        read_pipeline(Path("none.yaml"), {}, VERBS)
+
+
+def test_a_shipped_configuration_is_found_by_its_name(repository):
+    command = commands(read(step("a", config="demo/tabom")))["a"]
+    assert command == f"fit --config {repository}/configs/demo/tabom.yaml"
