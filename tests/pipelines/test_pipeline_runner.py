@@ -344,8 +344,9 @@ def test_a_metric_that_is_not_measured():
     }
     message = r"^p.yaml: while_rises.metric: expected validate/score in the records of base, found none$"
     with pytest.raises(TabomError, match=message):
-        pipeline(step("base"), loop)
-    assert sorted(made()) == ["base", "fit 1"]
+        pipeline(step("long", options={"gate": "gate"}), step("base"), loop, words=["--jobs=2"])
+    assert sorted(made()) == ["base", "fit 1", "long"]
+    wait_for(lambda: (OUT / "steps/long.log").read_text().endswith("tabom: stopped\n"))  # an error stops what runs
 
 
 @pytest.mark.parametrize(
