@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP) ## Create the environment in .venv, or bring it up to date
 
-demo: $(STAMP) ## Base model, trajectories, trainings, tables and figures under runs/demo (about 5 minutes; resumes)
+demo: $(STAMP) ## Base model, trajectories, trainings, tables and figures under runs/demo (5 to 10 minutes; resumes)
 	$(BIN)/tabom demo $(DEMO_FLAGS)
 
 demo-full: $(STAMP) ## All methods at several learning rates, compared at equal forgetting, under runs/demo-full (resumes)
