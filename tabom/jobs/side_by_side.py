@@ -40,14 +40,16 @@ class SideBySide(ABC, Generic[JobT]):
         """Look at the jobs that run, several times a second, before others start."""
 
     def _run_all(self) -> None:
-        """Run until nothing is active and nothing can start; an exception asks what runs to end."""
+        """Run until nothing is active and nothing can start; after an exception as well what runs has ended."""
         with handled_by(self._note_signal):
             try:
                 while self._turn():
                     time.sleep(POLL_SECONDS)
             except BaseException:
-                for job in self._active:
-                    job.stop()
+                while running := [job for job in self._active if job.is_running()]:
+                    for job in running:
+                        job.stop()
+                    time.sleep(POLL_SECONDS)
                 raise
 
     def _turn(self) -> bool:
