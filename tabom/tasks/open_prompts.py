@@ -25,7 +25,7 @@ class OpenPrompts(Task):
         require(twice is None, f"prompts: expected different ones, got {twice!r} twice")
         self.prompts = prompts
 
-    def examples(self, split: Split, num_examples: int) -> list[Example]:
+    def examples(self, split: Split, num_examples: int | None) -> list[Example]:
         """In the order of the list."""
         return take([_example(prompt) for prompt in self.prompts if split == "train"], num_examples, "prompts")
 
