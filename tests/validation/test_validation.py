@@ -265,7 +265,6 @@ class TestInterpolation:
         ({"probe": TabomObjective(tilt=1.0)}, OF_EVERY_TRAINING),
         ({"probe": TabomObjective(ranking=Ranking(skip_inverted=True))}, OF_EVERY_TRAINING),
     ],
-    ids=str,
 )
 def test_bad_settings(changes, message):
     with pytest.raises(TabomError) as error:
