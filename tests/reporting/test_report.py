@@ -351,14 +351,16 @@ def test_what_is_missing_is_said(tmp_path):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_main_table_can_be_printed(tmp_path, monkeypatch, capsys):
+def test_the_main_table_and_what_was_found_can_be_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [check("validate", 200, 9.0, accuracy_1_per_step=0.4)]
     write_record(tmp_path / "runs", "fit", "a", ["x.yaml"], lines, time="2026-11-24T10:00:00+00:00")
     main(["report", "runs", "-o", "page.md", "--print"])
     out = capsys.readouterr().out
     assert out.startswith("page.md: 1 runs\n")
-    assert "40.0" in out
+    assert "│" in out
+    (lead,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if "was not measured" in line]
+    assert out.splitlines()[-1] == lead.strip("*")
 
 
 def test_markdown_and_figures(tmp_path, monkeypatch, capsys):

@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--baseline", metavar="LABEL", help="method that differences are taken to (sft_sd)")
     options.add_argument("--metric", default="accuracy_1_per_step", help="set against forgetting (accuracy_1_per_step)")
     options.add_argument("--stage", choices=("test", "validate"), help="what is read (test, where there is one)")
-    options.add_argument("--print", action="store_true", dest="is_printed", help="print the main table as well")
+    options.add_argument(
+        "--print", action="store_true", dest="is_printed", help="print the main table and what was found as well"
+    )
     options.add_argument("--title", default="Post-training runs", help="heading of the page")
     return options
 
@@ -51,12 +53,16 @@ def run(words: Sequence[str]) -> None:
 
 
 def _print(content: "Sequence[Section]") -> None:
+    """The main table, and below it what was found."""
     from rich.console import Console
 
     from tabom.reporting.comparison import rich_table
 
+    console = Console(width=max(Console().width, 150))
     for table in [section.tables[0] for section in content if section.title == "Results"]:
-        Console().print(rich_table(table.rows, table.caption))
+        console.print(rich_table(table.rows, table.caption))
+    for text in [text for section in content for text in (*section.warnings, section.lead) if text]:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def write_pages(
