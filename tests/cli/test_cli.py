@@ -201,14 +201,6 @@ def test_a_verb_without_a_configuration_names_those_there_are(capsys):
     assert "tabom_global" in fails(capsys, "fit")
 
 
-def test_demo_outside_the_repository(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert fails(capsys, "demo") == (
-        "configs/demo/pretrain.yaml: expected the demo's configs, found no such file; "
-        "run from the repository's root or give --configs"
-    )
-
-
 def test_module_entry_point():
     command = [sys.executable, "-m", "tabom", "--version"]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.startswith("tabom ")
