@@ -70,10 +70,14 @@ def text(verb: str) -> str:
 
 def configs(verb: str) -> list[str]:
     """Shipped configurations for a verb, ``FOLDER, FOLDER: FILE, FILE``; overlays and parts are left out."""
-    kind = _FOLDERS.get(verb)
     recipes = [name for name in shipped.names("configs") if name.split("/")[0] not in _NO_RECIPES]
-    others = set(_FOLDERS.values())
-    return _grouped([n for n in recipes if (kind in n.split("/") if kind else not others & set(n.split("/")))])
+    return _grouped([name for name in recipes if _verb_of(name) == (verb if verb in _FOLDERS else "fit")])
+
+
+def _verb_of(name: str) -> str:
+    """``predict`` for ``demo/distill`` and ``demo/distill_own``."""
+    parts = [part.partition("_")[0] for part in name.split("/")]
+    return next((verb for verb, kind in _FOLDERS.items() if kind in parts), "fit")
 
 
 def _grouped(names: Sequence[str]) -> list[str]:
