@@ -83,22 +83,26 @@ def test_ci_runs_all_parts_and_fails_with_any(repository, tmp_path, failing):
     assert done.returncode == (1 if failing else 0)
 
 
-def test_the_demos_commands_are_the_ones_listed(readme, repository):
-    listed = {word for words in commands(readme, "tabom") for word in words if word.startswith("configs/")}
+def test_the_demos_commands_are_the_ones_listed(documents, repository):
+    listed = {w for words in commands(documents["docs/demo.md"], "tabom") for w in words if w.startswith("configs/")}
     demo = {str(path.relative_to(repository)) for path in (repository / "configs/demo").rglob("*.yaml")}
     assert demo == {path for path in listed if path.startswith("configs/demo/")}
     assert all((repository / path).is_file() for path in listed)
 
 
-def test_tables_list_every_folder_of_configs_and_every_room(readme, repository):
-    """What is in the folders of configs is listed in their own README."""
-    rows = set(re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE))
-    configs = {f"configs/{path.name}/" for path in (repository / "configs").iterdir() if path.is_dir()}
-    assert {row for row in rows if row.startswith("configs/")} == configs
-    assert "(configs/README.md)" in readme
-    folders = {f"tabom/{path.name}/" for path in (repository / "tabom").iterdir() if (path / "__init__.py").is_file()}
-    assert {row for row in rows if row.startswith("tabom/") and row.endswith("/")} == folders
-    assert all((repository / row).exists() for row in rows if row.startswith("tabom/"))
+def test_tables_list_every_folder_of_configs_and_every_room(documents, repository):
+    configs = (repository / "configs/README.md").read_text()
+    folders = {f"{path.name}/" for path in (repository / "configs").iterdir() if path.is_dir()}
+    rows = set(re.findall(r"^\| `([^`]+)` \|", configs, re.MULTILINE))
+    assert {row for row in rows if row.count("/") == 1 and row.endswith("/")} == folders - {"demo/"} | {"demo/"} & rows
+    rooms = set(re.findall(r"^\| `([^`]+)` \|", documents["docs/layout.md"], re.MULTILINE))
+    packages = {f"tabom/{path.name}/" for path in (repository / "tabom").iterdir() if (path / "__init__.py").is_file()}
+    assert {row for row in rooms if row.endswith("/")} == packages
+    assert all((repository / row).exists() for row in rooms)
+
+
+def test_the_readme_is_short(readme):
+    assert readme.count("\n") <= 120
 
 
 def test_links_lead_somewhere(documents, repository):

@@ -20,6 +20,8 @@ _METHODS = {
     "plackett_luce": "TABOM (Plackett-Luce)",
     "boltzmann_kl": "TABOM (Boltzmann KL)",
     "shuffled_order": "TABOM (shuffled order)",
+    "demo_replay": "replay",
+    "demo_replay_own": "replay of own text",
 }
 MAIN = (
     Column("kl", "KL(base ‖ model)", digits=3, better="↓"),
