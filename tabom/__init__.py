@@ -4,25 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tabom.backbones import PretrainedBackbone as PretrainedBackbone
-    from tabom.data import TrajectoryDataModule as TrajectoryDataModule
     from tabom.generation import Model as Model
     from tabom.generation import load as load
-    from tabom.modules import TrainingModule as TrainingModule
-    from tabom.objectives import NelboObjective as NelboObjective
-    from tabom.objectives import TabomObjective as TabomObjective
-    from tabom.samplers import Sampler as Sampler
 
-_HOMES = {
-    "Model": "generation",
-    "NelboObjective": "objectives",
-    "PretrainedBackbone": "backbones",
-    "Sampler": "samplers",
-    "TabomObjective": "objectives",
-    "TrainingModule": "modules",
-    "TrajectoryDataModule": "data",
-    "load": "generation",
-}
+_HOMES = {"Model": "generation", "load": "generation"}
+# No class that a configuration names: jsonargparse would write the shorter of its two paths into every record.
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
