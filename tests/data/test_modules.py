@@ -570,7 +570,8 @@ class TestTrajectories:
             assert {row.query_id: row.prompt_ids for row in data.train_dataloader().dataset} == expected
         for loader in cut.val_dataloader()[-2:]:
             assert all(batch.attention_mask[:, :-19].sum(1).max() == 10 for batch in loader)
-        assert cut._indices(is_held_out=True) == whole._indices(is_held_out=True)
+        held_out = [[ids for b in data.val_dataloader()[-2] for ids in b.query_ids] for data in (cut, whole)]
+        assert held_out[0] == held_out[1]
 
     def test_an_optimizer_step_takes_accumulated_batches_of_all_processes(self, trajectories):
         data = trajectories(held_out=0.0)
