@@ -14,7 +14,15 @@ import tabom.objectives
 from tabom.backbones import NewTinyDLM
 from tabom.backbones.target_pass import TargetPass
 from tabom.data.encoding import Row, collate_rows
-from tabom.objectives import DParallelObjective, NelboObjective, Objective, Ranking, T3DObjective, TabomObjective
+from tabom.objectives import (
+    DParallelObjective,
+    ExactOrderObjective,
+    NelboObjective,
+    Objective,
+    Ranking,
+    T3DObjective,
+    TabomObjective,
+)
 
 EOS, LENGTH = 2, 8
 SETTINGS = {DParallelObjective: {"block_length": 3}, TabomObjective: {"window": 4}}
@@ -33,6 +41,8 @@ VARIANTS = {
     "one block": (T3DObjective, {"states": "one_block", "path": "prefix_levels", "block_length": 3}),
     "global": (TabomObjective, {"window": LENGTH, "truncated_windows": True}),
     "steps": (TabomObjective, {"window": 2, "window_unit": "steps", "ties": "positional", "reduction": "batch_tokens"}),
+    "tilted": (TabomObjective, {"window": 4, "tilt": 2.0}),
+    "tilted order": (ExactOrderObjective, {"window": 4, "rank_tilt": 1.0, "energy": "log_odds"}),
     "jumps": (TabomObjective, {"window": 2, "starts": "non_left_to_right"}),
     **{
         name: (TabomObjective, {"window": 4, "ranking": Ranking(**options)})
@@ -82,12 +92,14 @@ def terms_of(objective, models, batch, seed):
     sampled_ids = reference = None
     if objective.needs_reference:
         with torch.no_grad():
-            seen = TargetPass(base, corrupted)
+            compared = TargetPass(base, corrupted)
             if objective.sample_temperature is not None:
-                sampled_ids = seen.sample(objective.sample_temperature, row_draws(batch, seed))
-            reference = seen.statistics(sampled_ids)
-    temperature = objective.entropy_temperature
-    statistics = TargetPass(model, corrupted).statistics(sampled_ids, entropy_temperature=temperature)
+                sampled_ids = compared.sample(objective.sample_temperature, row_draws(batch, seed))
+            reference = compared.statistics(sampled_ids)
+    temperature, seen = objective.entropy_temperature, TargetPass(model, corrupted)
+    statistics = seen.statistics(sampled_ids, entropy_temperature=temperature)
+    if objective.needs_divergence:
+        statistics = statistics._replace(divergence=seen.divergence_from(compared))
     return objective.terms(statistics, corrupted, reference), statistics
 
 
@@ -102,7 +114,7 @@ def test_loss_and_gradients(models, kind, settings, responses, supervise_padding
         result, statistics = terms_of(objective, models, batch, seed)
         assert all(torch.isfinite(value) for value in result.values())
         asked = [part for part in (statistics.nll, statistics.entropy, statistics.confidence) if part.requires_grad]
-        asked += [] if statistics.sampled_nll is None else [statistics.sampled_nll]
+        asked += [part for part in (statistics.sampled_nll, statistics.divergence) if part is not None]
         gradients = torch.autograd.grad(result["loss"], asked, retain_graph=True, materialize_grads=True)
         size = sum(gradient.abs() for gradient in gradients)
         size = size.view(-1, *batch.is_filler.shape).sum(0)  # complements stand behind the rows
