@@ -52,7 +52,10 @@ def recipe(request, repository, tmp_path, monkeypatch):
     ids = tokenizer_files(tmp_path / "model")
     family_checkpoint(tmp_path / "model", family, config(**ids))
     questions = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(60)]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    for row in questions:
+        row["messages"] = [{"content": row["question"]}, {"content": row["answer"]}]
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions/train.jsonl").write_text("\n".join(map(json.dumps, questions)))
 
     base_domain = "ling_coder" if "prm12k" in name else "prm12k"
 
@@ -61,7 +64,8 @@ def recipe(request, repository, tmp_path, monkeypatch):
             "--model.backbone.path=model",
             "--data.tokenizer=model",
             f"--data.response_length={RESPONSE_LENGTH}",
-            "--data.task.train_file=questions.jsonl",
+            "--data.task.path=questions",
+            "--data.task.train_split=train",
             "--data.task.held_out=0.3",
             "--trainer.accelerator=cpu",
             "--trainer.enable_model_summary=false",
@@ -71,9 +75,11 @@ def recipe(request, repository, tmp_path, monkeypatch):
             small.append("--data.num_queries=14")
         else:
             small += [
-                f"--data.base_domains.{base_domain}.init_args.train_file=questions.jsonl",
+                f"--data.base_domains.{base_domain}.init_args.path=questions",
+                f"--data.base_domains.{base_domain}.init_args.train_split=train",
                 f"--data.base_domains.{base_domain}.init_args.held_out=0.3",
                 "--data.batch_size=4",
+                "--data.global_batch_size=4",
                 "--data.validation.num_base_examples=3",
                 "--data.only_verified=false",
                 "--model.lr_scheduler.num_warmup_steps=0",
@@ -131,7 +137,7 @@ def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
     cli = trajectories("fit", "tabom", in_float32, "--trainer.max_epochs=1")
     num_trained, num_all = (sum(p.numel() for p in group) for group in groups(cli.model.backbone))
     assert f"training {num_trained:,} of {num_all:,} parameters" in caplog.text
-    assert cli.trainer.lr_scheduler_configs[0].scheduler.num_training_steps == cli.trainer.global_step == 2
+    assert cli.trainer.lr_scheduler_configs[0].scheduler.num_training_steps == cli.trainer.global_step == 3
     trial = ["--trainer.fast_dev_run=true", "--trainer.default_root_dir=trial"]
     trajectories("fit", "tabom", *trial, f"{schedule}.num_warmup_steps=50")
     checkpoint = f"runs/{trajectories.name}/tabom/checkpoints/last.ckpt"

@@ -95,7 +95,7 @@ def test_every_command_is_understood(path, monkeypatch, repository):
 
 def test_the_demos_steps(monkeypatch, repository):
     monkeypatch.chdir(repository)
-    methods = ("sft_gt", "sft_sd", "trajectory_masking", "tabom")
+    methods = ("sft_gt", "sft_sd", "tabom", "sft_sd with replay", "tabom with replay")
     pipeline = read_pipeline(find(command.DEMO, "configs"), {"seeds": [3]}, list(VERBS))
     assert [name for name in pipeline.steps if name.startswith("fit")] == [f"fit {method} seed 3" for method in methods]
     (test,) = (step for name, step in pipeline.steps.items() if name == "test tabom seed 3")

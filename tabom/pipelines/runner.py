@@ -49,6 +49,7 @@ class Runner(SideBySide[StepJob]):
         self._left_out: set[str] = set()
         self._failed: dict[str, str] = {}
         self._stopped: set[str] = set()
+        self._has_ended = False  # any step, under this command
         self._active = [job for job in self._jobs.values() if job.is_running()]
         for job in self._jobs.values():
             note = job.note
@@ -89,7 +90,8 @@ class Runner(SideBySide[StepJob]):
                 job.slot = next(slot for slot in range(self._num_jobs) if slot not in taken)
                 others = [path for other in self._jobs.values() if other is not job for path in outputs(other.step)]
                 job.start(job.planned(self._tokens), self._environment(job.slot), others)
-                print(f"{self._title(job.step)} ...", flush=True)
+                if not self._has_ended:  # afterwards the results show that it goes on
+                    print(f"{self._title(job.step)} ...", flush=True)
                 return job
         return None
 
@@ -103,6 +105,7 @@ class Runner(SideBySide[StepJob]):
     def _note_end(self, job: StepJob) -> None:
         name, reason = job.step.name, job.conclude()
         assert job.note is not None
+        self._has_ended = True
         if reason:
             self._failed[name] = reason
             lines = "".join(f"\n    {line}" for line in job.last_lines(5))

@@ -154,12 +154,12 @@ def test_a_verb_imports_what_it_uses(repository, tmp_path):
     config = str(repository / "configs/demo/tabom.yaml")
     options = {
         "fit": [
-            ["--help"],
+            ["--help=all"],
             ["--config", config, "--trainer.max_stepz=3"],
             ["--config", config, "--trainer.logger=false"],
         ]
     }
-    options |= {verb: [["--help"]] for verb in ("validate", "predict", "evaluate", "export")}
+    options |= {verb: [["--help=all"]] for verb in ("validate", "predict", "evaluate", "export")}
     words = [[verb, *rest] for verb, all_rest in options.items() for rest in all_rest]
     command = [sys.executable, "-c", code, json.dumps(words), json.dumps(HEAVY)]
     run = subprocess.run(
@@ -167,7 +167,7 @@ def test_a_verb_imports_what_it_uses(repository, tmp_path):
     )
     lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("[[")]
     assert [line[:2] for line in lines] == [
-        [w, 2 if "--trainer.max_stepz=3" in w else int("--help" not in w)] for w in words
+        [w, 2 if "--trainer.max_stepz=3" in w else int("--help=all" not in w)] for w in words
     ]
     assert [(line[0][:2], line[2]) for line in lines if line[2]] == []
     assert list(tmp_path.iterdir()) == []

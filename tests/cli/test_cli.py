@@ -180,7 +180,7 @@ def test_misspelt_flag_and_missing_file(capsys, repository):
     ("option", "whole"),
     [
         ("margin", "model.objective.margin"),
-        ("inverse_temperature", "model.objective.ranking.inverse_temperature"),
+        ("surrogate", "model.objective.ranking.surrogate"),
         ("lr", "model.optimizer.lr"),
         ("batch_size", "data.batch_size"),
         ("num_test_prompts", "data.validation.num_test_prompts"),
@@ -196,7 +196,7 @@ def test_a_short_option_names_the_whole_one(capsys, repository, option, whole):
 def test_a_verb_without_a_configuration_names_those_there_are(capsys):
     text = fails(capsys, "predict")
     assert text.startswith(
-        "predict: expected --config FILE, or FOLDER/NAME of one that comes with tabom: demo, dream_ling_coder, "
+        "predict: expected --config FILE, or FOLDER/NAME of one that comes with tabom: demo: distill"
     )
     assert "tabom_global" in fails(capsys, "fit")
 

@@ -385,7 +385,7 @@ class TestThen:
         ]
         assert environment["WANDB_MODE"] == "offline"
         summary = (OUT / "summary.md").read_text()
-        assert "| 0.7 | 2 | 0.8500 ± 0.0000 " in summary
+        assert "| 0.7 | 2 | 0.8500 (seeds ± 0.0000) " in summary
         assert "Best: `tabom fit --x=0.7 --checkpoint=yes`" in summary
         assert "`wandb sync out/*/wandb/offline-run-* out/*/then-*/wandb/offline-run-*`" in summary
         assert "group: 6 of 6 runs" in capsys.readouterr().out
