@@ -1,5 +1,6 @@
 """Trajectory shards as training data."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError, check_range, check_used, require
 from tabom.seeding import run_seed, share_of
 from tabom.tasks import ExampleSource, Split, Task
-from tabom.trajectories import TrajectoryTable, read_trajectories
+from tabom.trajectories import TrajectoryTable, read_trajectories, row_names
 from tabom.types import GROUND_TRUTH, SELF_DISTILLED, Example, TrajectoryBatch
 
 
@@ -290,9 +291,39 @@ class TrajectoryDataModule(PromptDataModule):
         )
         return is_wanted
 
+    @functools.cached_property
+    def _measured_rows(self) -> set[int]:
+        """Rows whose prompt the task measures on: imported trajectories were not split as the task splits."""
+        sizes = self.validation
+        numbers: dict[Split, int] = {"validation": sizes.num_validation_prompts, "test": sizes.num_test_prompts}
+        prompts: set[str] = set()
+        for split, number in numbers.items():
+            if number == 0:
+                continue
+            with contextlib.suppress(TabomError):  # a training needs no test split; validation says what it lacks
+                prompts |= {example.prompt for example in self._all_or(split, number)}
+        return {row for row, (_, _, prompt) in enumerate(row_names(self.path)) if prompt in prompts}
+
+    def _all_or(self, split: Split, number: int) -> list[Example]:
+        """All questions of a split, or so many of a task that generates them without end."""
+        try:
+            return self.task.examples(split, None)
+        except TabomError:
+            return self.task.examples(split, number)
+
     def _trained(self, is_wanted: npt.NDArray[np.bool_]) -> list[int]:
-        """Rows that are not held out; with ``one_per_query`` the first of each query."""
-        indices = self._indices(is_wanted, is_held_out=False)
+        """Rows that are not held out; with ``one_per_query`` the first of each query.
+
+        Raises:
+            TabomError: If the task measures on the questions of all of them.
+        """
+        candidates = self._indices(is_wanted, is_held_out=False)
+        indices = [i for i in candidates if i not in self._measured_rows]
+        if len(indices) < len(candidates):
+            text = f"{self.path}: {len(candidates) - len(indices)} of {len(candidates)} rows are not trained on"
+            rank_zero_info(f"{text}, since data.task has their questions for validation or test")
+        is_left = len(indices) > 0 or not candidates
+        require(is_left, f"{self.path}: expected rows whose questions data.task does not measure on, found none")
         if not self.one_per_query:
             return indices
         first = {self.table.query_ids[i]: i for i in reversed(indices)}

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -296,6 +297,27 @@ class TestTrajectories:
         for loader in (data.train_dataloader(), held_out):
             for batch in loader:
                 assert batch.block[:, -19:].tolist() == [expected] * len(batch.query_ids)
+
+    def test_questions_that_the_task_measures_on_are_not_trained_on(self, make_trajectories, tmp_path, caplog):
+        """Imported trajectories know nothing of the task's splits; the test split may be missing in a training."""
+        path = make_trajectories()
+        recorded = Sudoku4x4(answer_layout="rows").examples("train", 24)
+        tested = tmp_path / "test.jsonl"
+        tested.write_text("".join(json.dumps({"question": e.prompt, "answer": "1"}) + "\n" for e in recorded[:5]))
+        (tmp_path / "train.jsonl").write_text('{"question": "new", "answer": "1"}\n')
+
+        def trained(test_file):
+            task = QuestionFile(str(tmp_path / "train.jsonl"), test_file=test_file, held_out=0.0)
+            data = TrajectoryDataModule(
+                path=str(path), batch_size=1, only_verified=False, held_out=0.0, **{**common(), "task": task}
+            )
+            return {query for batch in data.train_dataloader() for query in batch.query_ids}
+
+        everything = {example.query_id for example in recorded}
+        assert trained(str(tmp_path / "none.jsonl")) == everything
+        with caplog.at_level("INFO"):
+            assert trained(str(tested)) == everything - {example.query_id for example in recorded[:5]}
+        assert f"{path}: 5 of 24 rows are not trained on, since data.task has their questions" in caplog.text
 
     def test_blocks_that_are_not_known_are_said_to_be_one(self, make_trajectories, caplog):
         path = make_trajectories(settings={"imported_from": "released.jsonl"})
