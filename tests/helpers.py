@@ -459,6 +459,10 @@ class ParseOnlyTrainer(TabomTrainer):
     def fit(self, *args, **kwargs):
         pass
 
+    @functools.wraps(TabomTrainer.validate)
+    def validate(self, *args, **kwargs):
+        pass
+
     @functools.wraps(TabomTrainer.test)
     def test(self, *args, **kwargs):
         pass
