@@ -67,7 +67,7 @@ def llada_config(arguments: argparse.Namespace, *, length: int) -> dict[str, Any
 
 
 def make_batch(*, rows: int, length: int, vocabulary: int, device: str = "cpu") -> TrajectoryBatch:
-    """Half prompt, half response, decoded one token a step in a random order."""
+    """Half prompt, half response, decoded one token per step in a random order."""
     generator = torch.Generator().manual_seed(0)
     shape, half = (rows, length), length // 2
     is_response = torch.zeros(shape, dtype=torch.bool)

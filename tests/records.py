@@ -93,7 +93,7 @@ def benchmark_line(
         trained_on: None for a base model.
         cost: What is known of it.
         standard_error: In ``values``; None is left out.
-        sampler: Beside one token a step.
+        sampler: Beside one token per step.
         metric: Name and filter.
         discrimination: Curves by where a response ends, of 64 responses; or None.
         settings: Beside the sampler.

@@ -321,7 +321,7 @@ def test_methods_differ_in_objective_and_answers_alone(recipe):
 
 @pytest.mark.parametrize("recipe", RELEASED)
 def test_distillation_as_released(recipe):
-    """All queries there are, one token a step to the last; LLaDA in blocks of 32."""
+    """All queries there are, one token per step to the last; LLaDA in blocks of 32."""
     config = read(ROOT / recipe / "distill.yaml")
     assert config["data"]["num_queries"] is None
     assert config["model"]["early_finish"] is False

@@ -96,7 +96,7 @@ class TrajectoryWriter(BasePredictionWriter):
         manifest = self._store.finish()
         statistics = _statistics(manifest) | {
             "decoded by this run": num_decoded,
-            "tokens a second": round(num_tokens / max(seconds, 1e-9), 1),
+            "tokens per second": round(num_tokens / max(seconds, 1e-9), 1),
         }
         record(trainer, "distill", statistics)
         for run in wandb_runs(trainer):

@@ -24,7 +24,7 @@ class TrajectorySegments:
 
     Args:
         window: W, how many units a segment holds, >= 1.
-        window_unit: ``tokens`` as in the paper, or ``steps`` as in the released code; equal at one token a step.
+        window_unit: ``tokens`` as in the paper, or ``steps`` as in the released code; equal at one token per step.
         truncated_windows: Also start where fewer than W units are left, and take those. Short responses need it, or
             late contexts are never trained; with ``window`` at the response length it gives the global window.
         ties: How tokens of one step are ordered. ``entropy``: by the entropy recorded when they were revealed, and not

@@ -63,7 +63,7 @@ class StreamSampler(Sampler[list[int]]):
 class EndlessLoader(DataLoader[Any]):
     """Batches of a stream, for the steps of a training whose epochs another loader counts.
 
-    Which rows a step gets depends on the seed and on how many rows were given before it: neither on the number of
+    Which rows per step gets depends on the seed and on how many rows were given before it: neither on the number of
     processes nor on the accumulation.
 
     Args:

@@ -22,7 +22,7 @@ _COSTS = {
     "num_decoded": "answered by this run",
     "num_steps": "network calls a response",
     "num_tokens": "tokens a response",
-    "tokens_per_second": "tokens a second",
+    "tokens_per_second": "tokens per second",
 }
 
 

@@ -14,7 +14,7 @@ from tabom.functional.reduction import masked_mean
 class Forgetting(Metric):
     """NELBO of the model and of the base on the same masked text, and KL(base || model) at the masked positions.
 
-    Each is a mean per sequence over its masked positions, then over sequences, in nats a token. With masks of
+    Each is a mean per sequence over its masked positions, then over sequences, in nats per token. With masks of
     :class:`~tabom.corruption.CountMasking` the first is an unbiased estimate of the bound on the negative
     log-likelihood, and the KL that of the divergence summed over a random order of unmasking. Both models see the same
     text under the same masks, so the difference is paired and the noise of the masks cancels.

@@ -67,8 +67,8 @@ class Replay:
             draws: Of the rows.
 
         Returns:
-            ``loss``, ``objective`` (the loss without the replay), ``replay_kl`` (nats a masked token: the mean of each
-            row, then over rows), and ``replay_weight`` where it has a warm-up.
+            ``loss``, ``objective`` (the loss without the replay), ``replay_kl`` (nats per masked token: the mean of
+            each row, then over rows), and ``replay_weight`` where it has a warm-up.
         """
         corrupted = _MASKING(batch, backbone.mask_token_id, draws)
         with torch.no_grad():

@@ -31,7 +31,7 @@ _VARIANT = "benchmark.variant"
 _COSTS = (
     Column("num_steps", "network calls a response"),
     Column("num_tokens", "tokens a response"),
-    Column("tokens_per_second", "tokens a second"),
+    Column("tokens_per_second", "tokens per second"),
     Column("num_decoded", "responses decoded", digits=0),
 )
 _SCORES = """Scores in %, ± their standard error over the questions; where runs of several seeds count, the mean over \
@@ -186,7 +186,7 @@ def benchmark_sections(answers: Sequence[Answers], baseline: str) -> list[Sectio
 
 
 def _comparisons(answers: Sequence[Answers]) -> Iterator[Comparison]:
-    """One a base model, tokens a step, domain, and combination of what else differs between runs of one benchmark."""
+    """One a base model, tokens per step, domain, and combination of what else differs between runs of one benchmark."""
     alike = grouped(answers, lambda one: (one.training.base_model, one.settings.get(_TOKENS_PER_STEP)))
     for (base, tokens), own in alike.items():
         by_benchmark = grouped(own, lambda one: one.name).values()
@@ -200,7 +200,7 @@ def _comparisons(answers: Sequence[Answers]) -> Iterator[Comparison]:
                 shared = [
                     base or "no base model",
                     *([f"post-trained on {domain}"] if domain else []),
-                    f"tokens a step: {show_value(tokens)}",
+                    f"tokens per step: {show_value(tokens)}",
                     *(f"{name}: {value}" for name, value in zip(names, values, strict=True)),
                 ]
                 yield Comparison(", ".join(shared), domain, paper_scores(base, domain, tokens), [*others, *models])

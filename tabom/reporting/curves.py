@@ -44,7 +44,7 @@ def validation_figures(curves: Mapping[str, Sequence[float]], mask_ratios: Seque
     figures = {figure: plot_lines({"": lines[name]}, *CURVES[name]) for name, figure in names.items() if name in lines}
     ratios = {name[3:].replace("_", " "): line for name, line in lines.items() if name.startswith("ce_")}
     if ratios:
-        titles = ("Cross-entropy of held-out answers", "mask ratio", "nats a masked token")
+        titles = ("Cross-entropy of held-out answers", "mask ratio", "nats per masked token")
         figures["ce_by_mask_ratio"] = plot_lines(ratios, *titles)
     return figures
 

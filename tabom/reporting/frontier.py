@@ -25,7 +25,7 @@ def accuracies_at(results: Frame, base: float, metric: str, levels: Sequence[flo
     """Accuracy at given forgetting, linear in sqrt(KL) between the two models beside it.
 
     Args:
-        results: Models that were post-trained from the base: ``method``, ``seed``, ``kl`` (nats a token), and
+        results: Models that were post-trained from the base: ``method``, ``seed``, ``kl`` (nats per token), and
             ``metric`` in [0, 1]. It need not rise with the learning rate, nor with KL.
         base: The accuracy of the base itself, which stands at KL 0.
         metric: Accuracy in question, by name.

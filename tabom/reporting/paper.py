@@ -73,7 +73,7 @@ def paper_scores(base_model: str, trained_on: str | None, tokens_per_step: float
     for (number, model, domain, speed), table in _read("paper.csv").groupby(_KEYS, sort=False):
         if _is_base(model, base_model) and trained_on in (domain, None) and tokens_per_step == int(speed):
             scores = table.set_index("benchmark").drop(columns=_KEYS)
-            title = f"{model}, post-trained on {domain}" + (f", {speed} tokens a step" if speed != "1" else "")
+            title = f"{model}, post-trained on {domain}" + (f", {speed} tokens per step" if speed != "1" else "")
             shown = scores if trained_on else scores.iloc[:, :1]
             return PaperScores(f"arXiv 2605.11854, Table {number}: {title}", shown.to_dict())
     return None

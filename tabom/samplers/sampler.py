@@ -166,7 +166,7 @@ class Sampler:
         return {name: _plain(value) for name, value in vars(self).items()}
 
     def with_tokens_per_step(self, tokens_per_step: int) -> "Sampler":
-        """The same sampler at another number of tokens a step.
+        """The same sampler at another number of tokens per step.
 
         Raises:
             TabomError: If the number is below 1, or a schedule decides it.
@@ -217,7 +217,7 @@ class Sampler:
                 decoded.
             record_steps: Also record the entropy of every masked position before each step. The head is then applied to
                 all of them, and not only to those of the current blocks.
-            on_finished: Told which rows a step finished, if any, and what became of them, in that order.
+            on_finished: Told which rows per step finished, if any, and what became of them, in that order.
 
         Returns:
             Tokens and the record of their unmasking, in the order of the batch.

@@ -221,7 +221,7 @@ class ConfidenceThreshold(Schedule):
         return is_confident | ((block.rank == 0) & ~is_confident.any(1, keepdim=True))
 
     def max_num_steps(self, length: int, num_blocks: int) -> int:
-        """One token a step."""
+        """One token per step."""
         del num_blocks
         return length
 
@@ -255,7 +255,7 @@ class EntropyBound(Schedule):
         return is_within.gather(1, block.rank) & block.is_eligible
 
     def max_num_steps(self, length: int, num_blocks: int) -> int:
-        """One token a step."""
+        """One token per step."""
         del num_blocks
         return length
 

@@ -135,7 +135,7 @@ def test_an_offline_run_of_a_distillation_holds_what_came_out(stage, tmp_path):
     (run_file,) = (tmp_path / "logs/wandb").glob("offline-run-*/run-*.wandb")
     values = json.loads(inspect(run_file, "--summary"))["summary"]
     assert {values[f"distill/{name}"] for name in ("trajectories", "kept", "decoded by this run")} == {12}
-    assert values["distill/tokens a second"] > 0
+    assert values["distill/tokens per second"] > 0
     (table,) = (run_file.parent / "files/media/table").rglob("*.json")
     content = dict(json.loads(table.read_text())["data"])
     assert content["trajectories"] == "12"

@@ -24,7 +24,7 @@ def response(tensor):
 
 @st.composite
 def recordings(draw):
-    """Rows with several tokens a step, entropies that repeat or are missing, and positions never revealed."""
+    """Rows with several tokens per step, entropies that repeat or are missing, and positions never revealed."""
     num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
 
     def rows(elements):

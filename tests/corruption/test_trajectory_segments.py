@@ -23,7 +23,7 @@ TIES = ("entropy", "positional", "unordered")
 
 @st.composite
 def recordings(draw, max_rows=3, max_length=7):
-    """Steps and entropies of rows with several tokens a step and positions that were never revealed."""
+    """Steps and entropies of rows with several tokens per step and positions that were never revealed."""
     num_rows, length = draw(st.integers(1, max_rows)), draw(st.integers(1, max_length))
 
     def rows(elements):

@@ -104,7 +104,7 @@ def test_verdicts_are_the_tasks(predict, tmp_path, tokenizer, monkeypatch, capsy
     rejected = [value for name, value in statistics.items() if name.startswith("rejected")]
     assert sum(rejected) == 20 - sum(expected)
     assert 0 < statistics["mean response tokens"] <= 19
-    assert statistics["tokens a second"] == pytest.approx(tokens_per_second(tmp_path / "new"), rel=0.02)
+    assert statistics["tokens per second"] == pytest.approx(tokens_per_second(tmp_path / "new"), rel=0.02)
 
 
 def test_only_verified_ones_are_kept_and_all_are_counted(predict, tmp_path, tokenizer, monkeypatch):

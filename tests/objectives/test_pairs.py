@@ -76,7 +76,7 @@ def test_what_is_logged_counts_the_pairs_that_are_ranked(pairs, expected):
 
 @pytest.mark.parametrize("pairs", ["compared", "all"])
 def test_a_shuffled_order_keeps_the_number_of_pairs(pairs):
-    """Ties inside the blocks: the first block is decoded at once, the second one token a step."""
+    """Ties inside the blocks: the first block is decoded at once, the second one token per step."""
     batch = trajectory_batch([[0, 0, 0, 1, 2, 3]] * 200, block_length=3)
     shuffled, observed = (
         TabomObjective(6, ranking=Ranking(pairs=pairs, order=order)).corrupt(batch, MASK, row_draws(batch))

@@ -23,7 +23,7 @@ def seeded(seed=0):
 
 
 def random_batch(seed, num_rows=4, length=11, prompt_length=2):
-    """Several tokens a step, repeated and missing entropies, positions never revealed, short rows, filler."""
+    """Several tokens per step, repeated and missing entropies, positions never revealed, short rows, filler."""
     generator = seeded(seed)
     shape = (num_rows, length)
     step = torch.randint(NEVER, 6, shape, generator=generator)

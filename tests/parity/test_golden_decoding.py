@@ -252,7 +252,7 @@ def test_the_mask_token_is_never_chosen(cases, tensors, backbone_of):
 
 
 def test_nothing_leaks_out_of_a_block(cases, tensors, backbone_of):
-    """Where 3 tokens a step do not divide a block of 8, the released code picks at random outside of it."""
+    """Where 3 tokens per step do not divide a block of 8, the released code picks at random outside of it."""
     name = "tabom_llada_quirk_fixed3_crossblock_g16_b8_s16"
     _, decoded, _ = decode(name, cases, tensors, backbone_of)
     for row in decoded.unmask_step:

@@ -35,7 +35,7 @@ ILLADA = ["full_t0", "blocks4", "leftpad_batch", "gumbel0.8", "cfg1", "random"]
 
 
 class RecordedCounts(CountSchedule):
-    """As many tokens a step as were recorded for one row."""
+    """As many tokens per step as were recorded for one row."""
 
     def __init__(self, counts):
         self.counts = counts

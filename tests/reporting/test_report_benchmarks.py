@@ -122,7 +122,7 @@ def test_in_domain_first_and_the_base_first(write, read):
     write(benchmark_line("no SFT", [1] * 1319, standard_error=0.0), benchmark_line("no SFT", [1, 0] * 82, "humaneval"))
     page = read()
     assert tables(page["Benchmarks"]) == {
-        "runs/demo/base, post-trained on code, tokens a step: 1": [
+        "runs/demo/base, post-trained on code, tokens per step: 1": [
             ["model", "HumanEval (in domain)", "GSM8K (out of domain)", "IFEval (out of domain)", "own"],
             ["no SFT", "50.0", "100.0 ± 0.0", "-", "-"],
             ["tabom", "75.0 ± 3.4", "-", "50.0 ± 50.0 (2 of 541)", "75.0 ± 25.0"],
@@ -146,7 +146,7 @@ def test_a_checkpoint_without_a_domain_is_no_base(write, read):
     write(benchmark_line("base", (1, 0)))
     page = read()
     ((caption, rows),) = tables(page["Benchmarks"]).items()
-    assert caption == "runs/demo/base, tokens a step: 1"
+    assert caption == "runs/demo/base, tokens per step: 1"
     assert rows == [
         ["model", "GSM8K"],
         ["base", "50.0 (2 of 1,319)"],
@@ -216,7 +216,7 @@ def test_settings_that_differ_are_not_mixed(write, read):
     write(benchmark_line("base", num_fewshot=4), benchmark_line("base", benchmark="humaneval", num_fewshot=0))
     write(benchmark_line("tabom", trained_on="maths", num_fewshot=4))
     write(benchmark_line("sft_sd", trained_on="code", num_fewshot=4))
-    captions = [f"runs/demo/base, post-trained on {domain}, tokens a step: 1" for domain in ("maths", "code")]
+    captions = [f"runs/demo/base, post-trained on {domain}, tokens per step: 1" for domain in ("maths", "code")]
     assert list(tables(read()["Benchmarks"])) == captions
     write(benchmark_line("tabom", trained_on="maths", num_fewshot=8))
     write(benchmark_line("tabom", trained_on="maths", num_fewshot=4, metric="exact_match,strict-match"))
@@ -226,11 +226,11 @@ def test_settings_that_differ_are_not_mixed(write, read):
     assert {caption: [row[0] for row in rows[1:]] for caption, rows in tables(read()["Benchmarks"]).items()} == {
         f"{captions[0]}, num_fewshot: 4, metric: {metrics[0]}": ["base", "tabom"],
         f"{captions[1]}, num_fewshot: 4, metric: {metrics[0]}": ["base", "sft_sd"],
-        f"runs/demo/base, tokens a step: 1, num_fewshot: 0, metric: {metrics[0]}": ["base"],
+        f"runs/demo/base, tokens per step: 1, num_fewshot: 0, metric: {metrics[0]}": ["base"],
         f"{captions[0]}, num_fewshot: 8, metric: {metrics[0]}": ["tabom"],
         f"{captions[0]}, num_fewshot: 4, metric: {metrics[1]}": ["tabom"],
-        "runs/demo/base, post-trained on maths, tokens a step: 2": ["tabom"],
-        "other/base, tokens a step: 1": ["other"],
+        "runs/demo/base, post-trained on maths, tokens per step: 2": ["tabom"],
+        "other/base, tokens per step: 1": ["other"],
     }
 
 
@@ -250,7 +250,7 @@ def test_the_papers_rows_of_llada_on_maths(write, read):
     write(benchmark_line("tabom", [0, 1] * 250, "math500", "maths"), path=LLADA)
     page = read()
     assert tables(page["Benchmarks"]) == {
-        f"{LLADA}, post-trained on maths, tokens a step: 1; (paper): arXiv 2605.11854, Table 3: LLaDA-8B-Instruct, "
+        f"{LLADA}, post-trained on maths, tokens per step: 1; (paper): arXiv 2605.11854, Table 3: LLaDA-8B-Instruct, "
         "post-trained on maths": [
             ["model", "MATH500 (in domain)", "HumanEval (out of domain)"],
             ["base", "-", "50.0"],
@@ -379,7 +379,7 @@ def test_cost_by_machine(write, read):
     assert rows == [
         [
             *("model", "benchmark", "response length", "network calls a response", "tokens a response"),
-            *("tokens a second", "responses decoded", "hardware"),
+            *("tokens per second", "responses decoded", "hardware"),
         ],
         ["base", "GSM8K", "256", "250.0", "101.2", "20.5", "1319", "H100"],
         ["tabom", "GSM8K", "256", "105.0 ± 7.1", "-", "-", "-", "2 x Intel Xeon"],
@@ -398,7 +398,7 @@ def test_discrimination_beside_the_papers(write, read):
         write(benchmark_line(model, trained_on=trained_on, discrimination=curves), path=LLADA)
     write(benchmark_line("base", benchmark="mbpp"), path=LLADA)  # not measured
     section = read()["Trajectory discrimination on benchmarks"]
-    title = f"{LLADA}, post-trained on maths, tokens a step: 1; responses end at"
+    title = f"{LLADA}, post-trained on maths, tokens per step: 1; responses end at"
     assert tables(section) == {
         f"{title} the first end of sequence revealed so far (the paper's code)": [
             ["model", "GSM8K"],

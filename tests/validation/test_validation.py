@@ -64,7 +64,7 @@ def several_domains():
 
 
 def test_forgetting_of_tables():
-    """KL is that of the base from the model, in nats a token."""
+    """KL is that of the base from the model, in nats per token."""
     model, base = ([[0.0, 1.0, 2.0], [0.5, 0.0, 0.0]], [[3.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     batch = dataclasses.replace(corrupted_batch([[False, True, True]]), domain="text")
     measures = TextMeasures(["text"])

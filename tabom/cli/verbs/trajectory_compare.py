@@ -111,6 +111,6 @@ def _table(figures: dict[str, Any]) -> "Table":
     speeds = figures["tokens_per_second"]
     if None not in speeds:
         table.add_row(
-            "tokens a second", f"{speeds[1]:,.1f} against {speeds[0]:,.1f} ({speeds[1] / speeds[0]:.2f} times)"
+            "tokens per second", f"{speeds[1]:,.1f} against {speeds[0]:,.1f} ({speeds[1] / speeds[0]:.2f} times)"
         )
     return table
