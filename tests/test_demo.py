@@ -60,6 +60,7 @@ def small(name, **parameters):
             elif entry["verb"] in SMALL:
                 is_training = "pretrain" not in str(entry["config"]) and entry["verb"] != "predict"
                 further = {"data.only_verified": False} if is_training else {}
+                further |= {"data.num_samples": 2} if entry["name"] == "distill own text" else {}
                 entry["options"] = SMALL[entry["verb"]] | further | entry.get("options", {})
 
     shrink(content["steps"])
@@ -136,23 +137,23 @@ def test_a_small_demo(here, capsys):
     """Every step is a process, which takes a few seconds to start."""
     public = here / "public.csv"
     public.write_text("Puzzle,Solution\n" + "1204341221434321,1234341221434321\n" * 500)
-    path = small("demo", seeds=[3], methods=["sft_sd", "tabom"], public_tests=[str(public)])
+    path = small("demo", seeds=[3], methods=["sft_sd"], with_replay=["tabom"], public_tests=[str(public)])
     main(["pipeline", path, "--jobs=2"])
     out = capsys.readouterr().out
     assert out.count("\n") < 80
     kl = []
     for kind in ("test", "public"):
         head, base, *others = rows(Path(f"runs/demo/{kind}.md"), "After post-training")
-        assert [row[0] for row in others] == ["SFT-SD", "TABOM"]
+        assert [row[0] for row in others] == ["SFT-SD", "TABOM + replay of own text"]
         assert base[head.index("KL(base ‖ model) ↓")] == "0.000 ± 0.000"
         assert Path(f"runs/demo/{kind}.html").read_text().startswith("<!DOCTYPE html>")
         assert Path(f"runs/demo/figures-{kind}/frontier.png").stat().st_size > 1000
     kl = [row["kl"] for row in (record.last("test") for record in find_records([here / "runs/demo"])) if row]
     assert len(set(kl)) == 3
     shown = r"accuracy_1_per_step [\d.]+, kl [\d.e-]+; about \d:\d\d left"
-    assert re.search(rf"\[7/12\] test tabom seed 3: \d:\d\d, {shown}", out)
+    assert re.search(rf"\[8/13\] test tabom with replay seed 3: \d:\d\d, {shown}", out)
     main(["pipeline", path])
-    assert capsys.readouterr().out == "small.yaml: 12 steps, 12 of them done; logs: runs/demo/steps/\n"
+    assert capsys.readouterr().out == "small.yaml: 13 steps, 13 of them done; logs: runs/demo/steps/\n"
 
 
 def test_the_example_of_the_documentation(monkeypatch, repository, tmp_path):
@@ -224,7 +225,7 @@ def test_rounds_that_are_killed_end_with_the_same_bytes(here, monkeypatch):
         (here / name / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     monkeypatch.chdir(here / "whole")
     start = time.monotonic()
-    assert run_until_killed(None).count("\n") == 1 + 2 * 6
+    assert run_until_killed(None).count("\n") == 2 + 6
     seconds = time.monotonic() - start
     whole = left()
     assert len([name for name in whole if name.endswith("manifest.json")]) == 3

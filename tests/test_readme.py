@@ -48,6 +48,8 @@ def test_tabom_commands_are_understood(documents, page, repository, monkeypatch,
     monkeypatch.chdir(repository)
     here = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1")  # GPUs of several machines
     for words in found:
+        if not words or words[0] == "init" or "--help" in words:  # pip install tabom; the others have their own tests
+            continue
         if words[0] in PARSERS:
             own = words[: words.index("--")] if "--" in words else words
             PARSERS[words[0]]().parse_args(own)
