@@ -4,6 +4,8 @@ import copy
 import functools
 import itertools
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -437,6 +439,20 @@ def save_word_tokenizer(path, num_words, **special_tokens):
     backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(num_words)}))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=backend, **special_tokens).save_pretrained(path)
+
+
+def wait_for(is_there):
+    """Until something holds; fails after 20 seconds."""
+    stop = time.monotonic() + 20
+    while not is_there():
+        assert time.monotonic() < stop
+        time.sleep(0.01)
+
+
+def in_background(action):
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
 
 
 def slow(*cases):

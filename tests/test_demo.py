@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import parsed
+from helpers import parsed, wait_for
 
 from tabom.cli.main import VERBS, main
 from tabom.cli.verbs import report, trajectories
@@ -189,15 +189,8 @@ def run_until_killed(seconds):
     for lock in Path("runs/demo/steps").glob("*.lock"):
         if is_locked(lock):
             os.killpg(int(lock.read_text()), signal.SIGKILL)
-            wait_until(lambda lock=lock: not is_locked(lock))
+            wait_for(lambda lock=lock: not is_locked(lock))
     return None
-
-
-def wait_until(is_there):
-    stop = time.monotonic() + 20
-    while not is_there():
-        assert time.monotonic() < stop
-        time.sleep(0.01)
 
 
 def left():

@@ -28,12 +28,13 @@ def blocks(text, language):
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
-def test_python_of_the_library_page_runs(repository, tmp_path, monkeypatch, checkpoint, tokenizer, capsys):
+def test_python_of_readme_and_library_page_runs(repository, tmp_path, monkeypatch, checkpoint, tokenizer, capsys):
     (tmp_path / "runs/demo").mkdir(parents=True)
     (tmp_path / "runs/demo/base").symlink_to(checkpoint)
     write_trajectories(tmp_path / "runs/demo/trajectories", tokenizer)
     monkeypatch.chdir(tmp_path)
-    text = (repository / "docs/library.md").read_text()
+    text = "".join((repository / page).read_text() for page in ("README.md", "docs/library.md"))
+    assert len(re.findall(r'"sudoku [0-4]{16}="', text)) == 2
     for long, short in (
         ("batch_size=48", "batch_size=4"),
         ("=150", "=2"),
@@ -43,7 +44,7 @@ def test_python_of_the_library_page_runs(repository, tmp_path, monkeypatch, chec
         text = text.replace(long, short)
     names = {}
     for _, code in blocks(text, "python"):
-        exec(compile(code, "docs/library.md", "exec"), names)
+        exec(compile(code, "README.md and docs/library.md", "exec"), names)
     out = capsys.readouterr().out
     assert "steps" in out
     assert "tensor([0.0667])" in out

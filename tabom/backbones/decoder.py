@@ -90,7 +90,13 @@ class DecoderBackbone(TransformersBackbone):
             config=cls._bidirectional(config),
             key_mapping=cls.naming.key_mapping(),
         )
-        return cls(model, config, directory)
+        backbone = cls(model, config, directory)
+        backbone.check_computation(directory)
+        return backbone
+
+    def check_computation(self, directory: Path) -> None:
+        """Raise ``TabomError`` if the model that was read does not compute what the family is known to compute."""
+        del directory
 
     def fingerprint(self) -> str:
         """Of the weights, and of a shift that is not the family's: by it the same weights are another model."""

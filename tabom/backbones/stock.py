@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tabom.backbones.checkpoint import tensor_shapes, weight_files
 from tabom.backbones.config_fields import ConfigFields, native_config
 from tabom.backbones.decoder import DecoderBackbone, model_class
 from tabom.backbones.masked_lm_checks import check_masked_lm, outer_bias
-from tabom.backbones.transformer import Attention, DType
 from tabom.errors import require
 
 if TYPE_CHECKING:  # model classes take seconds to import
-    from transformers import BitsAndBytesConfig, PreTrainedConfig
+    from transformers import PreTrainedConfig
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 ILLADA_MASK_ID = 5
@@ -126,29 +125,17 @@ class OtherDecoder(StockDecoder):
         limit = getattr(self.transformer.config, "max_position_embeddings", None)
         return limit if isinstance(limit, int) else None
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: Path,
-        *,
-        dtype: DType = "auto",
-        attn_implementation: Attention = "sdpa",
-        quantization_config: "BitsAndBytesConfig | None" = None,
-    ) -> Self:
-        """Read a checkpoint as any other, and try on a few tokens whether it computes what is expected of it.
+    def check_computation(self, directory: Path) -> None:
+        """Try on a few tokens whether it computes what is expected of it, since nothing else is known of it.
 
         Raises:
-            TabomError: If a tensor is missing, surplus or misshapen, padding changes other tokens, tokens do not see
-                what follows them, or the head is more than a matrix.
+            TabomError: If padding changes other tokens, tokens do not see what follows them, or the head is more than a
+                matrix.
         """
-        backbone = super().from_pretrained(
-            directory, dtype=dtype, attn_implementation=attn_implementation, quantization_config=quantization_config
-        )
-        kind = f"{directory}: model_type {cls.parent}"
-        added = outer_bias(backbone.transformer, kind)
+        kind = f"{directory}: model_type {self.parent}"
+        added = outer_bias(self.transformer, kind)
         require(added is None, f"{kind}: expected a head that is one layer, got one to which {added} is added")
-        check_masked_lm(backbone, backbone.transformer, kind)
-        return backbone
+        check_masked_lm(self, self.transformer, kind)
 
 
 def other(model_type: str) -> type[OtherDecoder] | None:

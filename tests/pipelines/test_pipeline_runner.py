@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import in_background, wait_for
 
 from tabom.errors import TabomError
 from tabom.jobs import side_by_side
@@ -51,19 +50,6 @@ def made():
 
 def words_of(number):
     return json.loads(Path("made.jsonl").read_text().splitlines()[number])
-
-
-def wait_for(is_there):
-    stop = time.monotonic() + 20
-    while not is_there():
-        assert time.monotonic() < stop
-        time.sleep(0.01)
-
-
-def in_background(action):
-    thread = threading.Thread(target=action)
-    thread.start()
-    return thread
 
 
 TWO = (step("one", options={"run_dir": "runs/one"}), step("two", options={"x": "${one.checkpoint}"}))

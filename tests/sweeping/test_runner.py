@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import in_background, wait_for
 from journal import made_runs
 
 from tabom.errors import TabomError
@@ -62,19 +61,6 @@ def tried(state="finished"):
 
 
 GRID = [(x, seed) for x in (0.1, 0.3, 0.7) for seed in (1, 2)]
-
-
-def wait_for(is_there):
-    stop = time.monotonic() + 20
-    while not is_there():
-        assert time.monotonic() < stop
-        time.sleep(0.01)
-
-
-def in_background(action):
-    thread = threading.Thread(target=action)
-    thread.start()
-    return thread
 
 
 def test_a_grid_runs_once(capsys):
