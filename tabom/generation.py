@@ -12,12 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from tabom.backbones import Backbone, PretrainedBackbone
 from tabom.backbones.checkpoint import checkpoint_dir
 from tabom.backbones.families import defaults
-from tabom.data.encoding import check_length, collate_prompts, encode_prompts
+from tabom.data.encoding import check_length, collate_prompts, decode_responses, encode_prompts
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import check_range, require
-from tabom.functional.end_of_sequence import until_eos
 from tabom.samplers import Sampler
-from tabom.types import DecodedBatch, Example, SpecialIds
+from tabom.types import Example, SpecialIds
 
 
 @dataclass(frozen=True)
@@ -105,14 +104,7 @@ class Model:
             eos_token_id=special.eos,
             on_finished=None if told is None else lambda rows, _: told(len(rows)),
         )
-        return self._read(decoded, special.eos, skip_special_tokens=is_chat)
-
-    def _read(self, decoded: DecodedBatch, eos: int, *, skip_special_tokens: bool) -> list[Generation]:
-        is_text = until_eos(decoded.response_ids, eos) & (decoded.response_ids != eos)
-        texts = [
-            str(self.tokenizer.decode(ids[kept].tolist(), skip_special_tokens=skip_special_tokens))
-            for ids, kept in zip(decoded.response_ids, is_text, strict=True)
-        ]
+        texts = decode_responses(self.tokenizer, decoded.response_ids, chat=is_chat)
         record = (decoded.response_ids, decoded.unmask_step, decoded.unmask_entropy)
         return [Generation(*parts) for parts in zip(texts, *(part.tolist() for part in record), strict=True)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -110,6 +111,22 @@ def encode_prompts(
             mask not in ids, f"{query_id}: expected a prompt without the mask token {tokenizer.mask_token}, got one"
         )
     return encoded
+
+
+def decode_responses(tokenizer: PreTrainedTokenizerBase, response_ids: Int[Tensor, "B N"], *, chat: bool) -> list[str]:
+    """Text of each response, up to its first end-of-sequence token and without it.
+
+    Args:
+        tokenizer: Gives texts and the end-of-sequence token.
+        response_ids: Decoded tokens.
+        chat: Whether responses are an assistant's turns, whose special tokens are no text.
+    """
+    ids, eos = response_ids.cpu(), SpecialIds.of(tokenizer).eos
+    is_text = until_eos(ids, eos) & (ids != eos)
+    return [
+        str(tokenizer.decode(row[kept].tolist(), skip_special_tokens=chat))
+        for row, kept in zip(ids, is_text, strict=True)
+    ]
 
 
 def cut_prompts(

@@ -23,6 +23,7 @@ from tabom.data.encoding import (
     check_length,
     collate_prompts,
     collate_rows,
+    decode_responses,
     encode_examples,
     encode_prompts,
 )
@@ -170,15 +171,10 @@ class PromptDataModule(LightningDataModule):
     def judge(self, examples: Sequence[Example], response_ids: Tensor, domain: str = "") -> list[Verdict]:
         """Turn decoded tokens (B, N) into text and verify it, by the task or the base domain ``domain``."""
         task = self.base_tasks[domain] if domain else self.task
-        response_ids, eos = response_ids.cpu(), self.special_ids.eos
-        kept = [ids[counted].tolist() for ids, counted in zip(response_ids, until_eos(response_ids, eos), strict=True)]
-        has_ended = [ids[-1] == eos for ids in kept]
-        texts = [
-            str(self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=self.chat_template))
-            for ids, ended in zip(kept, has_ended, strict=True)
-        ]
+        texts, eos = decode_responses(self.tokenizer, response_ids, chat=self.chat_template), self.special_ids.eos
         correct = task.are_correct(examples, texts)
-        return [Verdict(*parts) for parts in zip(texts, correct, map(len, kept), has_ended, strict=True)]
+        num_tokens, has_ended = until_eos(response_ids, eos).sum(1).tolist(), (response_ids == eos).any(1).tolist()
+        return [Verdict(*parts) for parts in zip(texts, correct, num_tokens, has_ended, strict=True)]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Base-domain text and prompts of the validation split."""

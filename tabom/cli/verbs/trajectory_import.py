@@ -191,16 +191,15 @@ def _write_chunk(
     """Steps without gaps, text up to the end-of-sequence token; counts the rows whose positions agree."""
     import torch
 
+    from tabom.data.encoding import decode_responses
     from tabom.functional.end_of_sequence import until_eos
     from tabom.functional.unmasking import dense_steps, non_left_to_right
     from tabom.trajectories import write_shard
     from tabom.types import NEVER, SpecialIds, TrajectoryRow
 
-    eos = SpecialIds.of(tokenizer).eos
     response_ids = torch.tensor([row.response_ids for row in rows])
-    is_decoded = until_eos(response_ids, eos)
-    is_text = is_decoded & (response_ids != eos)
-    everywhere = torch.ones_like(is_text)
+    is_decoded = until_eos(response_ids, SpecialIds.of(tokenizer).eos)
+    everywhere = torch.ones_like(is_decoded)
     step = dense_steps(torch.tensor([row.decoding_order for row in rows]), where=everywhere)
     is_out_of_order = non_left_to_right(step, is_revealed=step != NEVER, where=everywhere)
     for row, positions in zip(rows, is_out_of_order, strict=True):
@@ -208,10 +207,7 @@ def _write_chunk(
             report.num_listed += 1
             report.num_agreeing += set(row.non_ltr_positions) == set(positions.nonzero().flatten().tolist())
     num_rejected = sum(not row.is_verified for row in rows)
-    responses = [
-        str(tokenizer.decode(ids[where].tolist(), skip_special_tokens=is_chat))
-        for ids, where in zip(response_ids, is_text, strict=True)
-    ]
+    responses = decode_responses(tokenizer, response_ids, chat=is_chat)
     references = [
         "" if row.reference.strip() == response.strip() else row.reference
         for row, response in zip(rows, responses, strict=True)
