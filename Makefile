@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-full test test-slow coverage docs bench bench-gpu lint type check clean
+.PHONY: help setup browser demo demo-full test test-slow coverage docs bench gpu-hour lint type check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -56,17 +56,9 @@ bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth and
 	$(BIN)/python benchmarks/distill.py $(call results,distill)
 	$(BIN)/python benchmarks/start.py $(call results,start)
 
-LLADA_8B := --vocabulary 126464 --hidden 4096 --head_size 128 --mlp 12288 --layers 32
-bench-gpu: $(STAMP) ## The same on a GPU: LLaDA's width, and its whole shape for the step and the engine
-	$(BIN)/python benchmarks/token_statistics.py --device cuda --dtype bfloat16 --hidden 4096 --batch 4 8 \
-		$(call results,token_statistics-gpu)
-	$(BIN)/python benchmarks/train_step.py --device cuda --dtype bfloat16 $(LLADA_8B) --batch 8 \
-		--kinds cross_entropy masking tabom $(call results,train_step-gpu)
-	$(BIN)/python benchmarks/train_step.py --device cuda --dtype bfloat16 $(LLADA_8B) --batch 8 \
-		--gradient_checkpointing $(call results,train_step-gpu-checkpointing)
-	$(BIN)/python benchmarks/scaling.py --device cuda --dtype bfloat16 $(LLADA_8B) --layers 8 $(call results,scaling-gpu)
-	$(BIN)/python benchmarks/distill.py --device cuda --dtype bfloat16 $(LLADA_8B) --prompt 384 --response 128 \
-		--block 32 --batch 32 --queries 64 --rounds 1 $(call results,distill-gpu)
+gpu-hour: $(STAMP) ## Everything to be known about one GPU of 80 GB or more, in 25 minutes (DRY=1: tiny, on a CPU)
+	$(BIN)/python benchmarks/gpu_hour.py $(if $(DRY),--dry) \
+		--output_dir $(or $(BENCH_RESULTS),$(if $(DRY),runs/gpu-hour-dry,benchmarks/results/gpu-$(shell date +%Y-%m-%d)))
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check && $(BIN)/ruff format --check

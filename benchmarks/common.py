@@ -15,7 +15,17 @@ from typing import Any
 
 import torch
 
+from tabom.backbones.decoder import DecoderBackbone
+from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.stock import A2DQwen3Backbone
+from tabom.backbones.transformer import Attention
 from tabom.types import NEVER, TrajectoryBatch
+
+SHAPES = {
+    "llada-8b": {"vocabulary": 126464, "hidden": 4096, "head_size": 128, "mlp": 12288, "layers": 32},
+    "qwen3-0.6b": {"vocabulary": 151936, "hidden": 1024, "head_size": 128, "mlp": 3072, "layers": 28},
+}
+"""Sizes of published models; for Qwen3 with its 16 heads, which share 8 pairs of keys and values."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -47,9 +57,45 @@ def save(figures: Mapping[str, Any], arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def llada_config(arguments: argparse.Namespace, *, length: int) -> dict[str, Any]:
-    """``config.json`` of a LLaDA of the given shape; ``mlp`` and ``head_size`` are optional."""
-    num_heads = arguments.hidden // getattr(arguments, "head_size", 64)
+def add_shape(parser: argparse.ArgumentParser, *, hidden: int, layers: int) -> None:
+    """Options that say how large the model is; ``--model`` takes a published shape instead."""
+    parser.add_argument("--model", choices=SHAPES, help="shape of a published model, in place of the options below")
+    parser.add_argument("--vocabulary", type=int, default=152064)
+    parser.add_argument("--hidden", type=int, default=hidden)
+    parser.add_argument("--head_size", type=int, default=64)
+    parser.add_argument("--mlp", type=int, help="width of the inner layers (4 times the hidden size)")
+    parser.add_argument("--layers", type=int, default=layers)
+
+
+def take_shape(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The same options with the sizes of ``--model``."""
+    if arguments.model is None:
+        return arguments
+    return argparse.Namespace(**{**vars(arguments), **SHAPES[arguments.model]})
+
+
+def random_backbone(arguments: argparse.Namespace, *, length: int, attention: Attention = "sdpa") -> DecoderBackbone:
+    """A model of the given shape with the same random weights each time, on the device that was asked for."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, arguments.dtype))
+    try:
+        with torch.device(arguments.device):
+            if arguments.model == "qwen3-0.6b":
+                return A2DQwen3Backbone.from_config(_qwen3_config(arguments, length), attn_implementation=attention)
+            return LladaBackbone.from_config(_llada_config(arguments, length), attn_implementation=attention)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def num_layer_weights(backbone: DecoderBackbone) -> int:
+    """Weights that every position is multiplied with, without embeddings, head and adapter."""
+    return sum(
+        value.numel() for name, value in backbone.named_parameters() if ".layers." in name and "lora_" not in name
+    )
+
+
+def _llada_config(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
+    num_heads = arguments.hidden // arguments.head_size
     return {
         "model_type": "llada",
         "d_model": arguments.hidden,
@@ -57,12 +103,28 @@ def llada_config(arguments: argparse.Namespace, *, length: int) -> dict[str, Any
         "vocab_size": arguments.vocabulary,
         "mask_token_id": arguments.vocabulary - 1,
         "max_sequence_length": length,
-        "mlp_hidden_size": getattr(arguments, "mlp", None) or 4 * arguments.hidden,
+        "mlp_hidden_size": arguments.mlp or 4 * arguments.hidden,
         "n_heads": num_heads,
         "n_kv_heads": num_heads,
         "n_layers": arguments.layers,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0,
+    }
+
+
+def _qwen3_config(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
+    return {
+        "model_type": "a2d-qwen3",
+        "vocab_size": arguments.vocabulary,
+        "mask_token_id": arguments.vocabulary - 1,
+        "max_position_embeddings": length,
+        "hidden_size": arguments.hidden,
+        "intermediate_size": arguments.mlp,
+        "num_hidden_layers": arguments.layers,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": arguments.head_size,
+        "tie_word_embeddings": False,
     }
 
 

@@ -7,6 +7,8 @@ entropies are recorded by ours alone. Where a response ends is written into the 
 * ``half``: responses end evenly spread over the canvas, so that half of it lies after the end;
 * ``none``: nothing ends early.
 
+``--ways compiled`` also decodes with the backbone under ``torch.compile``; compiling is not in its time.
+
 Model FLOP utilisation (MFU): operations of all forward passes, over the time, over what a large matrix product reaches
 on this machine.
 
@@ -16,12 +18,13 @@ on this machine.
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import common
 import torch
 from torch import Tensor
 
-from tabom.backbones.llada import LladaBackbone
 from tabom.samplers import Sampler
 from tabom.types import Example, PromptBatch
 
@@ -36,27 +39,26 @@ class EndingModel:
     the matrices are applied, two for a multiplication and an addition.
     """
 
-    def __init__(self, arguments: argparse.Namespace, dtype: torch.dtype) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         self.length = arguments.response
-        config = common.llada_config(arguments, length=arguments.prompt + arguments.response)
-        torch.manual_seed(0)
-        torch.set_default_dtype(dtype)
-        with torch.device(arguments.device):
-            self.backbone = LladaBackbone.from_config(config).eval().requires_grad_(False)
-        torch.set_default_dtype(torch.float32)
+        backbone = common.random_backbone(arguments, length=arguments.prompt + arguments.response)
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.run = self.backbone
+        self.compiled = torch.compile(self.backbone, dynamic=True)
         head = self.backbone.transformer.get_output_embeddings().weight
         head *= 15
         head[:, -1] = 0.0
         head[EOS] = 0.0
         head[EOS, -1] = 30.0  # more, and the CPU computes with denormal numbers
         self.mask_token_id = self.backbone.mask_token_id
-        self.num_weights = sum(p.numel() for name, p in self.backbone.named_parameters() if ".layers." in name)
+        self.unused_ids = ()
+        self.num_weights = common.num_layer_weights(self.backbone)
         self.num_operations = 0
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states."""
         num_rows, width = input_ids.shape
-        hidden = self.backbone(input_ids, attention_mask).clone()
+        hidden = self.run(input_ids, attention_mask).clone()
         end = input_ids[:, 0] - 1  # no prompt is padded here
         is_after = torch.arange(width, device=hidden.device) - (width - self.length) >= end[:, None]
         hidden[..., -1] = 0.0
@@ -120,7 +122,18 @@ def ours(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch
     return sampler.decode(model, queries, num_slots=arguments.batch, eos_token_id=EOS).response_ids
 
 
-def seconds(arguments: argparse.Namespace, call, *inputs) -> float:  # noqa: ANN001, ANN002
+def compiled(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch) -> Tensor:
+    """The same with a compiled backbone."""
+    model.run = model.compiled
+    responses = ours(arguments, model, queries)
+    model.run = model.backbone
+    return responses
+
+
+WAYS = {"ours": ours, "compiled": compiled}
+
+
+def seconds(arguments: argparse.Namespace, call: Callable[..., Tensor], *inputs: EndingModel | PromptBatch) -> float:
     """How long a call takes."""
     start = time.perf_counter()
     call(arguments, *inputs)
@@ -134,54 +147,57 @@ def text_of(responses: Tensor) -> Tensor:
     return responses.masked_fill(is_after, EOS)
 
 
+def measure(arguments: argparse.Namespace, model: EndingModel, kind: str, peak: float) -> dict[str, Any]:
+    """Both ways on the queries of a kind, by turns."""
+    queries = make_queries(arguments, kind)
+    calls = {"reference": reference} | {way: WAYS[way] for way in arguments.ways}
+    # the first round warms up, and its responses are compared
+    texts = {way: text_of(call(arguments, model, queries)) for way, call in calls.items()}
+    taken: dict[str, list[float]] = {way: [] for way in calls}
+    num_operations = {}
+    for _ in range(arguments.rounds):
+        for way, call in calls.items():
+            model.num_operations = 0
+            taken[way].append(seconds(arguments, call, model, queries))
+            num_operations[way] = model.num_operations
+    case: dict[str, Any] = {"seconds": taken, "ways": {}}
+    for way, times in taken.items():
+        rate = arguments.queries / statistics.median(times)
+        case["ways"][way] = {
+            "queries_per_second": rate,
+            "ratio": common.ratio_of(taken["reference"], times),
+            "same_text": (texts[way] == texts["reference"]).all(1).float().mean().item(),
+            "model_flop_utilisation": num_operations[way] * rate / arguments.queries / peak,
+        }
+    return case
+
+
 def main() -> None:
     """Measure, print a table, and write the figures."""
     parser = common.parser(__doc__)
-    parser.add_argument("--vocabulary", type=int, default=152064)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--head_size", type=int, default=64)
-    parser.add_argument("--mlp", type=int, help="width of the inner layers (4 times the hidden size)")
-    parser.add_argument("--layers", type=int, default=2)
+    common.add_shape(parser, hidden=128, layers=2)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--response", type=int, default=48)
     parser.add_argument("--block", type=int, default=12, help="block length; has to divide the response")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
-    arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
+    parser.add_argument("--cases", choices=("half", "none"), nargs="+", default=["half", "none"])
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=["ours"])
+    arguments = common.take_shape(parser.parse_args())
     with torch.inference_mode():
-        model = EndingModel(arguments, dtype)
-    record = common.record("distill", arguments)
-    record |= {"matrix_peak": common.matrix_peak(arguments.device, dtype), "cases": {}}
-    print(f"{'canvas after the end':22}{'ours, queries/s':>16}{'reference':>11}{'ratio':>7}{'same text':>11}{'MFU':>7}")
-    for kind in ("half", "none"):
-        queries = make_queries(arguments, kind)
-        # the first round warms up, and its responses are compared
-        same = text_of(ours(arguments, model, queries)) == text_of(reference(arguments, model, queries))
-        rounds = []
-        for _ in range(arguments.rounds):
-            of_reference = seconds(arguments, reference, model, queries)
-            model.num_operations = 0
-            of_ours = seconds(arguments, ours, model, queries)
-            rounds.append((of_reference, of_ours))
-        time_of = {
-            "reference": statistics.median(of_reference for of_reference, _ in rounds),
-            "ours": statistics.median(of_ours for _, of_ours in rounds),
-        }
-        case = {
-            "queries_per_second": {name: arguments.queries / value for name, value in time_of.items()},
-            "ratio": statistics.median(of_reference / of_ours for of_reference, of_ours in rounds),
-            "rounds": rounds,
-            "same_text": same.all(1).float().mean().item(),
-            "model_flop_utilisation": model.num_operations / time_of["ours"] / record["matrix_peak"],
-        }
-        record["cases"][kind] = case
-        rates = case["queries_per_second"]
-        print(
-            f"{kind:22}{rates['ours']:16.2f}{rates['reference']:11.2f}{case['ratio']:7.2f}"
-            f"{case['same_text']:11.1%}{case['model_flop_utilisation']:7.1%}"
-        )
+        model = EndingModel(arguments)
+    peak = common.matrix_peak(arguments.device, getattr(torch, arguments.dtype))
+    record = common.record("distill", arguments) | {"matrix_peak": peak, "cases": {}}
+    print(f"{'canvas after the end':22}{'way':12}{'queries/s':>10}{'ratio':>7}{'same text':>11}{'MFU':>7}")
+    for kind in arguments.cases:
+        record["cases"][kind] = case = measure(arguments, model, kind, peak)
+        for way, found in case["ways"].items():
+            print(
+                f"{kind:22}{way:12}{found['queries_per_second']:10.2f}{found['ratio']['time']:7.2f}"
+                f"{found['same_text']:11.1%}{found['model_flop_utilisation']:7.1%}",
+                flush=True,
+            )
     common.save(record, arguments)
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     add_sizes(parser)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="on a CPU alone")
-    arguments = parser.parse_args()
+    arguments = common.take_shape(parser.parse_args())
     record = common.record("scaling", arguments)
     record["seconds"] = {}
     print(f"{'size':10} {'value':>6} {'seconds':>8} {'growth':>7} {'linear':>7}")

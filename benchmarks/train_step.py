@@ -34,7 +34,7 @@ from token_statistics import Inputs, released
 from torch import Tensor
 
 from tabom.backbones import Denoiser
-from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.decoder import DecoderBackbone
 from tabom.backbones.lora import Lora
 from tabom.backbones.target_pass import TargetPass
 from tabom.corruption import UniformMasking
@@ -46,16 +46,10 @@ KINDS = ("released", "cross_entropy", "masking", "tabom", "replay", "plain_rows"
 RATIOS = (("released", "tabom"), ("tabom", "masking"), ("tabom", "cross_entropy"), ("replay", "plain_rows"))
 
 
-def make_backbone(arguments: argparse.Namespace, kind: str) -> LladaBackbone:
+def make_backbone(arguments: argparse.Namespace, kind: str) -> DecoderBackbone:
     """The same random weights for all kinds."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(getattr(torch, arguments.dtype))
-    with torch.device(arguments.device):
-        backbone = LladaBackbone.from_config(
-            common.llada_config(arguments, length=arguments.length),
-            attn_implementation="eager" if kind == "released" else "sdpa",
-        )
-    torch.set_default_dtype(torch.float32)
+    attention = "eager" if kind == "released" else "sdpa"
+    backbone = common.random_backbone(arguments, length=arguments.length, attention=attention)
     if arguments.gradient_checkpointing:
         backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
     backbone.add_adapter(Lora(r=16, alpha=16, target_modules=("q_proj", "v_proj")), "benchmark")
@@ -127,7 +121,7 @@ def make_base_pass(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def further_loss(
-    kind: str, backbone: LladaBackbone, base: Denoiser, batch: TrajectoryBatch, draws: RowDraws
+    kind: str, backbone: DecoderBackbone, base: Denoiser, batch: TrajectoryBatch, draws: RowDraws
 ) -> Tensor | float:
     """Of the rows that go beside those of the step."""
     if kind == "replay":
@@ -141,11 +135,11 @@ def further_loss(
 
 def num_operations(arguments: argparse.Namespace) -> int:
     """Multiplications and additions of a step: layers and attention, and the head at the targets."""
-    width, inner = arguments.hidden, arguments.mlp or 4 * arguments.hidden
     num_positions = arguments.batch * arguments.length
-    weights = arguments.layers * (4 * width**2 + 3 * width * inner)
-    attention = arguments.layers * 2 * arguments.length * width
-    head = arguments.batch * arguments.window * width * arguments.vocabulary
+    on_no_device = argparse.Namespace(**{**vars(arguments), "device": "meta"})
+    weights = common.num_layer_weights(common.random_backbone(on_no_device, length=arguments.length))
+    attention = arguments.layers * 2 * arguments.length * arguments.hidden
+    head = arguments.batch * arguments.window * arguments.hidden * arguments.vocabulary
     return 2 * 2 * (num_positions * (weights + attention) + head)
 
 
@@ -158,11 +152,7 @@ def extra_of_replay(taken: dict[str, list[float]]) -> dict[str, Any]:
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """Options that say how large the step is."""
-    parser.add_argument("--vocabulary", type=int, default=152064)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--head_size", type=int, default=64)
-    parser.add_argument("--mlp", type=int, help="width of the inner layers (4 times the hidden size)")
-    parser.add_argument("--layers", type=int, default=4)
+    common.add_shape(parser, hidden=512, layers=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--window", type=int, default=32)
@@ -176,7 +166,7 @@ def main() -> None:
     add_sizes(parser)
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS))
     parser.add_argument("--peak_of", choices=KINDS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = common.take_shape(parser.parse_args())
     if arguments.peak_of:
         print(common.peak_bytes_of(make_step(arguments, arguments.peak_of), arguments.device))
         return
