@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from helpers import (
     dream_config,
     dream_tokenizer_files,
@@ -27,6 +28,7 @@ from PIL import Image
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
 from tabom.cli.lightning_cli import run
+from tabom.cli.main import main
 from tabom.cli.verbs import report
 from tabom.seeding import share_of
 from tabom.storage.run_record import find_records
@@ -168,3 +170,39 @@ def test_a_recipe_from_the_questions_to_the_report(tabom, monkeypatch, recipe):
     text = Path("page.md").read_text()
     assert all(path.stem in text for path in files)
     assert "gsm8k" in text
+
+
+def small_options(entry):
+    """What makes a step of the paper's pipeline small."""
+    if entry["verb"] == "predict":
+        return {"data.num_queries": 60, "model.sampler.tokens_per_step": 16, "trainer.logger": False}
+    if entry["verb"] == "evaluate":
+        return {"model.sampler.tokens_per_step": 16, "trainer.logger": False}
+    number = {"data.validation.num_validation_prompts": 0, "data.only_verified": False}
+    return dict(option.removeprefix("--").split("=", 1) for option in FEW) | number
+
+
+@pytest.mark.slow  # seven processes
+def test_the_papers_pipeline_from_the_questions_to_the_report(world, monkeypatch, repository):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    content = yaml.safe_load((ROOT / "pipelines/paper.yaml").read_text())
+    content["parameters"] |= {"methods": ["sft_gt", "tabom"], "benchmarks": ["gsm8k"], "code_benchmarks": []}
+    content["parameters"]["data_dir"] = "."
+
+    def shrink(entries):
+        for entry in entries:
+            if "steps" in entry:
+                shrink(entry["steps"])
+            elif entry["verb"] != "report":
+                entry["options"] = entry.get("options", {}) | small_options(entry)
+
+    shrink(content["steps"])
+    Path("paper.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    main(["pipeline", "paper.yaml", "--jobs=2"])
+    page = Path("runs/paper/report.html").read_text()
+    assert "SFT-GT" in page
+    assert "GSM8K" in page or "gsm8k" in page
+    results = [result for record in find_records([Path("runs/paper/evaluate")]) for result in record.benchmarks]
+    trained_on = {result.model: result.trained_on for result in results}
+    assert len(trained_on) == len(results) == 3
+    assert trained_on.items() >= {"sft_gt": "maths", "tabom": "maths"}.items()
