@@ -1,5 +1,6 @@
 """Where prompts come from, and who judges the answers."""
 
+from tabom.tasks.addition import Addition
 from tabom.tasks.base import ExampleSource, Split, Task, generate_distinct, take
 from tabom.tasks.countdown import Countdown
 from tabom.tasks.open_prompts import OpenPrompts
@@ -10,6 +11,7 @@ from tabom.tasks.rows import read_rows
 from tabom.tasks.sudoku import Sudoku4x4
 
 __all__ = [
+    "Addition",
     "Countdown",
     "ExampleSource",
     "OpenPrompts",
