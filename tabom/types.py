@@ -16,6 +16,9 @@ from torch import Tensor
 NEVER = -1
 """``unmask_step`` of a position that was not revealed by decoding."""
 
+NO_TOKEN = -1
+"""In place of a token id where there is no token."""
+
 SELF_DISTILLED = "self_distilled"
 GROUND_TRUTH = "ground_truth"
 """``answers`` of held-out queries with the answers that the base decoded, or with the task's own."""
@@ -119,6 +122,8 @@ class _Rows:
             value: Any = getattr(self, field.name)
             if isinstance(value, Tensor):
                 chosen[field.name] = value[torch.tensor(rows, device=value.device)]
+            elif isinstance(value, Canvas):
+                chosen[field.name] = value.select(rows)
             elif not isinstance(value, str | _Rows) and value is not None:
                 chosen[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **chosen)
@@ -199,6 +204,8 @@ class TrajectoryBatch(_Rows):
             failed. None where rows are not compared.
         replay: Rows of the same step on which the model is kept near the base; None without replay. Their numbers are
             places in a stream that has no end.
+        teacher_prompt_ids: Prompt of each row for a teacher that is told the answer, ``NO_TOKEN`` to its left where it
+            is shorter than others; None unless the objective has such a teacher.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -215,6 +222,22 @@ class TrajectoryBatch(_Rows):
     row_weight: Float[Tensor, " B"] | None = None
     advantage: Float[Tensor, " B"] | None = None
     replay: "TrajectoryBatch | None" = None
+    teacher_prompt_ids: Int[Tensor, "B P"] | None = None
+
+
+@dataclass(frozen=True)
+class Canvas(_Rows):
+    """Another view of the rows of a batch, which may be wider or narrower than the batch.
+
+    Attributes:
+        noisy_ids: What is seen.
+        attention_mask: False on padding.
+        is_target: Positions whose token is asked for: as many in each row as in the batch, and in the same order.
+    """
+
+    noisy_ids: Int[Tensor, "B M"]
+    attention_mask: Bool[Tensor, "B M"]
+    is_target: Bool[Tensor, "B M"]
 
 
 @dataclass(frozen=True)
@@ -241,6 +264,7 @@ class CorruptedBatch(_Rows):
             With them, ``order`` is that of what was revealed next, and one later value for all other positions.
         row_weight: As in :class:`TrajectoryBatch`.
         advantage: As in :class:`TrajectoryBatch`.
+        reference_canvas: What the reference model sees, where that is not what the model sees; None where it is.
     """
 
     clean_ids: Int[Tensor, "B L"]
@@ -258,6 +282,7 @@ class CorruptedBatch(_Rows):
     is_candidate: Bool[Tensor, "B L"] | None = None
     row_weight: Float[Tensor, " B"] | None = None
     advantage: Float[Tensor, " B"] | None = None
+    reference_canvas: Canvas | None = None
 
 
 class TokenStatistics(NamedTuple):

@@ -32,6 +32,10 @@ FURTHER = (
     "plackett_luce",
     "boltzmann_kl",
     "shuffled_order",
+    "tad",
+    "lift",
+    "gift",
+    "d_opsd",
 )
 
 

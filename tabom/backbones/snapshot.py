@@ -1,4 +1,4 @@
-"""A backbone at an earlier step."""
+"""A backbone as a model to compare with: at present, or at an earlier step."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,20 +10,16 @@ from tabom.backbones.base import Backbone, Denoiser, without_dropout
 from tabom.functional.head import Head
 
 
-class Snapshot(Denoiser):
-    """A backbone as it was at some step: keeps copies of what is trained and shares the rest; never differentiated.
+class Present(Denoiser):
+    """A backbone as it is, without dropout: shares all weights, and is never differentiated.
 
     Args:
-        backbone: Lends its architecture and what is not trained.
-        weights: The trained weights by name; None copies the present ones.
+        backbone: Lends architecture and weights.
     """
 
-    def __init__(self, backbone: Backbone, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self._backbone = [backbone]  # in a list: not a part of this module
-        trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-        values = trained if weights is None else weights
-        self.weights = {name: values[name].detach().to(p.device, copy=True) for name, p in trained.items()}
 
     @property
     def mask_token_id(self) -> int:
@@ -37,20 +33,45 @@ class Snapshot(Denoiser):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states at that step."""
+        """Hidden states."""
         with self._restored() as backbone:
             return backbone(input_ids, attention_mask)
 
     @property
     def head(self) -> Head:
-        """The head of that step."""
+        """The backbone's, without a gradient."""
         with self._restored() as backbone:
             weight, bias, softcap = backbone.head
             return Head(weight.detach(), None if bias is None else bias.detach(), softcap)
 
     @contextmanager
     def _restored(self) -> Iterator[Backbone]:
-        """The backbone with the earlier weights, without dropout, for a while."""
+        """The backbone for a while; a cast that autocast made meanwhile has no gradient, and is not kept."""
+        (backbone,) = self._backbone
+        try:
+            with without_dropout(backbone):
+                yield backbone
+        finally:
+            torch.clear_autocast_cache()
+
+
+class Snapshot(Present):
+    """A backbone as it was at some step: keeps copies of what is trained and shares the rest.
+
+    Args:
+        backbone: Lends its architecture and what is not trained.
+        weights: The trained weights by name; None copies the present ones.
+    """
+
+    def __init__(self, backbone: Backbone, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(backbone)
+        trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        values = trained if weights is None else weights
+        self.weights = {name: values[name].detach().to(p.device, copy=True) for name, p in trained.items()}
+
+    @contextmanager
+    def _restored(self) -> Iterator[Backbone]:
+        """The backbone with the earlier weights for a while."""
         (backbone,) = self._backbone
         parameters = dict(backbone.named_parameters())
         present = {name: parameters[name].data for name in self.weights}
@@ -60,7 +81,7 @@ class Snapshot(Denoiser):
         try:
             for name, values in self.weights.items():
                 parameters[name].data = values
-            with without_dropout(backbone):
+            with super()._restored():
                 yield backbone
         finally:
             for name, values in present.items():

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tabom.backbones.base import Denoiser
-from tabom.functional.divergence import linear_kl_divergence
+from tabom.functional.divergence import Direction, linear_kl_divergence, top_k_divergence
 from tabom.functional.token_statistics import head_chunks, linear_token_statistics
 from tabom.seeding import RowDraws
-from tabom.types import CorruptedBatch, TokenStatistics
+from tabom.types import Canvas, CorruptedBatch, TokenStatistics
 
 
 class TargetPass:
@@ -19,15 +19,17 @@ class TargetPass:
     Args:
         denoiser: Whose predictions.
         corrupted: What it sees; results are (B, L), 0 where nothing is asked for.
+        canvas: What it sees instead; None for the same. The results stand where the batch asks for them.
 
     Attributes:
         hidden: Hidden states of the targets (K, D), row by row.
         head: What makes logits of them.
     """
 
-    def __init__(self, denoiser: Denoiser, corrupted: CorruptedBatch) -> None:
+    def __init__(self, denoiser: Denoiser, corrupted: CorruptedBatch, canvas: Canvas | None = None) -> None:
         self._corrupted = corrupted
-        self.hidden = denoiser(corrupted.noisy_ids, corrupted.attention_mask)[corrupted.is_target]
+        seen = corrupted if canvas is None else canvas
+        self.hidden = denoiser(seen.noisy_ids, seen.attention_mask)[seen.is_target]
         self.head = denoiser.head
         self._excluded = [denoiser.mask_token_id, *denoiser.unused_ids]
 
@@ -47,6 +49,15 @@ class TargetPass:
     def divergence_from(self, reference: "TargetPass") -> Tensor:
         """KL(reference || this) at each target (B, L) in nats, differentiable in this model's part."""
         found = linear_kl_divergence(reference.hidden, reference.head, self.hidden, self.head)
+        return _scatter(found, self._corrupted.is_target)
+
+    def top_k_divergence_from(
+        self, reference: "TargetPass", *, k: int, direction: Direction, clip: float | None
+    ) -> Tensor:
+        """:func:`tabom.functional.divergence.top_k_divergence` at each target (B, L), in nats."""
+        found = top_k_divergence(
+            reference.hidden, reference.head, self.hidden, self.head, k=k, direction=direction, clip=clip
+        )
         return _scatter(found, self._corrupted.is_target)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """Random masking, which ignores the order of decoding."""
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tabom.errors import check_range
@@ -39,7 +40,7 @@ class UniformMasking:
         is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
         noise = draws.per_position(is_maskable)
         is_masked = uniform_mask(is_maskable, mask_ratio, noise, at_least_one=self.at_least_one)
-        return _masked(batch, mask_token_id, is_maskable, is_masked, mask_ratio)
+        return masked(batch, mask_token_id, is_masked, mask_ratio=mask_ratio)
 
 
 class CountMasking:
@@ -63,17 +64,22 @@ class CountMasking:
         is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
         is_masked = count_mask(is_maskable, place, draws.per_position(is_maskable))
         mask_ratio = is_masked.sum(1) / is_maskable.sum(1).clamp(min=1)
-        return _masked(batch, mask_token_id, is_maskable, is_masked, mask_ratio)
+        return masked(batch, mask_token_id, is_masked, mask_ratio=mask_ratio)
 
 
-def _masked(
-    batch: TrajectoryBatch, mask_token_id: int, is_maskable: Tensor, is_masked: Tensor, mask_ratio: Tensor
+def masked(
+    batch: TrajectoryBatch,
+    mask_token_id: int,
+    is_masked: Bool[Tensor, "B L"],
+    *,
+    mask_ratio: Float[Tensor, " B"] | None = None,
 ) -> CorruptedBatch:
+    """Mask positions and ask for them; those that hold the mask token already count as masked, and are no targets."""
     return CorruptedBatch(
         clean_ids=batch.clean_ids,
         noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),
         attention_mask=batch.attention_mask,
-        is_masked=is_masked | (batch.is_response & ~is_maskable),
+        is_masked=is_masked | (batch.is_response & (batch.clean_ids == mask_token_id)),
         is_target=is_masked,
         order=torch.zeros_like(batch.clean_ids),
         recorded_entropy=batch.unmask_entropy,

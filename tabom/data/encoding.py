@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tabom.errors import TabomError, require
 from tabom.functional.end_of_sequence import until_eos
-from tabom.types import NEVER, Example, PromptBatch, SpecialIds, TrajectoryBatch
+from tabom.types import NEVER, NO_TOKEN, Example, PromptBatch, SpecialIds, TrajectoryBatch
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 """Token ids, or steps, of one sequence."""
@@ -35,6 +35,7 @@ class Row:
         block_length: Response tokens that were decoded before any to their right; None for all of them.
         row_weight: How much its loss counts; None where all rows of the data count alike.
         advantage: Verdict minus the mean verdict on its query; None where the data compare no rows.
+        teacher_prompt_ids: Prompt for a teacher that is told the answer; empty where there is none.
     """
 
     query_id: str
@@ -46,6 +47,12 @@ class Row:
     block_length: int | None = None
     row_weight: float | None = None
     advantage: float | None = None
+    teacher_prompt_ids: Tokens = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the longest canvas that the row is on."""
+        return max(len(self.prompt_ids), len(self.teacher_prompt_ids)) + len(self.response_ids)
 
 
 class NumberedRows(Sequence[Row]):
@@ -89,7 +96,12 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], query_
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], query_ids: Sequence[str], *, chat: bool
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    query_ids: Sequence[str],
+    *,
+    chat: bool,
+    systems: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """Token ids of each prompt.
 
@@ -98,11 +110,14 @@ def encode_prompts(
         prompts: Texts.
         query_ids: Named in error messages.
         chat: Whether each prompt is a user's turn, followed by the template's generation prompt.
+        systems: In a chat, what the system says before each of them; None for nothing.
 
     Raises:
         TabomError: If a prompt has no token, or holds the mask token, which decoding would fill in.
     """
-    texts = [_render(tokenizer, _turns(prompt), opened=True) for prompt in prompts] if chat else prompts
+    firsts = [[]] * len(prompts) if systems is None else [[{"role": "system", "content": text}] for text in systems]
+    chats = [first + _turns(prompt) for first, prompt in zip(firsts, prompts, strict=True)] if chat else []
+    texts = [_render(tokenizer, turns, opened=True) for turns in chats] if chat else prompts
     encoded = encode_text(tokenizer, texts, query_ids)
     mask = SpecialIds.of(tokenizer).mask
     for query_id, ids in zip(query_ids, encoded, strict=True):
@@ -290,6 +305,9 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
         block=torch.from_numpy(block),
         row_weight=_column([row.row_weight for row in rows]),
         advantage=_column([row.advantage for row in rows]),
+        teacher_prompt_ids=_pad_left([row.teacher_prompt_ids for row in rows], NO_TOKEN)
+        if len(rows[0].teacher_prompt_ids)
+        else None,
     )
 
 

@@ -98,6 +98,8 @@ class PromptDataModule(LightningDataModule):
             share them. None shares them out among the processes of this run beforehand.
         has_advantages: Whether rows of training data say how they compare with others of their query.
         replay: What the model is kept near the base on in a training; None for nothing.
+        teacher_prompt: How rows of training data tell a teacher the answer, as the objective words it; None for rows
+            that tell it nothing.
         max_length: Most tokens of prompt and response together, which the model sets; longer rows are refused by name
             when a loader is made. None: no limit.
 
@@ -107,6 +109,7 @@ class PromptDataModule(LightningDataModule):
 
     has_advantages = False
     replay: ReplayData | None = None
+    teacher_prompt: str | None = None
 
     def __init__(
         self,
@@ -267,12 +270,12 @@ class PromptDataModule(LightningDataModule):
         )
 
     def checked_lengths(self, rows: Sequence[Row]) -> list[int]:
-        """Tokens of each row.
+        """Tokens of each row, with the longer one of its prompts.
 
         Raises:
             TabomError: If one is longer than the model's positions.
         """
-        lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+        lengths = [row.num_tokens for row in rows]
         for row, length in zip(rows, lengths, strict=True) if self.max_length is not None else ():
             check_length(row.query_id, length, self.max_length)
         return lengths

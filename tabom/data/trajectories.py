@@ -18,53 +18,12 @@ from tabom.data.query_weighting import QueryWeighting, pass_rates
 from tabom.data.replay import ReplayData
 from tabom.data.stream import EndlessLoader, EndlessRows
 from tabom.data.tokenizer import tokenizer_fingerprint
+from tabom.data.trajectory_rows import TrajectoryRows, tell_answers
 from tabom.errors import TabomError, check_range, check_used, require
 from tabom.seeding import run_seed, share_of
 from tabom.tasks import ExampleSource, Split, Task
 from tabom.trajectories import TrajectoryTable, read_trajectories, row_names
 from tabom.types import GROUND_TRUTH, SELF_DISTILLED, Example, TrajectoryBatch
-
-
-class TrajectoryRows(Sequence[Row]):
-    """Some rows of a table, each made when it is asked for.
-
-    Args:
-        table: Trajectories.
-        indices: Of the rows, in their order.
-        row_weight: Of each of ``indices``, as :class:`tabom.data.encoding.Row` has it; None for none.
-        advantage: Of each of ``indices``; None for none.
-    """
-
-    def __init__(
-        self,
-        table: TrajectoryTable,
-        indices: Sequence[int],
-        *,
-        row_weight: npt.NDArray[np.float32] | None = None,
-        advantage: npt.NDArray[np.float32] | None = None,
-    ) -> None:
-        self._table = table
-        self._indices = indices
-        self._row_weight = row_weight
-        self._advantage = advantage
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._indices)
-
-    def __getitem__(self, position: int) -> Row:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Row whose response, steps and entropies are views of the table."""
-        table, index = self._table, self._indices[position]
-        return Row(
-            table.query_ids[index],
-            table.prompt_ids[index],
-            table.response_ids[index],
-            table.unmask_step[index],
-            table.unmask_entropy[index],
-            block_length=table.manifest.origin.block_length,
-            row_weight=None if self._row_weight is None else float(self._row_weight[position]),
-            advantage=None if self._advantage is None else float(self._advantage[position]),
-        )
 
 
 class TrajectoryDataModule(PromptDataModule):
@@ -220,12 +179,11 @@ class TrajectoryDataModule(PromptDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Trajectories that are not held out."""
-        if self.query_weighting != "none":
-            rows = self._weighted_rows()
-        elif self.answers == SELF_DISTILLED:
-            rows = TrajectoryRows(self._cut_table, self._trained(self._wanted))
+        if self.answers == GROUND_TRUTH:
+            indices = self._answered(self._trained(self._wanted), "data.answers ground_truth")
+            rows = self._ground_truth_rows(indices, truncate=self.truncate_answers)
         else:
-            rows = self._ground_truth_rows(self._answered(self._trained(self._wanted)), truncate=self.truncate_answers)
+            rows = self._self_distilled_rows()
         return self.training_loader(
             rows,
             self.batch_size,
@@ -329,8 +287,32 @@ class TrajectoryDataModule(PromptDataModule):
         first = {self.table.query_ids[i]: i for i in reversed(indices)}
         return sorted(first.values())
 
-    def _weighted_rows(self) -> TrajectoryRows:
-        """Rows that the other decodings of their queries give a weight or an advantage.
+    def _self_distilled_rows(self) -> TrajectoryRows:
+        """Rows with the weight or advantage that the other decodings of their queries give them.
+
+        Raises:
+            TabomError: If there are none.
+        """
+        is_wanted, rates = self._wanted, np.zeros(0, np.float32)
+        if self.query_weighting != "none":
+            is_wanted, rates = self._compared()
+        indices = self._trained(is_wanted)
+        told: list[list[int]] = []
+        if self.teacher_prompt is not None:
+            indices = self._answered(indices, "model.objective.teacher_prompt")
+            told = tell_answers(self.tokenizer, self._cut_table, indices, self.teacher_prompt, chat=self.chat_template)
+        advantage = (self.table.is_verified - rates)[indices] if self.has_advantages else None
+        weight = 1 - rates[indices] if self.query_weighting == "failure_rate" else None
+        return TrajectoryRows(
+            self._cut_table,
+            indices,
+            row_weight=None if weight is None else weight / weight.mean(),
+            advantage=advantage,
+            teacher_prompt_ids=told,
+        )
+
+    def _compared(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Rows that the other decodings of their queries say something of, and the pass rate of each row's query.
 
         Raises:
             TabomError: If there are none.
@@ -351,11 +333,7 @@ class TrajectoryDataModule(PromptDataModule):
             f"{self.path}: expected a query with verified and refused decodings for {kind}, found none of {len(ids)}",
         )
         rank_zero_info(f"{self.path}: {len(ids) - num_used} of {len(ids)} queries give nothing for {kind}, left out")
-        indices = self._trained(is_wanted)
-        if self.has_advantages:
-            return TrajectoryRows(self._cut_table, indices, advantage=(table.is_verified - rates)[indices])
-        weight = 1 - rates[indices]
-        return TrajectoryRows(self._cut_table, indices, row_weight=weight / weight.mean())
+        return is_wanted, rates
 
     def _indices(self, is_wanted: npt.NDArray[np.bool_], *, is_held_out: bool) -> list[int]:
         parts: dict[bool, list[int]] = {False: [], True: []}
@@ -371,13 +349,13 @@ class TrajectoryDataModule(PromptDataModule):
             )
         return parts[is_held_out]
 
-    def _answered(self, indices: list[int]) -> list[int]:
-        """Those that have a reference answer; says how many have none."""
+    def _answered(self, indices: list[int], option: str) -> list[int]:
+        """Those that have a reference answer, which an option needs; says how many have none."""
         answered = [i for i in indices if self.table.references[i]]
         num_left_out = len(indices) - len(answered)
         require(
             len(answered) > 0,
-            f"{self.path}: expected reference answers for data.answers ground_truth, found none in {len(indices)} rows",
+            f"{self.path}: expected reference answers for {option}, found none in {len(indices)} rows",
         )
         if num_left_out:
             rank_zero_info(

@@ -3,7 +3,7 @@
 Axes: K positions, of any shape where it says ``*K``; D and E hidden sizes, V vocabulary.
 """
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from tabom.functional.head import Head, HeadGradients, as_autocast, multiply, wide_dtype
 from tabom.functional.token_statistics import head_chunks, row_chunks
+
+Direction = Literal["forward", "reverse"]
 
 
 def kl_divergence(logits_p: Float[Tensor, "*K V"], logits_q: Float[Tensor, "*K V"]) -> Float[Tensor, "*K"]:
@@ -64,6 +66,54 @@ def linear_kl_divergence(
         hidden_q.reshape(-1, hidden_q.shape[-1]), *head_q, hidden_p.detach().reshape(-1, hidden_p.shape[-1]), *head_p
     )
     return divergence.reshape(hidden_q.shape[:-1])
+
+
+def top_k_divergence(
+    hidden_p: Float[Tensor, "K D"],
+    head_p: Head,
+    hidden_q: Float[Tensor, "K E"],
+    head_q: Head,
+    *,
+    k: int,
+    direction: Direction,
+    clip: float | None,
+) -> Float[Tensor, " K"]:
+    r"""Divergence of two models on the k tokens that the first finds likeliest, as if there were no others.
+
+    .. math:: \tilde p_v = \frac{p_v}{\sum_{u \in T} p_u}, \qquad
+        D = \sum_{v \in T} \min\left(c, \tilde q_v \log \frac{\tilde q_v}{\tilde p_v}\right) \text{ (reverse)},
+        \qquad \sum_{v \in T} \min\left(c, \tilde p_v \log \frac{\tilde p_v}{\tilde q_v}\right) \text{ (forward)}
+
+    T are those tokens, and c is the clip. Without a clip, and with k at the size of the vocabulary, it is
+    :math:`KL(q \| p)` or :math:`KL(p \| q)`. Differentiable with respect to the second model. Of its logits only k a
+    position are computed; of the first model's, a chunk is held at a time.
+
+    Args:
+        hidden_p: Of the reference model, which gets no gradient.
+        head_p: Its head.
+        hidden_q: Of the model that is compared with it, at the same positions.
+        head_q: Its head, of the same vocabulary.
+        k: Tokens, >= 1; more than the vocabulary has are all of them.
+        direction: Which distribution the mean is over: the reference model's (``forward``) or the other's.
+        clip: Largest value of a token's term in nats, > 0; larger ones get no gradient. None for no bound.
+
+    Returns:
+        Divergence in nats, in float32 or the wider dtype of ``hidden_q``; with a clip it may be below 0.
+
+    Example:
+        >>> hidden, head = torch.zeros(1, 2), Head(torch.ones(4, 2))
+        >>> top_k_divergence(hidden, head, hidden, head, k=2, direction="reverse", clip=None)
+        tensor([0.])
+    """
+    (hidden_p, head_p), (hidden_q, head_q) = as_autocast(hidden_p, head_p), as_autocast(hidden_q, head_q)
+    num_tokens = min(k, len(head_p.weight))
+    chunks = [head_p.wide_logits(hidden_p.detach()[rows]).topk(num_tokens, 1) for rows in head_chunks(hidden_p, head_p)]
+    places = torch.cat([chunk.indices for chunk in chunks])
+    log_p = torch.cat([chunk.values for chunk in chunks]).log_softmax(1)
+    log_q = head_q.chosen_logits(hidden_q, places).log_softmax(1)
+    first, second = (log_p, log_q) if direction == "forward" else (log_q, log_p)
+    terms = first.exp() * (first - second)
+    return (terms if clip is None else terms.clamp(max=clip)).sum(1)
 
 
 class _LinearKLDivergence(torch.autograd.Function):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _TILE_NUMBERS = 2**22
@@ -31,6 +31,15 @@ class Head(NamedTuple):
     def logits(self, hidden: Float[Tensor, "*K D"]) -> Float[Tensor, "*K V"]:
         """Scores in the dtype of ``hidden``, as the model itself gives them; differentiable."""
         scores = F.linear(hidden, self.weight, self.bias)
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+    def chosen_logits(self, hidden: Float[Tensor, "K D"], token_ids: Int[Tensor, "K T"]) -> Float[Tensor, "K T"]:
+        """Scores of some tokens at each position, in float32 or wider; differentiable."""
+        wide = wide_dtype(hidden.dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = torch.einsum("kd,ktd->kt", hidden.to(wide), self.weight[token_ids].to(wide))
+        if self.bias is not None:
+            scores = scores + self.bias[token_ids].to(wide)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     @torch.no_grad()

@@ -64,9 +64,25 @@ def fixed_ratio_mask(
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio: expected a number in (0, 1], got {ratio}")
     num_masked = (ratio * is_response.sum(1).double()).round().clamp(min=1)
-    permutation = noise.masked_fill(~is_response, torch.inf).argsort(dim=1, stable=True)
-    rank = permutation.argsort(dim=1)
-    return is_response & (rank < num_masked[:, None])
+    return lowest(noise, num_masked, where=is_response)
+
+
+def lowest(
+    values: Float[Tensor, "B L"], number: Float[Tensor, " B"] | Int[Tensor, " B"], *, where: Bool[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """Positions of the lowest values of each row; equal ones by position.
+
+    Args:
+        values: Finite at ``where``.
+        number: How many of each row; all where it has fewer.
+        where: Positions among which they are.
+
+    Example:
+        >>> lowest(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([1]), where=torch.tensor([[True, False, True]]))
+        tensor([[False, False,  True]])
+    """
+    rank = values.masked_fill(~where, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+    return where & (rank < number[:, None])
 
 
 def stratified(noise: Float[Tensor, " B"], jitter: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -114,8 +130,7 @@ def count_mask(
     """
     length = is_response.sum(1)
     num_masked = torch.minimum((place * length).long(), length - 1) + 1
-    rank = noise.masked_fill(~is_response, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
-    return is_response & (rank < num_masked[:, None])
+    return lowest(noise, num_masked, where=is_response)
 
 
 def segment_start(

@@ -18,12 +18,11 @@ from torch.optim import Optimizer
 from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.snapshot import Snapshot
-from tabom.backbones.target_pass import TargetPass
 from tabom.data import PromptDataModule
 from tabom.errors import TabomError, check_range, check_used, require
 from tabom.modules.averaging import check_averaging, keep_frozen_weights
 from tabom.modules.checkpoints import check_weights
-from tabom.modules.reference import Reference
+from tabom.modules.reference import Reference, measure
 from tabom.modules.resuming import Resumption
 from tabom.modules.schedules import CosineWithWarmup, check_settings
 from tabom.objectives import Objective, Replay
@@ -74,7 +73,8 @@ class TrainingModule(LightningModule):
         super().__init__()
         check_range("interpolation", interpolation, least=0, most=1)
         owner = f"{type(objective).__name__}, in these settings"
-        check_used("reference", reference, "base", is_used=objective.needs_reference, owner=owner)
+        has_choice = objective.needs_reference and not objective.reference_is_model
+        check_used("reference", reference, "base", is_used=has_choice, owner=owner)
         self.interpolation = interpolation
         self.objective = objective
         self.validation = validation
@@ -103,6 +103,7 @@ class TrainingModule(LightningModule):
             check_averaging(self.trainer)
             require(self.interpolation == 1, f"interpolation: expected 1 in a training, got {self.interpolation}")
             self.objective.check_response_length(self._data.response_length)
+            self._data.teacher_prompt = self.objective.teacher_prompt
             require(
                 self.objective.tilt is not None or not self._data.has_advantages,
                 "data.query_weighting: expected none or failure_rate without a tilt, got advantage; "
@@ -261,22 +262,16 @@ class TrainingModule(LightningModule):
             raise TabomError("training batch: expected row_numbers, which random masks are drawn by, got none")
         draws = RowDraws.of_numbers(stream_key(self._seed, "train", self.current_epoch), batch.row_numbers)
         self.objective.set_step(self.global_step)
-        corrupted = self.objective.corrupt(batch, self.backbone.mask_token_id, draws)
-        reference, sampled_ids, compared = None, None, None
-        if self.objective.needs_reference:
-            reference, sampled_ids, compared = self._reference.statistics(
-                self.objective,
-                corrupted,
-                backbone=self.backbone,
-                base=self._base[0],
-                step=self.global_step,
-                draws=draws,
-            )
-        seen, temperature = TargetPass(self.backbone, corrupted), self.objective.entropy_temperature
-        statistics = seen.statistics(sampled_ids, entropy_temperature=temperature)
-        if compared is not None and self.objective.needs_divergence:
-            statistics = statistics._replace(divergence=seen.divergence_from(compared))
-        terms = self.objective.terms(statistics, corrupted, reference)
+        measured = measure(
+            self.objective,
+            batch,
+            backbone=self.backbone,
+            reference=self._reference,
+            base=next(iter(self._base), None),
+            step=self.global_step,
+            draws=draws,
+        )
+        terms = self.objective.terms(*measured)
         if batch.replay is not None:
             terms |= self._replayed(terms["loss"], batch.replay)
         self._check_finite(terms, batch)

@@ -8,6 +8,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tabom.backbones.target_pass import TargetPass
 from tabom.errors import TabomError, check_range
 from tabom.functional.reduction import masked_mean
 from tabom.functional.tilting import tilted_divergence
@@ -16,6 +17,8 @@ from tabom.types import CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 Reduction = Literal["trajectories", "batch_tokens"]
 Corruption = Callable[[TrajectoryBatch, int, RowDraws], CorruptedBatch]
+Look = Callable[[CorruptedBatch], TokenStatistics]
+"""Statistics of the model that is trained at the targets of a batch (B, L), without a gradient and without dropout."""
 
 
 def _identity(values: Tensor) -> Tensor:
@@ -37,13 +40,17 @@ class Objective(ABC):
 
     Attributes:
         needs_reference: Whether :meth:`terms` needs statistics of a reference model on the same corrupted batch: the
-            base that training started from, or a later snapshot.
+            base that training started from, a later snapshot, or the model itself. What it sees may differ
+            (``reference_canvas`` of :class:`tabom.types.CorruptedBatch`).
         reference_interval: Optimizer steps after which the reference becomes a snapshot of the model; None keeps the
             base.
         sample_temperature: The reference samples a token at every target at this temperature (0: the likeliest), whose
             negative log-likelihood comes as ``sampled_nll``; None for no such tokens.
         entropy_temperature: The entropies are those of softmax(logits / temperature).
         needs_divergence: Whether :meth:`terms` needs the divergence from the reference.
+        reference_is_model: Whether the reference is the model with its present weights, not differentiated.
+        teacher_prompt: Text with ``{answer}`` in the place of the reference answer, which the rows' prompts for a
+            teacher begin with; None where none are needed.
         mean_over_ranks: Averages a tensor over the processes that train together; set by the module. With it the
             average of the processes' losses and gradients is that of one process with all rows.
     """
@@ -54,6 +61,8 @@ class Objective(ABC):
     entropy_temperature = 1.0
 
     needs_divergence = False
+    reference_is_model = False
+    teacher_prompt: str | None = None
 
     def __init__(self, corruption: Corruption, *, supervise_padding: bool, tilt: float | None = None) -> None:
         check_range("tilt", tilt, least=0)
@@ -70,7 +79,20 @@ class Objective(ABC):
 
     def corrupt(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Choose what the model sees and is asked for; what a row gets depends on the row and its draws alone."""
-        corrupted = self._with_credit(self._corruption(batch, mask_token_id, draws), batch)
+        return self._finished(self._corruption(batch, mask_token_id, draws), batch)
+
+    def corrupt_by_model(
+        self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws, look: Look
+    ) -> CorruptedBatch:
+        """As :meth:`corrupt`, for objectives whose choice depends on what the model says of another corruption.
+
+        Those call ``look`` equally often for every batch, so that processes that share weights wait for each other.
+        """
+        del look
+        return self.corrupt(batch, mask_token_id, draws)
+
+    def _finished(self, corrupted: CorruptedBatch, batch: TrajectoryBatch) -> CorruptedBatch:
+        corrupted = self._with_credit(corrupted, batch)
         if self.supervise_padding:
             return corrupted
         return dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
@@ -95,7 +117,7 @@ class Objective(ABC):
         Args:
             statistics: Of the targets; (B, L), anything where nothing was asked for.
             corrupted: What :meth:`corrupt` returned.
-            reference: The same of the reference model, without a gradient, where ``needs_reference``.
+            reference: Statistics of the reference model, without a gradient, where ``needs_reference``.
 
         Returns:
             ``loss``, which is minimised, and further scalars to be logged, in nats unless said otherwise.
@@ -123,7 +145,16 @@ class Objective(ABC):
                 reference.nll.where(corrupted.is_target, 0.0),
                 tilt=self.tilt if advantage is None else (self.tilt * advantage[:, None]).to(losses).expand_as(losses),
             )
-        return losses if corrupted.row_weight is None else losses * corrupted.row_weight[:, None]
+        return self.weighted(losses, corrupted)
+
+    @staticmethod
+    def weighted(values: Float[Tensor, "B L"], corrupted: CorruptedBatch) -> Float[Tensor, "B L"]:
+        """Values of the positions times the weights of their rows."""
+        return values if corrupted.row_weight is None else values * corrupted.row_weight[:, None]
+
+    def divergence(self, seen: TargetPass, reference: TargetPass) -> Tensor:
+        """Divergence of the model from the reference at each target (B, L) in nats, where ``needs_divergence``."""
+        return seen.divergence_from(reference)
 
     def mean_of_rows(
         self, values: Float[Tensor, " B"], where: Bool[Tensor, " B"], corrupted: CorruptedBatch
@@ -135,6 +166,11 @@ class Objective(ABC):
         if corrupted.advantage is not None:
             where = where & (corrupted.advantage > 0)
         return self.mean_where(values if corrupted.row_weight is None else values * corrupted.row_weight, where)
+
+    def learnable(self, batch: TrajectoryBatch, mask_token_id: int) -> Bool[Tensor, "B L"]:
+        """Response positions whose token may be asked for: not where decoding left a mask token."""
+        is_present = batch.is_response & (batch.clean_ids != mask_token_id)
+        return is_present if self.supervise_padding else is_present & ~batch.is_filler
 
     def check_response_length(self, response_length: int) -> None:
         """Raise ``TabomError`` where the objective cannot work with so many response tokens."""

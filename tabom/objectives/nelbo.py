@@ -88,10 +88,7 @@ class NelboObjective(Objective):
             return corrupted
         if self.weighting == "inverse_ratio":
             assert corrupted.mask_ratio is not None
-            is_learnable = batch.is_response & (batch.clean_ids != mask_token_id)
-            if not self.supervise_padding:
-                is_learnable = is_learnable & ~batch.is_filler
-            weight = inverse_ratio_weights(is_learnable, corrupted.mask_ratio)
+            weight = inverse_ratio_weights(self.learnable(batch, mask_token_id), corrupted.mask_ratio)
         else:
             is_visible = batch.attention_mask & (corrupted.noisy_ids != mask_token_id)
             weight = cart_weights(is_visible, p=self.cart_p)
