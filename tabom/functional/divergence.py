@@ -95,7 +95,8 @@ def top_k_divergence(
         head_q: Its head, of the same vocabulary.
         k: Tokens, >= 1; more than the vocabulary has are all of them.
         direction: Which distribution the mean is over: the reference model's (``forward``) or the other's.
-        clip: Largest value of a token's term in nats, > 0; larger ones get no gradient. None for no bound.
+        clip: Largest value of a token's term in nats, > 0; larger ones get no gradient. None for no bound. With it the
+            minimum lies below 0, and not where both models agree.
 
     Returns:
         Divergence in nats, in float32 or the wider dtype of ``hidden_q``; with a clip it may be below 0.
