@@ -181,7 +181,7 @@ def test_overlays_of_an_evaluation(family, tmp_path, monkeypatch):
     cli = instantiate("evaluate", ROOT / "evaluate" / f"{family}_gsm8k.yaml", two, adapter)
     assert (cli.model.sampler.tokens_per_step, cli.model.sampler.temperature > 0) == (2, family == "dream")
     expected = yaml.safe_load((ROOT / "parts" / f"{family}_backbone.yaml").read_text())["init_args"]["lora"]
-    lora = cli.model._source.lora
+    lora = cli.model.source.lora
     assert (lora.r, lora.alpha, list(lora.target_modules)) == tuple(expected.values())
     assert "class_path" not in adapter.read_text() + two.read_text()
 
@@ -285,7 +285,7 @@ def test_released_recipes(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = ROOT / recipe / "tabom.yaml"
     cli = instantiate("fit", path)
-    objective, source = cli.model.objective, cli.model._source
+    objective, source = cli.model.objective, cli.model.source
     optimizer = cli.config["fit"]["model"]["init_args"]["optimizer"]["init_args"]
     assert {
         "rank_weight": objective.rank_weight,

@@ -39,16 +39,18 @@ def test_python_of_readme_and_library_page_runs(repository, tmp_path, monkeypatc
         ("batch_size=48", "batch_size=4"),
         ("=150", "=2"),
         ("num_warmup_steps=15", "num_warmup_steps=1"),
+        ("base_domains={", "validation=ValidationSizes(4, 4, 4), base_domains={"),
+        ("import TrajectoryDataModule", "import TrajectoryDataModule, ValidationSizes"),
     ):
         assert long in text
         text = text.replace(long, short)
-    names = {}
+    names = {"__name__": "page"}
     for _, code in blocks(text, "python"):
         exec(compile(code, "README.md and docs/library.md", "exec"), names)
     out = capsys.readouterr().out
     assert "steps" in out
     assert "tensor([0.0667])" in out
-    assert (tmp_path / "runs/mine/model.safetensors").is_file()
+    assert (tmp_path / "runs/library/weights/model.safetensors").is_file()
 
 
 @pytest.mark.slow  # eight commands, the sweep's runs among them

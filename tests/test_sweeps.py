@@ -148,7 +148,7 @@ def test_what_follows_evaluates_what_was_trained(name, monkeypatch, tmp_path):
         objects = parser.instantiate_classes(Namespace(model=config.model, data=config.data))
         assert verb == "evaluate"
         assert config.ckpt_path == str(tmp_path / "checkpoints/last.ckpt")
-        evaluated, trained = objects.model._source, model._source
+        evaluated, trained = objects.model.source, model.source
         assert (evaluated.path, evaluated.lora) == (trained.path, trained.lora)
         assert (objects.model.name, objects.model.trained_on) == ("margin=0.1", "maths")
         assert objects.data.benchmark.keeps_special_tokens  # the released variant

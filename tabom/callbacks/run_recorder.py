@@ -10,58 +10,58 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tabom.callbacks.environment import environment
 from tabom.callbacks.interruption import Interrupted
-from tabom.callbacks.tracking import discard_runs, wandb_runs
+from tabom.callbacks.made_with import configuration
+from tabom.callbacks.tracking import wandb_runs
 from tabom.data import TrajectoryDataModule
-from tabom.storage.claims import remove_empty
-from tabom.storage.files import file_sha256, whole_file
+from tabom.errors import require
+from tabom.seeding import run_seed
+from tabom.storage.files import file_sha256
 from tabom.storage.log import append_line
 from tabom.storage.run_record import DIRECTORY, Sample
+from tabom.storage.typed import LARGEST
 from tabom.trajectories import Manifest
 from tabom.trajectories.manifest import MANIFEST_NAME
 from tabom.types import TrajectoryBatch
 from tabom.validation import Validation
 
-CONFIG_NAME = "tabom_config.yaml"
+_TRAINED_BY = "_recorded_training"
+"""Of a module: the run that has trained it in this process."""
 
 
-class RunRecorder(SaveConfigCallback):
-    """Keeps the record of :mod:`tabom.storage.run_record`, and the resolved configuration as a replayable file.
+class RunRecorder(Callback):
+    """Keeps the record of :mod:`tabom.storage.run_record`, from which ``tabom report`` makes its pages.
 
     The record lies in ``records/`` of the trainer's ``default_root_dir``. In W&B the configuration is under ``cli``,
     as searchable keys in their short form (``cli.model.objective.margin``), and environment, seed, inputs and parent
-    are under ``run``; the file is ``tabom_config.yaml`` in the run's own directory, since ``save_dir`` may be shared by
-    several. Without W&B it is in the logger's directory, or in ``default_root_dir``.
+    are under ``run``. Each call of the trainer, such as ``fit`` or ``test``, is a run with a record of its own; a test
+    of the module that a recorded training has trained belongs to that training.
 
     Args:
-        parser: Of the verb.
-        config: Resolved.
-        command: Words after ``tabom``.
-        options: Those of Lightning's own callback.
+        name: What reports call the model that is trained or measured; ``base`` for one that was not post-trained.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Any, command: list[str], **options: Any) -> None:
-        super().__init__(parser, config, **options)
-        self._command = command
+    def __init__(self, name: str) -> None:
+        require(name != "", "name: expected what reports are to call the model, got an empty one")
+        self._name = name
         self._run_id = ""
         self._path: Path | None = None  # this and the W&B runs: on the first process alone
         self._wandb_runs: list[Any] = []
-        self._start = time.monotonic()
-        self._num_steps = self._num_tokens = 0
-        self._is_ended = False
-        self._has_begun = False
-        self._replaced: dict[Path, bytes | None] = {}  # configuration files, and what was in their places
+        self._begin_counting()
 
     @property
     def path(self) -> Path | None:
         """The record, on the first process alone."""
         return self._path
+
+    @property
+    def state_key(self) -> str:
+        """The same for every recorder, so that each finds the run in another's checkpoint."""
+        return RunRecorder.__name__
 
     def state_dict(self) -> dict[str, Any]:
         """The run that a checkpoint comes from."""
@@ -74,68 +74,48 @@ class RunRecorder(SaveConfigCallback):
             run.config.update({"run": {**run.config["run"], "parent": state_dict["run_id"]}}, allow_val_change=True)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for the directory on every process, since ``log_dir`` is a collective call."""
-        self._log_dir = Path(trainer.log_dir or trainer.default_root_dir)
-        super().setup(trainer, pl_module, stage)
+        """Begin a record, on the first process."""
+        del stage
+        self._begin_counting()
+        if not trainer.is_global_zero:
+            return
+        verb = trainer.state.fn.value  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        content = {"name": self._name, "command": [], "config_files": [], "seed": run_seed() & LARGEST}
+        self.begin(trainer, verb, configuration(trainer, pl_module), **content)
+        parent = vars(pl_module).get(_TRAINED_BY)
+        if parent is not None:
+            self.load_state_dict({"run_id": parent})
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write once, on the first process."""
-        del pl_module, stage
+    def begin(self, trainer: Trainer, verb: str, config: dict[str, Any], *, seed: int, **content: Any) -> None:
+        """Write the first line of a record, and its content to W&B.
+
+        Args:
+            trainer: Of the run.
+            verb: ``fit``, ``validate``, ``test``, ``predict`` or ``evaluate``.
+            config: Resolved configuration.
+            seed: Of the run.
+            content: Of the line, beside what is the same for every run.
+        """
         self._wandb_runs = wandb_runs(trainer)
         own_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         self._run_id = self._wandb_runs[0].id if self._wandb_runs else own_id
-        text = self.parser.dump(self.config, skip_unset=False)
-        config = yaml.safe_load(text)
-        content = {
-            "environment": environment(trainer.world_size),
-            "seed": config["seed_everything"],
-            "inputs": _inputs(trainer),
-        }
+        known = {"environment": environment(trainer.world_size), "seed": seed, "inputs": _inputs(trainer)}
         wandb: dict[str, Any] | None = None
         for run in reversed(self._wandb_runs):
-            run.config.update({"cli": _short(config), "run": content}, allow_val_change=True)
+            run.config.update({"cli": _short(config), "run": known}, allow_val_change=True)
             directory = str(Path(run.dir).parent)  # which wandb sync takes
             wandb = {"id": run.id, "group": run.group, "sweep_id": run.sweep_id, "directory": directory}
-        for directory in {Path(run.dir) for run in self._wandb_runs} or {self._log_dir}:
-            directory.mkdir(parents=True, exist_ok=True)
-            path = directory / CONFIG_NAME
-            self._replaced[path] = path.read_bytes() if path.is_file() else None
-            with whole_file(path) as file:
-                file.write(text.encode())
         now = datetime.datetime.now(tz=datetime.UTC)
         directory = Path(trainer.default_root_dir) / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / f"{self._command[0]}-{now:%Y%m%d-%H%M%S}-{self._run_id}.jsonl"
-        self.write(
-            "start",
-            verb=self._command[0],
-            run_id=self._run_id,
-            time=now.isoformat(),
-            command=self._command,
-            config_files=[str(file) for file in self.config.get("config") or ()],
-            config=config,
-            **content,
-            wandb=wandb,
-        )
+        self._path = directory / f"{verb}-{now:%Y%m%d-%H%M%S}-{self._run_id}.jsonl"
+        first = {"run_id": self._run_id, "time": now.isoformat(), "config": config}
+        self.write("start", verb=verb, **first, **content, **known, wandb=wandb)
 
-    def on_train_start(self, *_: Any, **__: Any) -> None:
-        """Keep the record, whatever happens."""
-        self._has_begun = True
-
-    on_validation_start = on_test_start = on_predict_start = on_train_start
-
-    def withdraw(self, trainer: Trainer) -> None:
-        """Remove what was written of a run that was refused before it began; an online run stays with the server."""
-        if self._has_begun:
-            return
-        for path, before in self._replaced.items():
-            path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
-        written = list(self._replaced)
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            written.append(self._path)
-        runs = discard_runs(trainer.loggers)
-        remove_empty([*(path.parent for path in written), *runs, Path(trainer.default_root_dir)])
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note in the module that this run trains it."""
+        del trainer
+        vars(pl_module)[_TRAINED_BY] = self._run_id
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -177,6 +157,11 @@ class RunRecorder(SaveConfigCallback):
         """Note that the run has finished."""
         del pl_module, stage
         self._end(trainer, "finished", "")
+
+    def _begin_counting(self) -> None:
+        self._start = time.monotonic()
+        self._num_steps = self._num_tokens = 0
+        self._is_ended = False
 
     @property
     def _seconds(self) -> float:

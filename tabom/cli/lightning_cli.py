@@ -29,9 +29,10 @@ import tabom.objectives
 import tabom.samplers
 import tabom.tasks
 import tabom.validation
-from tabom.callbacks import Interrupted, LastCheckpoint, RunRecorder, interruptible
+from tabom.callbacks import Interrupted, LastCheckpoint, interruptible
 from tabom.callbacks.tracking import end_runs, start_runs, without_disabled
 from tabom.cli.checks import check_file
+from tabom.cli.command_recorder import CommandRecorder
 from tabom.cli.config_errors import explain, misplaced_values
 from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_tokenizer
 from tabom.cli.former_names import renamed_words, renaming
@@ -173,7 +174,7 @@ class TabomCLI(LightningCLI):
                 super()._run_subcommand(subcommand)
         except TabomError:
             for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-                if isinstance(callback, RunRecorder):
+                if isinstance(callback, CommandRecorder):
                     callback.withdraw(self.trainer)
             raise
 
@@ -291,8 +292,8 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,  # modules are made from configs; to note theirs takes long
                 trainer_class=trainer_class,
-                save_config_callback=RunRecorder,
-                save_config_kwargs={"save_to_log_dir": False, "command": list(words)},
+                save_config_callback=CommandRecorder,  # pyright: ignore[reportArgumentType]
+                save_config_kwargs={"command": list(words)},
                 parser_kwargs={words[0]: {"verb": words[0]}},
                 args=["--help" if word == "--help=all" else word for word in words],
             )

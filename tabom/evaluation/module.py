@@ -70,7 +70,7 @@ class BenchmarkModule(LightningModule):
         self.ckpt_path: str | None = None
         self.callback_states: dict[str, Any] = {}
         self.on_started = self.on_finished = _nobody
-        self._source = backbone
+        self.source = backbone
         self._is_compiled = compile
 
     def setup(self, stage: str) -> None:
@@ -86,7 +86,7 @@ class BenchmarkModule(LightningModule):
         """
         if "backbone" in self._modules:
             return
-        self.backbone = self._source.load(self.data.tokenizer)
+        self.backbone = self.source.load(self.data.tokenizer)
         if self.ckpt_path is not None:
             self._load(read_checkpoint(Path(self.ckpt_path)))
         if self._is_compiled:
@@ -111,7 +111,7 @@ class BenchmarkModule(LightningModule):
     @property
     def model_name(self) -> str:
         """What the model is called in tables."""
-        return self.name or self.ckpt_path or getattr(self._source, "path", type(self._source).__name__)
+        return self.name or self.ckpt_path or getattr(self.source, "path", type(self.source).__name__)
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the answers, besides the model, as JSON can hold it."""

@@ -78,7 +78,7 @@ class DistillationModule(LightningModule):
         self.early_finish = early_finish
         self.on_finished: Callable[[int], None] | None = None
         self._is_compiled = compile
-        self._source = backbone
+        self.source = backbone
 
     def setup(self, stage: str) -> None:
         """Raise ``TabomError`` if the sampler does not fit the response length."""
@@ -88,7 +88,7 @@ class DistillationModule(LightningModule):
     def configure_model(self) -> None:
         """Read the weights."""
         if "backbone" not in self._modules:
-            self.backbone = self._source.load(self.data.tokenizer)
+            self.backbone = self.source.load(self.data.tokenizer)
             self.data.max_length = self.backbone.max_length
             self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
             if self._is_compiled:

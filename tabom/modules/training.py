@@ -55,6 +55,9 @@ class TrainingModule(LightningModule):
 
     Raises:
         TabomError: If ``interpolation`` is not from 0 to 1, or ``reference`` is set for an objective without one.
+
+    Attributes:
+        source: Where the weights come from.
     """
 
     backbone: Backbone
@@ -79,7 +82,7 @@ class TrainingModule(LightningModule):
         self.objective = objective
         self.validation = validation
         self.replay = replay
-        self._source = backbone
+        self.source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._base: list[Denoiser] = []  # in a list: neither trained, nor saved, nor wrapped
@@ -123,9 +126,9 @@ class TrainingModule(LightningModule):
         """Make or read the weights; spread them over the processes if the strategy has a device mesh (FSDP2)."""
         if "backbone" in self._modules:
             return
-        self.backbone = self._source.load(self._data.tokenizer)
+        self.backbone = self.source.load(self._data.tokenizer)
         self._data.max_length = self.backbone.max_length
-        if self._source.is_pretrained:
+        if self.source.is_pretrained:
             self._base = [self.backbone.reference()]
         if self._compared_with == "start":
             require(
@@ -135,14 +138,14 @@ class TrainingModule(LightningModule):
             self._reference = Reference(Snapshot(self.backbone))
         self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
         require(
-            self._source.is_pretrained or not self.objective.needs_reference,
+            self.source.is_pretrained or not self.objective.needs_reference,
             f"objective: {type(self.objective).__name__} compares with a reference model, so expected a pretrained "
-            f"backbone, got {type(self._source).__name__}",
+            f"backbone, got {type(self.source).__name__}",
         )
         require(
-            self._source.is_pretrained or self._data.replay is None,
+            self.source.is_pretrained or self._data.replay is None,
             "data.replay: expected a pretrained backbone, which the replay keeps the model near, got "
-            f"{type(self._source).__name__}",
+            f"{type(self.source).__name__}",
         )
         if self.device_mesh is not None:
             dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None

@@ -208,11 +208,12 @@ class Results:
 def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     """Find out which run belongs to which method, and which count.
 
-    A label is the stems of a run's ``--config`` files. A test belongs to the training whose checkpoint it loaded. What
-    varies within a label are its settings; seed, paths, logger, callbacks and machine are none. A test without a
-    checkpoint measures the base. Of a resumed training the last run counts, of several runs that are alike the latest;
-    of those that were measured on different tasks, files or numbers of examples those of which there are most, and of
-    equally many those without a limit. A run of benchmarks has the name that it gives its model as its label.
+    A label is the stems of a run's ``--config`` files, or the name that a Python program gave. A test belongs to the
+    training whose checkpoint it loaded. What varies within a label are its settings; seed, paths, logger, callbacks and
+    machine are none. A test without a checkpoint measures the base. Of a resumed training the last run counts, of
+    several runs that are alike the latest; of those that were measured on different tasks, files or numbers of examples
+    those of which there are most, and of equally many those without a limit. A run of benchmarks has the name that it
+    gives its model as its label.
 
     Args:
         records: By time.
@@ -305,6 +306,8 @@ def _labels(records: Sequence[RunRecord], made_by: Mapping[Path, list[RunRecord]
     def label(record: RunRecord) -> str:
         if record.benchmarks:
             return ", ".join(dict.fromkeys(result.model for result in record.benchmarks))
+        if record.name:
+            return record.name
         if record.verb in STAGES and record.config.get("ckpt_path") is None and record.base_model:
             return BASE
         names = (f"{f.parent.name}/{f.stem}" if counts[f.stem] > 1 else f.stem for f in files[record.path])

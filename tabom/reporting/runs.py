@@ -67,7 +67,7 @@ def runs_section(records: Sequence[RunRecord], results: Results) -> Section:
         commands.append(
             {
                 "run": record.run_id,
-                "command": f"tabom {shlex.join(record.command)}",
+                "command": f"tabom {shlex.join(record.command)}" if record.command else "(a Python program)",
                 "commit": record.commit + (" + changes" if record.environment["is_git_dirty"] else ""),
                 "environment": str(environments.index(tuple(_environment(record).items())) + 1),
                 "data": record.data[:12] or MISSING,

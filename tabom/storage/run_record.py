@@ -151,7 +151,7 @@ class BenchmarkResult:
         return self.values.get(f"{name}_stderr,{filtering}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Start:
     """The first line."""
 
@@ -165,9 +165,10 @@ class _Start:
     seed: int
     inputs: dict[str, dict[str, Any]]
     wandb: dict[str, Any] | None
+    name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord(_Start):
     """One run, as far as it came.
 
@@ -176,13 +177,14 @@ class RunRecord(_Start):
         verb: ``fit``, ``validate``, ``test``, ``predict`` or ``evaluate``.
         run_id: Unique; the one of W&B where W&B is on.
         time: Of the start, UTC, ISO 8601.
-        command: Words after ``tabom``.
+        command: Words after ``tabom``; empty for a run of a Python program.
         config_files: Those given by ``--config``.
-        config: Resolved configuration.
+        config: Resolved configuration; of a Python program as far as the objects tell.
         environment: Commit, versions and hardware.
         seed: ``seed_everything``.
         inputs: Fingerprints of what was read.
         wandb: Id, group, sweep and directory of the W&B run, or None.
+        name: What a Python program calls the model; empty for a run of the command line.
         parent: Id of the run whose checkpoint was loaded, or None.
         state: ``running`` also for one that was killed.
         reason: Why it was stopped or failed.
