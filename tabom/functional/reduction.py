@@ -15,3 +15,19 @@ def masked_mean(values: Float[Tensor, "*B K"], where: Bool[Tensor, "*B K"]) -> F
         tensor([2., 0.])
     """
     return values.where(where, 0.0).sum(-1) / where.sum(-1).clamp(min=1)
+
+
+def standard_error(mean: Float[Tensor, "*S"], mean_square: Float[Tensor, "*S"], num: Tensor) -> Float[Tensor, "*S"]:
+    """Standard error of a mean over independent values, from the means of the values and of their squares.
+
+    Args:
+        mean: Of the values.
+        mean_square: Of their squares.
+        num: Number of values, a scalar; the error of a single value is NaN.
+
+    Example:
+        >>> import torch
+        >>> standard_error(torch.tensor(0.5), torch.tensor(0.5), torch.tensor(101))
+        tensor(0.0500)
+    """
+    return ((mean_square - mean.square()).clamp(min=0) / (num - 1)).sqrt()

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from tabom.functional.reduction import masked_mean
+from tabom.functional.reduction import masked_mean, standard_error
 
 
 class Forgetting(Metric):
@@ -65,7 +65,6 @@ class Forgetting(Metric):
         The error of a single sequence is NaN.
         """
         mean = self.sums / self.num_sequences
-        variance = (self.squares / self.num_sequences - mean.square()).clamp(min=0)
-        error = (variance / (self.num_sequences - 1)).sqrt()
+        error = standard_error(mean, self.squares / self.num_sequences, self.num_sequences)
         names = ("nelbo", "nelbo_change", "kl")
         return dict(zip((*names, *(f"{name}_error" for name in names)), (*mean, *error), strict=True))

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, SumMetric
 from tabom.backbones import Backbone
 from tabom.errors import check_range, require
 from tabom.functional.discrimination import End, counted_positions
+from tabom.functional.reduction import standard_error
 from tabom.metrics import MeanCurve, PassAtK, TrajectoryDiscriminationScore
 from tabom.samplers import Sampler
 from tabom.types import DecodedBatch, PromptBatch, TrajectoryRow, Verdict
@@ -97,7 +98,7 @@ class DecodingMeasures(nn.Module):
             self.pass_at_k.update(len(samplers), num_correct.to(batch.noisy_ids.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Accuracies with their standard errors over the prompts, ``NAME_error``; ``tds`` and ``pass_at_K``.
+        """Accuracies and ``pass_at_K`` with their standard errors over the prompts, ``NAME_error``; ``tds``.
 
         The error of a single prompt is NaN.
         """
@@ -105,7 +106,7 @@ class DecodingMeasures(nn.Module):
         num_prompts = self.num_prompts.compute()
         for name, metric in cast("Mapping[str, MeanMetric]", self.accuracy).items():
             results[name] = share = metric.compute()
-            results[f"{name}_error"] = (share * (1 - share) / (num_prompts - 1)).sqrt()
+            results[f"{name}_error"] = standard_error(share, share, num_prompts)
         results["tds"] = self.discrimination.compute()["score"]
         return results | (self.pass_at_k.compute() if self.pass_at_k else {})
 

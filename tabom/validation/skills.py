@@ -40,13 +40,21 @@ class SkillMeasures(nn.Module):
         self.kept[batch.domain].update(verdicts.to(device), base_verdicts.to(device))  # pyright: ignore[reportCallIssue]
 
     def compute(self) -> dict[str, Tensor]:
-        """``base_accuracy`` and ``accuracy_kept``, means over the domains, and with several for each."""
+        """``base_accuracy`` and ``accuracy_kept``, means over the domains, and with several for each.
+
+        Their standard errors over the prompts are ``NAME_error``. A domain where the base solves nothing is no part of
+        the mean that is kept.
+        """
         parts = {name: metric.compute() for name, metric in self.kept.items()}  # pyright: ignore[reportCallIssue]
         results: dict[str, Tensor] = {}
         for name, key in (("base_accuracy", "accuracy"), ("accuracy_kept", "kept")):
-            results[name] = torch.stack([part[key] for part in parts.values()]).nanmean()
+            means, errors = (torch.stack([part[one] for part in parts.values()]) for one in (key, f"{key}_error"))
+            is_known = ~means.isnan()
+            results[name] = means.nanmean()
+            results[f"{name}_error"] = errors[is_known].square().sum().sqrt() / is_known.sum()
             if len(parts) > 1:
-                results |= {f"{name}/{domain}": part[key] for domain, part in parts.items()}
+                for domain, part in parts.items():
+                    results |= {f"{name}/{domain}": part[key], f"{name}/{domain}_error": part[f"{key}_error"]}
         return results
 
     def _verdicts(self, model: Denoiser, batch: PromptBatch, judge: Judge) -> Tensor:

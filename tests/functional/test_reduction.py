@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tabom.functional.reduction import masked_mean
+from tabom.functional.reduction import masked_mean, standard_error
 
 NAN = float("nan")
 
@@ -77,3 +77,17 @@ def test_gradient():
     values = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     where = torch.tensor([[True, False, True, True], [False] * 4, [True] * 4])
     assert torch.autograd.gradcheck(lambda values: masked_mean(values, where), values)
+
+
+@pytest.mark.parametrize("num", [2, 3, 50])
+def test_standard_error_is_that_of_the_values(num):
+    values = torch.randn(num, 3, dtype=torch.float64) * 4 + 2
+    expected = values.std(0) / num**0.5
+    found = standard_error(values.mean(0), values.square().mean(0), torch.tensor(num))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_error_of_one_value_is_unknown_and_of_equal_values_zero():
+    value = torch.tensor(0.1, dtype=torch.float64)
+    assert standard_error(value, value.square(), torch.tensor(1)).isnan()
+    assert standard_error(value, value.square(), torch.tensor(9)) == 0

@@ -1,5 +1,7 @@
 """Chance that one of k sampled answers is correct, over queries."""
 
+import statistics
+
 import pytest
 import torch
 
@@ -18,7 +20,10 @@ def computed(metric):
     return {name: value.item() for name, value in metric.compute().items()}
 
 
-EXPECTED = {"pass_at_1": (0.25 + 0 + 0.5) / 3, "pass_at_2": (0.5 + 0 + 5 / 6) / 3, "pass_at_4": 2 / 3}
+CHANCES = {"pass_at_1": [0.25, 0, 0.5], "pass_at_2": [0.5, 0, 5 / 6], "pass_at_4": [1, 0, 1]}
+EXPECTED = {name: statistics.mean(chances) for name, chances in CHANCES.items()} | {
+    f"{name}_error": statistics.stdev(chances) / 3**0.5 for name, chances in CHANCES.items()
+}
 
 
 def test_value_by_hand():
@@ -49,5 +54,5 @@ def test_wrong_k_is_named(k):
 def test_a_single_k_and_reset():
     metric = metric_of([4], k=(2,))
     metric.reset()
-    metric.update(4, torch.tensor([0]))
-    assert computed(metric) == {"pass_at_2": 0.0}
+    metric.update(4, torch.tensor([0, 0]))
+    assert computed(metric) == {"pass_at_2": 0.0, "pass_at_2_error": 0.0}

@@ -206,6 +206,17 @@ def test_results(page):
     assert best["gain, points ↑"] == best["TDS"] == []
 
 
+def test_every_accuracy_is_shown_with_its_error(tmp_path):
+    names = ("pass_at_8", "base_accuracy", "accuracy_kept", "base_accuracy/maths")
+    values = dict.fromkeys(names, 0.5) | {f"{name}_error": 0.04 for name in names}
+    write_record(tmp_path, lines=[check("validate", accuracy_1_per_step=0.5, **values)])
+    records = find_records([tmp_path])
+    _, others = next(one for one in sections(records, collect(records)) if one.title == "Results").tables
+    cells = [cell for row in others.rows for cell in row]
+    assert cells.count("50.0 ± 4.0") == 4
+    assert not [cell for cell in cells if "error" in cell]
+
+
 def test_an_answer_before_and_after(page):
     """The second question, which the base got wrong and two of three methods right."""
     section = page["An answer before and after"]

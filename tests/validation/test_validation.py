@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,9 @@ def test_accuracy_kept_on_a_base_domain(stage, monkeypatch):
     results = validation.compute(has_base=True, is_check=False, sum_over_ranks=lambda counts: counts)
     assert {name: float(value) for name, value in results.items()} == {
         "base_accuracy": 0.25,
+        "base_accuracy_error": 0.25,
         "accuracy_kept": pytest.approx(1 / 3),
+        "accuracy_kept_error": pytest.approx(statistics.stdev([-1 / 3, 2 / 3, 0, -1 / 3]) / 2 / 0.75),
     }
 
 
@@ -200,6 +203,7 @@ def test_pass_at_k(tested, monkeypatch):
         "--data.validation.num_test_prompts=4",
     )
     assert 0 < results["pass_at_1"] <= results["pass_at_2"] <= 1
+    assert results["pass_at_2_error"] == pytest.approx(statistics.stdev([0, 0, 1, 1]) / 2)  # half of the prompts
 
 
 def test_the_largest_drop_is_kept(stage, tmp_path):
