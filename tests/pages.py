@@ -1,9 +1,25 @@
-"""Pages are looked at in headless Chromium; where none is installed, their tests are skipped, but not in CI."""
+"""Pages: what is written on those of the documentation, and how those that tabom makes look.
+
+They are looked at in headless Chromium; where none is installed, such tests are skipped, but not in CI.
+"""
 
 import os
+import re
+import shlex
 import shutil
 
 import pytest
+
+
+def blocks(text):
+    """(language, title, content) of a page's blocks of code, in order."""
+    return re.findall(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+
+
+def command_lines(content):
+    """Words of the commands of a block; a backslash continues a line."""
+    lines = (shlex.split(line, comments=True) for line in content.replace("\\\n", " ").splitlines())
+    return [words for words in lines if words]
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,12 @@
 """What the pages tell people to write and to type runs."""
 
 import re
-import shlex
 import subprocess
 import sys
 
 import pytest
 from helpers import write_trajectories
-
-SHORT = [
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=4",
-    "--trainer.logger=false",
-    "--model.lr_scheduler.num_warmup_steps=1",
-    "--data.batch_size=8",
-    "--data.validation.num_validation_prompts=4",
-    "--data.validation.num_base_examples=4",
-]
-
-
-def blocks(text, language):
-    """(title, content) of the page's blocks in a language."""
-    return re.findall(rf'^```{language}(?: title="([^"]+)")?\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+from pages import blocks
 
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21438
@@ -45,39 +30,13 @@ def test_python_of_readme_and_library_page_runs(repository, tmp_path, monkeypatc
         assert long in text
         text = text.replace(long, short)
     names = {"__name__": "page"}
-    for _, code in blocks(text, "python"):
-        exec(compile(code, "README.md and docs/library.md", "exec"), names)
+    for language, _, code in blocks(text):
+        if language == "python":
+            exec(compile(code, "README.md and docs/library.md", "exec"), names)
     out = capsys.readouterr().out
     assert "steps" in out
     assert "tensor([0.0667])" in out
     assert (tmp_path / "runs/library/weights/model.safetensors").is_file()
-
-
-@pytest.mark.slow  # eight commands, the sweep's runs among them
-def test_the_page_on_ones_own_task_runs_from_an_empty_directory(repository, tmp_path, monkeypatch):
-    text = (repository / "docs/own_task.md").read_text()
-    for language in ("python", "yaml"):
-        for title, content in blocks(text, language):
-            (tmp_path / title).write_text(content)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(repository))
-    commands = [line for _, content in blocks(text, "bash") for line in content.splitlines()]
-    for command in commands:
-        words = shlex.split(command)
-        assert words[0] == "tabom"
-        if words[1] == "fit":
-            words += SHORT
-        if words[1] == "predict":
-            words += ["--data.num_queries=30", "--data.queries_per_shard=30"]
-        if words[1] == "sweep":
-            words += ["--", *(word for word in SHORT if "logger" not in word)]
-        if words[1] == "sweep" or "demo/sft_sd" in words:
-            words += ["--data.only_verified=false"]  # four steps teach no base to write backwards
-        command = [sys.executable, "-m", "tabom", *words[1:]]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, (command, done.stderr[-2000:])
-    assert "gamma" in (tmp_path / "sweep.html").read_text()
-    assert "focal" in (tmp_path / "mine.html").read_text()
 
 
 def test_the_site_is_built_without_a_warning(repository, tmp_path):

@@ -2,19 +2,19 @@
 
 import os
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from helpers import ParseOnlyTrainer, parsed, slow
+from pages import blocks, command_lines
 
 from tabom.cli.lightning_cli import run
 from tabom.cli.verbs import report, trajectories, view
 from tabom.pipelines import command as pipelines
 from tabom.sweeping import command as sweep
 
-RUN = ("own_task.md",)  # its commands are run by test_documentation.py
+RUN = ("own_task.md",)  # its configurations are on the page itself
 PAGES = sorted(f"docs/{p.name}" for p in (Path(__file__).parents[1] / "docs").glob("*.md") if p.name not in RUN)
 PARSERS = {module.__name__.split(".")[-1]: module.parser for module in (report, trajectories, view)} | {
     "sweep": sweep.parser,
@@ -36,8 +36,7 @@ def documents(repository, readme):
 
 def commands(readme, program):
     """What follows the program's name, wherever it stands in a line; a backslash continues a line."""
-    blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
-    lines = [shlex.split(line, comments=True) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [words for language, _, block in blocks(readme) if language == "bash" for words in command_lines(block)]
     return [words[words.index(program) + 1 :] for words in lines if program in words]
 
 
