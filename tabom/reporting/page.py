@@ -84,7 +84,7 @@ def html_page(title: str, about: str, sections: Sequence[Section]) -> str:
         sections: In order.
     """
     environment = Environment(loader=PackageLoader("tabom.reporting"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"svg": _svg, "unbroken": lambda text: re.sub(" (?=±|%)|(?<=±) ", "\u00a0", text)}
+    environment.filters |= {"svg": _svg, "unbroken": lambda text: re.sub(" (?=[±%↑↓])|(?<=±) ", "\u00a0", text)}
     environment.tests["text"] = lambda cell: not re.match(r"[-+<]? ?\d|-$", cell)
     return environment.get_template("report.html").render(title=title, about=about, sections=sections)
 

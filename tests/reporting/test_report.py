@@ -9,7 +9,7 @@ from records import benchmark_line, check, curves, write_record
 from tabom.cli.main import main
 from tabom.reporting.comparison import measurements
 from tabom.reporting.frontier import frontier_rows, matched_levels
-from tabom.reporting.page import html_page
+from tabom.reporting.page import Section, Table, html_page
 from tabom.reporting.report import sections
 from tabom.reporting.results import collect
 from tabom.storage.run_record import find_records
@@ -525,6 +525,18 @@ def test_it_fits_the_screen_and_can_be_read(open_page, written, width, scheme):
             "dark": ("rgb(22, 24, 27)", "rgb(236, 236, 236)"),
         }
         assert (paper, ink) == expected[scheme]
+
+
+def test_on_a_phone_a_row_of_numbers_says_what_its_first_one_is(open_page, tmp_path):
+    rows = [["rank weight", "accuracy at 2 tokens per step, % ↑"], ["2", "71.5 ± 3.0"], ["SFT-SD", "60.0"]]
+    path = tmp_path / "page.html"
+    path.write_text(html_page("page", "runs", [Section("Sensitivity", tables=[Table("cells", rows)])]))
+    page = open_page(path, width=390)
+    labels = page.evaluate(
+        "[...document.querySelectorAll('tbody :is(th, td)')].map((cell) => getComputedStyle(cell, '::before').content)"
+    )
+    accuracy = '"accuracy at 2 tokens per step,\u00a0%\u00a0↑"'
+    assert labels == ['"rank weight "', accuracy, "none", accuracy]
 
 
 def test_figures_have_a_text_and_a_table(open_page, written):
