@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-full test test-slow coverage docs bench gpu-hour lint type check clean
+.PHONY: help setup browser demo demo-full test test-slow coverage docs pictures bench gpu-hour lint type check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ test-slow: $(STAMP) ## Run the slow tests that need no GPU, and the property tes
 
 docs: $(STAMP) ## Build the documentation site into site/, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: $(STAMP) ## Take the pictures in the README of runs/demo: docs/viewer.gif and docs/report.png
+	$(BIN)/python docs/pictures.py
 
 bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth and start, as ratios, on this CPU (about 45 minutes)
 	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)
