@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tabom.jobs.template import Template
+
 PROGRAM = (sys.executable, "-m", "tabom")
 _NOTING_ITS_EXIT_CODE = 'trap : TERM INT USR1; exit_file=$1; shift; "$@"; code=$?; echo $code >"$exit_file"; exit $code'
 """Shell that waits for a command, which a signal to the whole group reaches as well, and writes down how it ended."""
@@ -23,6 +25,9 @@ class Job:
         log: Gets all that the command prints, after what earlier starts printed.
         exit_file: Gets the exit code as a decimal number at the end, also when nobody waits for it; one of an earlier
             start is to be removed before. None for none.
+
+    Attributes:
+        is_begun: Whether this object started the command.
     """
 
     def __init__(self, lock_file: Path, log: Path, exit_file: Path | None = None) -> None:
@@ -31,18 +36,33 @@ class Job:
         self._lock_file = lock_file
         self._exit_file = exit_file
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_begun = False
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether this object started the command."""
-        return self._process is not None
+    def begin(self, command: Sequence[str], environment: Mapping[str, str], template: Template | None = None) -> None:
+        """Start the process, in a session of its own: a signal to this one does not reach it.
 
-    def begin(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start the process, in a session of its own: a signal to this one does not reach it."""
-        if self._exit_file is not None:
-            command = ["/bin/sh", "-c", _NOTING_ITS_EXIT_CODE, "sh", str(self._exit_file), *command]
+        Args:
+            command: All its words.
+            environment: Its variables.
+            template: Starts modules of Python without their imports; without it they are started afresh.
+        """
+        self.is_begun = True
         with self.log.open("ab") as output, self._lock_file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if template is not None and tuple(command[:2]) == PROGRAM[:2]:
+                pid = template.start(
+                    command[2],
+                    command[3:],
+                    environment,
+                    output=output.fileno(),
+                    lock=lock.fileno(),
+                    exit_file=self._exit_file,
+                )
+                if pid is not None:
+                    lock.write(str(pid))
+                    return
+            if self._exit_file is not None:
+                command = ["/bin/sh", "-c", _NOTING_ITS_EXIT_CODE, "sh", str(self._exit_file), *command]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

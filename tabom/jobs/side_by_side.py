@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Generic, TypeVar
 
 from tabom.jobs.job import Job
+from tabom.jobs.template import Template, has_devices
 from tabom.signals import handled_by
 
 POLL_SECONDS = 0.2
@@ -27,6 +28,7 @@ class SideBySide(ABC, Generic[JobT]):
         self._num_jobs = num_jobs
         self._active: list[JobT] = []  # also those that a killed process had started
         self._is_stopping = False
+        self._template = None if has_devices() else Template()
 
     @abstractmethod
     def _begin_next(self) -> JobT | None:
@@ -51,6 +53,9 @@ class SideBySide(ABC, Generic[JobT]):
                         job.stop()
                     time.sleep(POLL_SECONDS)
                 raise
+            finally:
+                if self._template is not None:
+                    self._template.close()
 
     def _turn(self) -> bool:
         """Note what has ended, and start what can start; returns whether anything is active."""

@@ -1,5 +1,6 @@
-"""Runs a pipeline: what is missing, side by side, in the order of the file."""
+"""Runs a pipeline: what is missing, side by side; first what the longest chain of steps waits for."""
 
+import functools
 import os
 import statistics
 import sys
@@ -84,16 +85,26 @@ class Runner(SideBySide[StepJob]):
 
     def _begin_next(self) -> StepJob | None:
         self._settle()
-        for job in self._open():
+        for job in self._by_urgency(self._open()):
             if self._is_ready(job.step):
                 taken = {other.slot for other in self._active}
                 job.slot = next(slot for slot in range(self._num_jobs) if slot not in taken)
                 others = [path for other in self._jobs.values() if other is not job for path in outputs(other.step)]
-                job.start(job.planned(self._tokens), self._environment(job.slot), others)
+                job.start(job.planned(self._tokens), self._environment(job.slot), others, self._template)
                 if not self._has_ended:  # afterwards the results show that it goes on
                     print(f"{self._title(job.step)} ...", flush=True)
                 return job
         return None
+
+    def _by_urgency(self, jobs: Sequence[StepJob]) -> list[StepJob]:
+        """In the order of the file; side by side first those after which most steps have to follow one another."""
+        steps = self._pipeline.steps.values()
+
+        @functools.cache
+        def num_following(name: str) -> int:
+            return max((1 + num_following(other.name) for other in steps if name in other.needs), default=0)
+
+        return sorted(jobs, key=lambda job: -num_following(job.step.name) if self._num_jobs > 1 else 0)
 
     def _environment(self, slot: int) -> dict[str, str]:
         known = {name: value for name, value in os.environ.items() if name not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}

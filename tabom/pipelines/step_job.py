@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tabom.jobs.job import PROGRAM, Job
+from tabom.jobs.template import Template
 from tabom.pipelines.file import Pipeline, Step
 from tabom.signals import EXIT_CODE
 from tabom.storage.files import file_sha256
@@ -84,13 +85,16 @@ class StepJob(Job):
         configs = {str(path): file_sha256(path) for path in _files(map(Path, self.step.configs))}
         return Note(command, configs, needs)
 
-    def start(self, now: Note, environment: Mapping[str, str], others: Iterable[Path]) -> None:
+    def start(
+        self, now: Note, environment: Mapping[str, str], others: Iterable[Path], template: Template | None = None
+    ) -> None:
         """Start the process: where an earlier start was stopped or failed, it goes on as far as its verb can.
 
         Args:
             now: Of this run.
             environment: Variables of the process.
             others: What other steps write, which stays where it is.
+            template: Starts it without its imports.
         """
         before, directory = self.note, self._run_dir
         is_same = before is not None and before.settings == now.settings
@@ -107,7 +111,7 @@ class StepJob(Job):
         self._exit_path.unlink(missing_ok=True)  # before the note says that it has begun
         self._write(now)
         self._size_before = self.log.stat().st_size if self.log.exists() else 0
-        self.begin([*PROGRAM, *words], environment)
+        self.begin([*PROGRAM, *words], environment, template)
 
     def conclude(self) -> str:
         """Note how it has ended; returns what went wrong, empty if it finished or was asked to stop."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom.jobs.job import PROGRAM, Job
+from tabom.jobs.template import Template
 from tabom.storage.run_record import DIRECTORY, RunRecord, read_record
 
 
@@ -49,12 +50,13 @@ class Run(Job):
         if not self.is_tried:
             self.finish()
 
-    def start(self, commands: Sequence[Sequence[str]], num_threads: int) -> None:
+    def start(self, commands: Sequence[Sequence[str]], num_threads: int, template: Template | None = None) -> None:
         """Start the next command; one that was stopped and has a checkpoint goes on from it.
 
         Args:
             commands: All of them; words after ``tabom``.
             num_threads: Of its tensor operations, unless ``OMP_NUM_THREADS`` says otherwise.
+            template: Starts it without its imports.
         """
         self.is_tried = True
         directory = self._directories[self._number]
@@ -65,7 +67,8 @@ class Run(Job):
         mode = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline"
         environment |= {"WANDB_MODE": mode, "WANDB_RUN_ID": self._wandb_id}
         goes_on = ["--ckpt_path=last"] if (directory / "checkpoints/last.ckpt").exists() else []
-        self.begin([*PROGRAM, *commands[self._number], f"--run_dir={directory}", *goes_on], environment)
+        words = [*commands[self._number], f"--run_dir={directory}", *goes_on]
+        self.begin([*PROGRAM, *words], environment, template)
 
     def checks(self) -> list[float]:
         """The metric at all checks so far, also at those before it was stopped; of a benchmark, at its ends."""

@@ -2,8 +2,9 @@
 
 import functools
 import itertools
+import operator
 import random
-import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Literal
 
@@ -97,20 +98,28 @@ def _puzzle(prompt: str) -> str:
     return prompt.removeprefix("sudoku ").removesuffix("=")
 
 
-def _completions(puzzle: str) -> list[str]:
+def _completions(puzzle: str) -> Set[str]:
     """The valid grids that agree with the clues."""
-    return re.findall(puzzle.replace(_BLANK, "."), "\n".join(_all_grids()))
+    grids = _grids_by_clue()
+    clues = (clue for clue in enumerate(puzzle) if clue[1] != _BLANK)
+    return functools.reduce(operator.and_, (grids.get(clue, frozenset()) for clue in clues), frozenset(_all_grids()))
+
+
+@functools.cache
+def _grids_by_clue() -> dict[tuple[int, str], frozenset[str]]:
+    """The valid grids with a digit at a place."""
+    clues = itertools.product(range(_SIZE * _SIZE), _DIGITS)
+    return {(i, digit): frozenset(grid for grid in _all_grids() if grid[i] == digit) for i, digit in clues}
 
 
 @functools.cache
 def _all_grids() -> tuple[str, ...]:
-    """The 288 valid grids."""
+    """The 288 valid grids, in the order of their digits."""
     rows = ["".join(row) for row in itertools.permutations(_DIGITS)]
-    grids = ("".join(grid) for grid in itertools.product(rows, repeat=_SIZE))
-    return tuple(grid for grid in grids if _is_valid(grid))
+    halves = [a + b for a, b in itertools.product(rows, repeat=2) if _differ(a[:2] + b[:2]) and _differ(a[2:] + b[2:])]
+    grids = (upper + lower for upper, lower in itertools.product(halves, repeat=2))
+    return tuple(grid for grid in grids if all(_differ(grid[column::_SIZE]) for column in range(_SIZE)))
 
 
-def _is_valid(grid: str) -> bool:
-    columns = (grid[c::_SIZE] for c in range(_SIZE))
-    boxes = (grid[i : i + 2] + grid[i + 4 : i + 6] for i in (0, 2, 8, 10))
-    return all(len(set(group)) == _SIZE for group in itertools.chain(columns, boxes))
+def _differ(digits: str) -> bool:
+    return len(set(digits)) == _SIZE

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,18 @@ def test_a_name_may_have_spaces():
 def test_side_by_side():
     pipeline(*(step(name, options={"together": 3}) for name in "abc"), words=["--jobs=3"])
     assert sorted(made()) == ["a", "b", "c"]
+
+
+def test_what_most_steps_wait_for_comes_first():
+    """Two at a time do not end with one alone; one at a time keep the order of the file."""
+    steps = [step("a"), step("b"), step("c"), step("d", needs="c"), step("e", needs="d")]
+    pipeline(*steps)
+    assert made() == ["a", "b", "c", "d", "e"]
+    shutil.rmtree(OUT)
+    pipeline(*steps, words=["--jobs=2"])
+    again = made()[5:]
+    assert again.index("c") < 2
+    assert again.index("b") > 1
 
 
 def test_devices_are_shared_out(monkeypatch):
@@ -331,7 +344,7 @@ def test_a_metric_that_is_not_measured():
     message = r"^p.yaml: while_rises.metric: expected validate/score in the records of base, found none$"
     with pytest.raises(TabomError, match=message):
         pipeline(
-            step("long", options={"gate": "gate"}), step("base", options={"together": 2}), loop, words=["--jobs=2"]
+            step("long", options={"gate": "gate"}), step("base", options={"together": 3}), loop, words=["--jobs=3"]
         )
     assert sorted(made()) == ["base", "fit 1", "long"]
     assert (OUT / "steps/long.log").read_text().endswith("tabom: stopped\n")  # an error stops what runs
