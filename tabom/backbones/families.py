@@ -63,7 +63,7 @@ class Defaults(NamedTuple):
 
     Attributes:
         special_ids: Mask, padding and end of sequence.
-        end_of_turn_ids: Tokens after which there is no more answer, ascending; the end of sequence is one of them.
+        end_of_turn_ids: As :func:`end_of_turn_ids` gives them.
         chat_template: Whether prompts are a user's turns.
         shift: Whether hidden state ``i`` of the model predicts token ``i + 1``.
         sampler: Arguments of ``tabom.samplers.Sampler``.
@@ -88,20 +88,31 @@ def defaults(directory: Path, tokenizer: PreTrainedTokenizerBase) -> Defaults:
     """
     config = read_json(directory / CONFIG_NAME, "the configuration of a saved model")
     family = FAMILIES.get(config.get("model_type", ""))
-    ids = SpecialIds.of(tokenizer)
-    ends = {ids.eos, *_ids(config.get("eos_token_id"))}
+    return Defaults(
+        special_ids=SpecialIds.of(tokenizer),
+        end_of_turn_ids=end_of_turn_ids(directory, config, tokenizer),
+        chat_template=tokenizer.chat_template is not None,
+        shift=family is not None and family.backbone.shift,
+        sampler=family.sampler if family is not None else {},
+    )
+
+
+def end_of_turn_ids(directory: Path, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens after which there is no more answer, ascending; the end of sequence is one of them.
+
+    Args:
+        directory: Of the checkpoint, for its ``generation_config.json``, if there is one.
+        config: Content of its ``config.json``.
+        tokenizer: Its own.
+    """
+    family = FAMILIES.get(config.get("model_type", ""))
+    ends = {SpecialIds.of(tokenizer).eos, *_ids(config.get("eos_token_id"))}
     generation = directory / "generation_config.json"
     if generation.is_file():
         ends |= _ids(read_json(generation, "settings of generation").get("eos_token_id"))
     if family is not None and family.end_of_turn is not None:
         ends |= _ids(tokenizer.get_vocab().get(family.end_of_turn))
-    return Defaults(
-        special_ids=ids,
-        end_of_turn_ids=tuple(sorted(ends)),
-        chat_template=tokenizer.chat_template is not None,
-        shift=family is not None and family.backbone.shift,
-        sampler=family.sampler if family is not None else {},
-    )
+    return tuple(sorted(ends))
 
 
 def _ids(value: Any) -> set[int]:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from tabom.data.tokenizer import ends_of_turn
 from tabom.errors import TabomError, require
 from tabom.functional.end_of_sequence import until_eos
 from tabom.types import NEVER, NO_TOKEN, Example, PromptBatch, SpecialIds, TrajectoryBatch
@@ -129,15 +130,17 @@ def encode_prompts(
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, response_ids: Int[Tensor, "B N"], *, chat: bool) -> list[str]:
-    """Text of each response, up to its first end-of-sequence token and without it.
+    """Text of each response, up to its end and without it.
 
     Args:
-        tokenizer: Gives texts and the end-of-sequence token.
+        tokenizer: Gives texts and the tokens that end them.
         response_ids: Decoded tokens.
-        chat: Whether responses are an assistant's turns, whose special tokens are no text.
+        chat: Whether responses are an assistant's turns: they end at the first end of a turn or of the sequence, and
+            special tokens are no text. Other text ends at the end of sequence alone.
     """
-    ids, eos = response_ids.cpu(), SpecialIds.of(tokenizer).eos
-    is_text = until_eos(ids, eos) & (ids != eos)
+    ids = response_ids.cpu()
+    ends = ends_of_turn(tokenizer) if chat else (SpecialIds.of(tokenizer).eos,)
+    is_text = torch.isin(ids, torch.tensor(ends)).cumsum(1) == 0
     return [
         str(tokenizer.decode(row[kept].tolist(), skip_special_tokens=chat))
         for row, kept in zip(ids, is_text, strict=True)

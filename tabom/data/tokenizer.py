@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from tabom.backbones.checkpoint import checkpoint_dir, read_json
-from tabom.backbones.families import FAMILIES
+from tabom.backbones.families import FAMILIES, end_of_turn_ids
 from tabom.errors import TabomError, require
 from tabom.types import SpecialIds
 
@@ -56,7 +56,13 @@ def load_tokenizer(name: str | None, mask_token: str | None = None) -> PreTraine
     for kind in ("mask_token_id", "pad_token_id", "eos_token_id"):
         hint = "; the backbone's mask_token may name one" if kind == "mask_token_id" else ""
         require(getattr(tokenizer, kind) is not None, f"{name}: expected a tokenizer with a {kind}, found none{hint}")
+    tokenizer.end_of_turn_ids = end_of_turn_ids(directory, config, tokenizer)
     return tokenizer
+
+
+def ends_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens after which there is no more answer: what :func:`load_tokenizer` found, or else the end of sequence."""
+    return getattr(tokenizer, "end_of_turn_ids", (SpecialIds.of(tokenizer).eos,))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

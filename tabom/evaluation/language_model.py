@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones import Backbone
-from tabom.data.encoding import check_length, collate_prompts, encode_prompts, encode_text
+from tabom.data.encoding import check_length, collate_prompts, decode_responses, encode_prompts, encode_text
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import require
 from tabom.evaluation.discrimination import step_variances
@@ -37,7 +37,8 @@ class Decoding:
         response_length: N, tokens a response is decoded into, whatever a task asks for.
         batch_size: Rows that are decoded at a time; one that is finished makes room for the next.
         early_finish: Whether a row is finished as soon as everything up to its first end of sequence is decoded.
-        keeps_special_tokens: Whether a response's text has special tokens before the end of sequence.
+        keeps_special_tokens: Whether a response's text has special tokens before the end of sequence, those that end
+            a turn among them.
         monte_carlo: Scores continuations.
         num_discriminated: Questions, the first ones, of whose responses the entropies before each step are looked at.
     """
@@ -249,22 +250,26 @@ class DiffusionLM(LM):
         is_counted = until_eos(ids, self._ids.eos)
         num_steps = decoded.unmask_step.masked_fill(~is_decoded, 0).amax(1) + 1
         variances = step_variances(decoded, self._ids.eos)
+        texts = decode_responses(self.tokenizer, ids, chat=not self._decoding.keeps_special_tokens)
         return [
             Response(
-                text=self._text(row_ids[counted & (row_ids != self._ids.eos)].tolist()),
-                response_ids=row_ids.tolist(),
+                text=text,
+                response_ids=row_ids,
                 unmask_step=steps,
                 num_steps=num,
-                num_tokens=int(counted.sum()),
+                num_tokens=num_counted,
                 step_variance=variance,
             )
-            for row_ids, counted, steps, num, variance in zip(
-                ids, is_counted, decoded.unmask_step.tolist(), num_steps.tolist(), variances, strict=True
+            for text, row_ids, num_counted, steps, num, variance in zip(
+                texts,
+                ids.tolist(),
+                is_counted.sum(1).tolist(),
+                decoded.unmask_step.tolist(),
+                num_steps.tolist(),
+                variances,
+                strict=True,
             )
         ]
-
-    def _text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=not self._decoding.keeps_special_tokens))
 
     def _scored(self, items: Sequence[tuple[Instance, list[int], list[int]]], needs_greedy: bool) -> list[Likelihood]:
         keys = [request_key("likelihood", prompt, continuation, needs_greedy) for _, prompt, continuation in items]

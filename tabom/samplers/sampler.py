@@ -5,7 +5,7 @@ rows' current blocks, row by row), V vocabulary, T steps, X ids that are never c
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +15,10 @@ from tabom.errors import check_range, check_used, require
 from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.decoding_state import DecodingState, Positions, Turn
+from tabom.samplers.denoiser import Denoiser
 from tabom.samplers.filtering import gumbel, likeliest, likely_tokens
 from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
-from tabom.samplers.trace import Trace
+from tabom.samplers.trace import Canvas, Trace
 from tabom.samplers.trace_credit import TraceCredit
 from tabom.seeding import branch, stream_key, uniform
 from tabom.types import DecodedBatch, PromptBatch
@@ -31,29 +32,6 @@ _WAITING_AT_ONCE = 2048
 """Positions of later blocks that the head is applied to together: 1 GB of logits with LLaDA's vocabulary."""
 _TOKEN, _SCORE, _POSITION, _SCHEDULE = range(4)
 """Random streams of a position at a step: what each draw is for."""
-
-
-@runtime_checkable
-class Denoiser(Protocol):
-    """What a sampler needs of a backbone."""
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of the mask token."""
-        ...
-
-    @property
-    def unused_ids(self) -> tuple[int, ...]:
-        """Ids without a token."""
-        ...
-
-    def __call__(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Hidden states; entry ``i`` predicts token ``i``."""
-        ...
-
-    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        """Apply the head."""
-        ...
 
 
 class _Choice(NamedTuple):
@@ -204,6 +182,7 @@ class Sampler:
         eos_token_id: int | None = None,
         record_steps: bool = False,
         on_finished: Callable[[list[int], DecodedBatch], None] | None = None,
+        on_step: Callable[[Canvas], None] | None = None,
     ) -> DecodedBatch:
         """Decode a batch.
 
@@ -218,6 +197,7 @@ class Sampler:
             record_steps: Also record the entropy of every masked position before each step. The head is then applied to
                 all of them, and not only to those of the current blocks.
             on_finished: Told which rows per step finished, if any, and what became of them, in that order.
+            on_step: Told after every step how far the active rows have come.
 
         Returns:
             Tokens and the record of their unmasking, in the order of the batch.
@@ -251,6 +231,8 @@ class Sampler:
             is_revealed = self._select(choice, turn, num_blocks, row_keys)
             tokens = turn.spread(choice.tokens, -1)
             trace.reveal(turn, is_revealed, tokens, choice.entropy)
+            if on_step is not None:
+                on_step(trace.canvas(turn, state.is_masked, is_revealed))
             is_end = is_revealed & (tokens == end_token_id)
             finished = state.advance(*torch.stack([is_revealed, is_end]).cpu().numpy())
             if finished and on_finished is not None:

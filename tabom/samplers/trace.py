@@ -5,6 +5,7 @@ Axes: B rows of the batch, S active rows, T steps, N response positions, K candi
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.samplers.decoding_state import Positions, Turn
-from tabom.types import DecodedBatch
+from tabom.types import NEVER, DecodedBatch
+
+
+class Canvas(NamedTuple):
+    """The responses of the active rows after a step, on the host.
+
+    Attributes:
+        rows: Their numbers in the batch.
+        response_ids: Tokens; the mask token where nothing is revealed yet.
+        unmask_step: Step that revealed each token, ``NEVER`` where it is masked; the largest of a row is the newest.
+    """
+
+    rows: list[int]
+    response_ids: Int[Tensor, "S N"]
+    unmask_step: Int[Tensor, "S N"]
 
 
 class Trace:
@@ -59,6 +74,18 @@ class Trace:
         )
         for part, values in changes:
             part.index_copy_(0, turn.rows, torch.where(is_revealed, values, part[turn.rows]))
+
+    def canvas(self, turn: Turn, was_masked: Bool[np.ndarray, "B N"], is_revealed: Bool[Tensor, "S N"]) -> Canvas:
+        """What there is after a step.
+
+        Args:
+            turn: What the step worked on.
+            was_masked: Positions of all rows that were masked before it, on the host.
+            is_revealed: Positions that it revealed.
+        """
+        is_masked = torch.from_numpy(was_masked[turn.row_numbers]) & ~is_revealed.cpu()
+        unmask_step = self.unmask_step[turn.rows].cpu().masked_fill(is_masked, NEVER)
+        return Canvas(turn.row_numbers, self.response[turn.rows].cpu(), unmask_step)
 
     def decoded(self, is_masked: Bool[np.ndarray, "B N"], token_id: int | None, rows: Sequence[int]) -> DecodedBatch:
         """What some rows were decoded to.

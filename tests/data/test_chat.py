@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from helpers import dream_tokenizer_files, llada_config, llada_tokenizer_files
+from helpers import dream_config, dream_tokenizer_files, llada_config, llada_tokenizer_files
 
 from tabom.data import PromptDataModule
-from tabom.data.encoding import cut_prompts, encode_answers, encode_prompts
+from tabom.data.encoding import cut_prompts, decode_responses, encode_answers, encode_prompts, encode_text
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 from tabom.tasks import QuestionFile
@@ -137,3 +137,21 @@ def test_a_decoded_turn_is_judged_without_its_special_tokens(chat, tmp_path):
     (verdict,) = data.judge([Example("q", "2 + 2?", "four")], torch.tensor([filled]))
     assert verdict.is_correct
     assert verdict.text.strip() == "four"
+
+
+@pytest.mark.parametrize(("family", "end"), [("dream", "<|im_end|>"), ("llada", "<|eot|>")])
+def test_a_turn_ends_where_the_family_or_a_file_says(tmp_path, family, end):
+    """Dream's end of a turn is known by family; that of this LLaDA stands in generation_config.json."""
+    files, config = {
+        "dream": (dream_tokenizer_files, dream_config),
+        "llada": (llada_tokenizer_files, llada_config),
+    }[family]
+    ids = files(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config(**ids)))
+    if family == "llada":
+        ends = [ids["eos_token_id"], 260]
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    tokenizer = load_tokenizer(str(tmp_path))
+    (response,) = encode_text(tokenizer, [f"four{end}\nfive{tokenizer.eos_token}six"], ["q"])
+    for chat, text in ((True, "four"), (False, f"four{end}\nfive")):
+        assert decode_responses(tokenizer, torch.tensor([response]), chat=chat) == [text]

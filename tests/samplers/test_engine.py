@@ -11,6 +11,7 @@ from test_sampler import OPTIONS, SETTINGS, prompts
 from tabom.backbones import NewTinyDLM
 from tabom.samplers import ConfidenceThreshold, Sampler, TraceCredit
 from tabom.samplers.decoding_state import DecodingState
+from tabom.types import NEVER
 
 TEXTS = ["abc", "a longer prompt with padding on the others", "1", "def f(x):", "zz", "another one of some length", "q"]
 
@@ -78,6 +79,30 @@ def test_few_slots_and_many_give_the_same(backbone, tokenizer, settings, num_slo
     assert torch.equal(refilled.unmask_step, together.unmask_step)
     torch.testing.assert_close(refilled.unmask_entropy, together.unmask_entropy, rtol=0, atol=1e-5)
     torch.testing.assert_close(scores_refilled, scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, *OPTIONS, CREDIT])
+def test_every_step_is_told_and_changes_nothing(backbone, tokenizer, settings):
+    """What is told after a step is the end with what comes later masked, in few slots as well."""
+    batch = prompts(tokenizer, TEXTS)
+    told = [[] for _ in TEXTS]
+
+    def on_step(canvas):
+        for row, ids, steps in zip(canvas.rows, canvas.response_ids, canvas.unmask_step, strict=True):
+            told[row].append((ids.tolist(), steps.tolist()))
+
+    sampler = Sampler(**settings)
+    watched = sampler.decode(backbone, batch, num_slots=3, on_step=on_step)
+    alone = sampler.decode(backbone, batch, num_slots=3)
+    for name in ("response_ids", "unmask_step", "unmask_entropy"):
+        assert torch.equal(getattr(watched, name), getattr(alone, name))
+    for row, states in enumerate(told):
+        ids, steps = alone.response_ids[row].tolist(), alone.unmask_step[row].tolist()
+        assert len(states) >= max(steps) + 1
+        for number, state in enumerate(states):
+            is_there = [step <= number for step in steps]
+            expected = [token if there else tokenizer.mask_token_id for token, there in zip(ids, is_there, strict=True)]
+            assert state == (expected, [s if there else NEVER for s, there in zip(steps, is_there, strict=True)])
 
 
 def test_draws_made_in_pieces_are_the_same(backbone, tokenizer, monkeypatch):

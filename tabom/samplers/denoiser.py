@@ -1,0 +1,32 @@
+"""What a sampler needs of a model.
+
+Axes: B rows, L canvas positions, D hidden size, V vocabulary.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What a sampler needs of a backbone."""
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of the mask token."""
+        ...
+
+    @property
+    def unused_ids(self) -> tuple[int, ...]:
+        """Ids without a token."""
+        ...
+
+    def __call__(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Hidden states; entry ``i`` predicts token ``i``."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """Apply the head."""
+        ...
