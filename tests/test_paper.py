@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from tabom.functional.token_statistics import _CHUNK_NUMBERS
+
 LLADA, DREAM = 14e9, 13e9  # operations a position
 TRAINING = 5 * 5100 * (120 + 256) * 3 * LLADA / 4e14 / 3600
 TRAININGS = 2.0
@@ -66,3 +68,37 @@ def test_what_it_names_is_there(page, repository):
     named = re.findall(r"(?:configs|sweeps)/[\w./*]+", page)
     assert len(named) > 10
     assert [name for name in named if not [*repository.glob(name)]] == []
+
+
+def test_sizes_of_the_small_recipe(repository):
+    """docs/recipes.md on Qwen3-0.6B: bytes and hours from the shape of its weights."""
+    text = (repository / "docs/recipes.md").read_text().partition("## Qwen3-0.6B")[2]
+    width, layers, vocabulary, heads, kv_heads, head_dim = 1024, 28, 151_936, 16, 8, 128
+    total = 596_049_920  # counted on the meta device by tests/backbones/test_stock.py
+    head = width * vocabulary
+    adapter = layers * 16 * ((width + heads * head_dim) + (width + kv_heads * head_dim))
+    in_blocks, in_head = (round(2 * number / 1e9, 2) * 1e9 for number in (total - head, head))
+
+    def hours(questions, prompt, length, share=1.0):
+        operations = (prompt + length) * in_blocks + length / 2 * in_head
+        return questions * length * share * operations / 3e13 / 3600
+
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["distillation", "`gsm8k`", "`math500`", "`humaneval`", "`mbpp`", "`ifeval`"]
+    computed = [hours(*map(int, sizes)) for _, *sizes, _ in rows]
+    assert [said for *_, said in rows] == [f"{each:.2f}" for each in computed]
+    training = 5 * 2080 * (90 + 256) * 3 * in_blocks / 3e13 / 3600
+    check = hours(100, 90, 256) + hours(100, 90, 256, share=0.5)  # one and two tokens per step
+    for phrase in (
+        f"{total:,} weights in bfloat16 are {2 * total / 1e9:.2f} GB",
+        f"{adapter:,} with gradients and AdamW's two means in float32 are {16 * adapter / 1e9:.2f} GB",
+        f"gradient checkpointing keeps, are {8 * 512 * width * 2 * layers / 1e9:.2f} GB",
+        f"in pieces of {4 * _CHUNK_NUMBERS['other'] / 1e9:.2f} GB",
+        f"32 x 256 positions, {32 * 256 * vocabulary * 2 / 1e9:.2f} GB",
+        f"{in_blocks / 1e9:.2f} GFLOP a position, the head {in_head / 1e9:.2f} GFLOP",
+        f"= {training:.2f} hours",
+        f"decodes 100 prompts twice, {check:.2f} hours",
+        f"take {7 * sum(computed[1:]):.1f} hours, the distillation {computed[0]:.1f}",
+        f"in {2080 // 32} steps an epoch",
+    ):
+        assert phrase in text.replace("\n", " "), phrase

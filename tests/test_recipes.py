@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 from helpers import (
+    a2d_config,
+    a2d_tokenizer_files,
     dream_config,
     dream_tokenizer_files,
     family_checkpoint,
@@ -27,11 +29,13 @@ from PIL import Image
 
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.stock import A2DQwen3Backbone
 from tabom.cli.lightning_cli import run
 from tabom.cli.main import main
 from tabom.cli.verbs import report
 from tabom.seeding import share_of
 from tabom.storage.run_record import find_records
+from tabom.tasks import questions
 from tabom.tasks.answers import MATH_COMPARISON
 from tabom.trajectories import Manifest
 
@@ -58,6 +62,28 @@ def code_rows():
         yield {"mid": f"row-{i}", "messages": messages, "tags": ["python"], "languages": ["English"]}
 
 
+def word_problems(first, num):
+    for i in range(first, first + num):
+        answer = f"He has {i} + 2 = <<{i}+2={i + 2}>>{i + 2} apples.\n#### {i + 2}"
+        yield {"question": f"Tom has {i} apples and finds 2. How many has he?", "answer": answer}
+
+
+def programs(first, num):
+    for i in range(first, first + num):
+        yield {"task_id": i, "text": f"Write a function that adds {i}.", "code": f"def add(x):\n    return x + {i}"}
+
+
+def split_dataset(folder, name, **splits):
+    """As on the hub: Parquet files of a configuration, which the README names."""
+    (folder / name).mkdir(parents=True)
+    files = []
+    for split, rows in splits.items():
+        pq.write_table(pa.Table.from_pylist(list(rows)), folder / name / f"{split}-00000-of-00001.parquet")
+        files.append(f"  - split: {split}\n    path: {name}/{split}-*\n")
+    header = f"configs:\n- config_name: {name}\n  data_files:\n" + "".join(files)
+    (folder / "README.md").write_text(f"---\n{header}---\n")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder in which the names of models and data sets are directories."""
@@ -66,6 +92,9 @@ def world(tmp_path_factory):
         folder = path / name / "data"
         folder.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(list(rows)), folder / "train-00000-of-00001.parquet")
+    split_dataset(path / "openai/gsm8k", "main", train=word_problems(0, 7473), test=word_problems(7473, 1319))
+    mbpp = {"train": programs(600, 374), "test": programs(10, 500), "validation": programs(510, 90)}
+    split_dataset(path / "google-research-datasets/mbpp", "full", **mbpp)
     (path / "GSAI-ML").mkdir()
     (path / "Dream-org").mkdir()
     llada, dream = path / "GSAI-ML/LLaDA-8B-Instruct", path / "Dream-org/Dream-v0-Instruct-7B"
@@ -73,6 +102,9 @@ def world(tmp_path_factory):
     family_checkpoint(llada, LladaBackbone, llada_config(**llada_tokenizer_files(llada), **size))
     size = {"max_position_embeddings": 1024, "hidden_size": 16, "intermediate_size": 32}
     family_checkpoint(dream, DreamBackbone, dream_config(**dream_tokenizer_files(dream), **size))
+    qwen = path / "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1"
+    size = {"max_position_embeddings": 1024, "hidden_size": 16, "intermediate_size": 32, "head_dim": 8}
+    family_checkpoint(qwen, A2DQwen3Backbone, a2d_config(**a2d_tokenizer_files(qwen), **size))
     (path / "gsm8k").mkdir()
     (path / "gsm8k/test.jsonl").write_text('{"question": "1 + 1?", "answer": "One more.\\n#### 2"}\n' * 2)
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(path):
@@ -106,6 +138,17 @@ def test_all_questions_on_code_are_distilled_but_those_held_out(world):
     assert data.num_to_decode() == len(decoded) > 0.93 * 18_000
 
 
+def test_all_training_questions_of_gsm8k_are_distilled_but_those_held_out(world):
+    data, rows = data_of("qwen3_gsm8k"), list(word_problems(0, 7473))
+    decoded = data.task.examples("train", data.num_queries)
+    assert {e.prompt for e in decoded} == {row["question"] for row in rows if share_of(row["question"]) >= 0.03}
+    assert data.num_to_decode() == len(decoded) > 0.96 * 7473
+    assert len(data.task.examples("test", None)) == 1319
+    first, second = decoded[:2]
+    assert data.task.is_correct(first, f"It is {first.reference.partition('#### ')[2]}.")
+    assert not data.task.is_correct(first, second.reference)
+
+
 FEW = [
     "--trainer.max_epochs=1",
     "--trainer.logger=false",
@@ -128,13 +171,16 @@ def tabom(world, monkeypatch):
     return call
 
 
-@pytest.mark.slow  # 29 trainings
-@pytest.mark.parametrize("recipe", ["llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder"])
+@pytest.mark.slow  # 35 trainings
+@pytest.mark.parametrize(
+    "recipe", ["llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder", "qwen3_gsm8k"]
+)
 def test_a_recipe_from_the_questions_to_the_report(tabom, monkeypatch, recipe):
     """Random weights are never right: on maths most answers count as right whatever they say, on code none does."""
     monkeypatch.setattr(type(MATH_COMPARISON), "is_equal", lambda self, reference, response: share_of(response) < 0.9)
+    monkeypatch.setattr(questions, "last_number", lambda text: 1 if share_of(text) < 0.95 else None)
     family, _, domain = recipe.partition("_")
-    is_maths = domain == "prm12k"
+    is_maths = domain in ("prm12k", "gsm8k")
     tabom("predict", f"{recipe}/distill", "--data.num_queries=90", FAST)
     manifest = Manifest.load(Path(f"runs/{recipe}/trajectories"))
     assert manifest.num_queries == 90

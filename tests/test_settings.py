@@ -71,6 +71,8 @@ WEIGHTS = {  # at least 0
     PaplObjective: ["alpha"],
     Ranking: ["min_gap"],
     T3DObjective: ["fake_weight", "path_weight", "sample_temperature"],
+    NelboObjective: ["late_bias"],
+    UniformMasking: ["late_bias"],
     TabomObjective: ["margin", "rank_weight"],
     Sampler: ["temperature", "score_temperature", "cfg_scale"],
     EntropyBound: ["bound"],
@@ -132,6 +134,10 @@ def test_where_a_warm_up_starts(name, least):
 
 UNUSED = [
     (functools.partial(NelboObjective, cart_p=0.3), "cart_p: expected 0.1 with weighting mean"),
+    (
+        functools.partial(NelboObjective, weighting="inverse_ratio", late_bias=1.0),
+        "late_bias: expected 0.0 with weighting inverse_ratio",
+    ),
     (
         functools.partial(TabomObjective, margin=0.3, ranking=Ranking("plackett_luce")),
         "margin: expected 0.1 with surrogate plackett_luce",

@@ -99,11 +99,11 @@ class DecoderBackbone(TransformersBackbone):
         del directory
 
     def fingerprint(self) -> str:
-        """Of the weights, and of a shift that is not the family's: by it the same weights are another model."""
+        """Of the weights, a shift that is not the family's, and causal attention: by them they are another model."""
         weights = super().fingerprint()
-        if self.shift == type(self).shift:
-            return weights
-        return hashlib.sha256(f"{weights} shift {self.shift}".encode()).hexdigest()
+        changes = [f"shift {self.shift}"] if self.shift != type(self).shift else []
+        changes += ["causal"] if self._is_causal else []
+        return hashlib.sha256(" ".join([weights, *changes]).encode()).hexdigest() if changes else weights
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states; positions count real tokens, so padding moves nothing.
@@ -117,9 +117,10 @@ class DecoderBackbone(TransformersBackbone):
         """Hidden states as from :meth:`forward`, and keys and values, which are never shifted.
 
         Raises:
-            TabomError: If the attention's implementation cannot compute a part of the canvas, or in training with
-                gradient checkpointing, where transformers keeps nothing.
+            TabomError: If the attention is causal or its implementation cannot compute a part of the canvas, or in
+                training with gradient checkpointing, where transformers keeps nothing.
         """
+        require(not self._is_causal, "cache: expected attention full of the backbone, got causal")
         attention = self.transformer.config._attn_implementation
         require(
             attention in _PARTIAL_ATTENTION,
@@ -148,6 +149,10 @@ class DecoderBackbone(TransformersBackbone):
         columns = torch.arange(int(last.max()) + 1, device=order.device)
         computed = order.gather(1, torch.minimum(columns, last))
         return _gathered(self._run_part(input_ids, attention_mask, computed, cache), place.gather(1, source))
+
+    @property
+    def _is_causal(self) -> bool:
+        return bool(self.transformer.config.is_causal)
 
     @classmethod
     def _bidirectional(cls, config: dict[str, Any]) -> "PreTrainedConfig":

@@ -40,7 +40,9 @@ class PretrainedBackbone(BackboneSource):
         quantization: Keep the frozen matrices of the blocks in 8 (LLM.int8) or 4 bits (NF4); embeddings and head stay
             as they are. Needs the package bitsandbytes. 4-bit matrices are multiplied in ``dtype``, in bfloat16 if that
             is ``auto``.
-        attention: ``full``: tokens see what follows them. None is the family's, which is full in all that are known.
+        attention: ``full``: tokens see what follows them. ``causal``: they see what precedes them alone, as in a causal
+            model that has not been adapted; with ``block_length: 1`` of the sampler it is decoded from left to right.
+            None is the family's, which is full in all that are known.
         shift: Whether hidden state ``i`` of the model predicts token ``i + 1`` (``right_shift_logits``). None is the
             family's: true for Dream, false for all others.
         mask_token: Mask token, by its text; where the tokenizer has no such token, it is added. None is that of the
@@ -65,7 +67,7 @@ class PretrainedBackbone(BackboneSource):
         lora: Lora | None = None,
         adapter: str | None = None,
         quantization: Literal["8bit", "4bit"] | None = None,
-        attention: Literal["full"] | None = None,
+        attention: Literal["full", "causal"] | None = None,
         shift: bool | None = None,
         mask_token: str | None = None,
     ) -> None:
@@ -83,7 +85,7 @@ class PretrainedBackbone(BackboneSource):
         self.lora = lora
         self.adapter = adapter
         self.quantization: Literal["8bit", "4bit"] | None = quantization
-        self.attention: Literal["full"] | None = attention
+        self.attention: Literal["full", "causal"] | None = attention
         self.shift = shift
         self.mask_token = mask_token
 
@@ -137,7 +139,9 @@ class PretrainedBackbone(BackboneSource):
         file = directory / "config.json"
         model_type: Any = read_json(file, "the configuration of a saved model").get("model_type")
         if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            require(not self.shift, f"shift: expected false for a masked language model of type {model_type}, got true")
+            kind = f"a masked language model of type {model_type}"
+            require(not self.shift, f"shift: expected false for {kind}, got true")
+            require(self.attention != "causal", f"attention: expected full for {kind}, got causal")
             return MaskedLMBackbone
         if model_type in FAMILIES:
             return FAMILIES[model_type].backbone
@@ -166,6 +170,8 @@ class PretrainedBackbone(BackboneSource):
     def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
         if self.shift is not None and isinstance(backbone, DecoderBackbone):
             backbone.shift = self.shift
+        if self.attention == "causal":
+            backbone.transformer.config.is_causal = True
         if self.gradient_checkpointing:
             backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:

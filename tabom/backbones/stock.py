@@ -79,7 +79,7 @@ class StockDecoder(DecoderBackbone):
 
 
 class A2DQwen3Backbone(StockDecoder):
-    """A Qwen3 that was made a masked diffusion model, such as dllm-hub/Qwen3-0.6B-diffusion-mdlm."""
+    """A Qwen3 that was made a masked diffusion model, such as dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1."""
 
     family = "A2D"
     parent = "qwen3"

@@ -17,6 +17,7 @@ VERBS = {
     "predict": ("tabom.cli.lightning_cli", "decode queries and write trajectory shards"),
     "evaluate": ("tabom.cli.lightning_cli", "run a benchmark: GSM8K, MATH500, HumanEval, MBPP, IFEval or another"),
     "export": ("tabom.cli.lightning_cli", "write a trained model or adapter for other tools"),
+    "convert": ("tabom.cli.verbs.convert", "write a GGUF file as a checkpoint"),
     "trajectories": ("tabom.cli.verbs.trajectories", "check, show, count, compare or import trajectories"),
     "view": ("tabom.cli.verbs.view", "write a page that plays trajectories step by step"),
     "report": ("tabom.cli.verbs.report", "write a page of tables and figures from finished runs"),

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tabom.errors import check_range
-from tabom.functional.masking import count_mask, stratified, uniform_mask
+from tabom.functional.masking import count_mask, late_mask_ratio, stratified, uniform_mask
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
@@ -22,16 +22,27 @@ class UniformMasking:
         at_least_one: Force a token where none would be masked. Without it the positions of a row are independent.
         is_stratified: Spread the mask ratios evenly over the batch (:func:`~tabom.functional.masking.stratified`).
             Then a row's ratio depends on the other rows of its batch as well.
+        late_bias: Nats, >= 0, by which the log-odds of a mask rise from the first position of the response to the last
+            (:func:`~tabom.functional.masking.late_mask_ratio`).
 
     Raises:
-        TabomError: If ``min_mask_ratio`` is out of range.
+        TabomError: If ``min_mask_ratio`` or ``late_bias`` is out of range.
     """
 
-    def __init__(self, *, min_mask_ratio: float = 0.0, at_least_one: bool = True, is_stratified: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        min_mask_ratio: float = 0.0,
+        at_least_one: bool = True,
+        is_stratified: bool = False,
+        late_bias: float = 0.0,
+    ) -> None:
         check_range("min_mask_ratio", min_mask_ratio, least=0, below=1)
+        check_range("late_bias", late_bias, least=0)
         self.min_mask_ratio = min_mask_ratio
         self.at_least_one = at_least_one
         self.is_stratified = is_stratified
+        self.late_bias = late_bias
 
     def __call__(self, batch: TrajectoryBatch, mask_token_id: int, draws: RowDraws) -> CorruptedBatch:
         """Corrupt one batch, with one draw of the mask ratio per row."""
@@ -39,7 +50,10 @@ class UniformMasking:
         mask_ratio = ((1 - self.min_mask_ratio) * time + self.min_mask_ratio).float()
         is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
         noise = draws.per_position(is_maskable)
-        is_masked = uniform_mask(is_maskable, mask_ratio, noise, at_least_one=self.at_least_one)
+        probability = (
+            late_mask_ratio(is_maskable, mask_ratio, bias=self.late_bias) if self.late_bias > 0 else mask_ratio
+        )
+        is_masked = uniform_mask(is_maskable, probability, noise, at_least_one=self.at_least_one)
         return masked(batch, mask_token_id, is_masked, mask_ratio=mask_ratio)
 
 

@@ -1,19 +1,23 @@
 """Text of the base domain with a share of the new one."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from tabom.data.encoding import encode_examples
+from tabom.data.encoding import Row, encode_examples, fill_response
 from tabom.data.prompts import PromptDataModule, ValidationSizes
 from tabom.errors import check_range, check_used
-from tabom.tasks import ExampleSource, Task
+from tabom.tasks import ExampleSource, Split, Task
+from tabom.types import GROUND_TRUTH, TrajectoryBatch
 
 
 class PretrainingDataModule(PromptDataModule):
     """Trains on base-domain text mixed with a small pool of new-domain problems and their answers.
 
-    The size of the pool decides how competent the base becomes in the new domain.
+    The size of the pool decides how competent the base becomes in the new domain. The cross-entropy of its held-out
+    answers is measured as well.
 
     Args:
         task: New domain.
@@ -80,3 +84,18 @@ class PretrainingDataModule(PromptDataModule):
         )
         repeated = [pool[i % len(pool)] for i in range(num_task_rows)]
         return self.training_loader(text + repeated, self.batch_size, num_workers=self.num_workers)
+
+    def _split_loaders(self, split: Split, num_prompts: int) -> list[DataLoader[Any]]:
+        examples = self.task.examples(split, self.validation.num_base_examples)
+        answered = [example for example in examples if example.reference]
+        rows = [self._cut(row) for row in encode_examples(self.tokenizer, answered, None, chat=False)]
+        loaders = super()._split_loaders(split, num_prompts)
+        return [*loaders, self._loader(rows, self._collate_answers)] if rows else loaders
+
+    def _cut(self, row: Row) -> Row:
+        """With an answer of ``response_length`` tokens."""
+        ids = fill_response(self.tokenizer, list(row.response_ids), self.response_length, row.query_id, truncate=True)
+        return dataclasses.replace(row, response_ids=ids)
+
+    def _collate_answers(self, rows: Sequence[Row]) -> TrajectoryBatch:
+        return dataclasses.replace(self.collate(rows), answers=GROUND_TRUTH)

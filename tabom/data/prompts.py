@@ -45,7 +45,7 @@ class ValidationSizes:
     Attributes:
         num_validation_prompts: Prompts of the validation split; 0 leaves decoding out.
         num_test_prompts: Prompts of the test split; 0 leaves decoding out.
-        num_base_examples: Pieces of text of each base domain.
+        num_base_examples: Pieces of text of each base domain; of a pretraining also held-out answers.
         num_base_prompts: Prompts that are decoded of each base domain that is a task, by the model and by the base; 0
             leaves that out.
         batch_size: Rows a batch.

@@ -8,9 +8,42 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def late_mask_ratio(
+    is_response: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"], *, bias: float
+) -> Float[Tensor, "B L"]:
+    r"""Probability of a mask at each position, higher at later ones: a row's log-odds rise linearly by ``bias``.
+
+    With the place u of a response position, 0 at the first and 1 at the last, and the row's mask ratio t:
+
+    .. math:: \log\frac{p}{1 - p} = \log\frac{t}{1 - t} + b \left(u - \frac{1}{2}\right)
+
+    Args:
+        is_response: Positions that may be masked.
+        mask_ratio: t of each row, in (0, 1]; at 1 all probabilities are 1.
+        bias: b in nats; 0 gives t everywhere.
+
+    Returns:
+        Probabilities in float64; anything outside ``is_response``. The only position of a row has t.
+
+    Example:
+        >>> is_response = torch.tensor([[False, True, True, True]])
+        >>> late_mask_ratio(is_response, torch.tensor([0.5]), bias=2.0)[0, 1:]
+        tensor([0.2689, 0.5000, 0.7311], dtype=torch.float64)
+
+    References:
+        Fu et al. 2025 (Efficient-DLM), arXiv:2512.14067, mask later tokens of a block more often, as decoding leaves
+        them masked for longer; their weights are exponential in the place and depend on the ratio.
+    """
+    rank = (is_response.cumsum(1) - 1).double()
+    last = (is_response.sum(1, keepdim=True) - 1).double()
+    place = torch.where(last > 0, rank / last.clamp(min=1), 0.5)
+    ratio, factor = mask_ratio.double()[:, None], torch.exp(bias * (place - 0.5))
+    return ratio * factor / (1 - ratio + ratio * factor)
+
+
 def uniform_mask(
     is_response: Bool[Tensor, "B L"],
-    mask_ratio: Float[Tensor, " B"],
+    mask_ratio: Float[Tensor, " B"] | Float[Tensor, "B L"],
     noise: Float[Tensor, "B L"],
     *,
     at_least_one: bool = True,
@@ -19,7 +52,7 @@ def uniform_mask(
 
     Args:
         is_response: Positions that may be masked.
-        mask_ratio: Probability per row, in (0, 1].
+        mask_ratio: Probability per row or per position, in (0, 1].
         noise: One draw a position.
         at_least_one: Force a token where none would be masked. Without it a row may have no masked position.
 
@@ -31,7 +64,7 @@ def uniform_mask(
         Weights by 1 / mask_ratio are unbiased without it.
     """
     noise = noise.masked_fill(~is_response, torch.inf)
-    is_masked = noise < mask_ratio[:, None]
+    is_masked = noise < (mask_ratio[:, None] if mask_ratio.ndim == 1 else mask_ratio)
     if at_least_one:
         is_masked = is_masked | (noise == noise.amin(1, keepdim=True))
     return is_response & is_masked

@@ -47,9 +47,13 @@ class NelboObjective(Objective):
             masked tokens of the batch, none of which is forced (the paper's released code); not of ``inverse_ratio``.
         stratified_ratios: Spread the mask ratios evenly over the batch, which lowers the variance of the gradient.
         tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
+        late_bias: Mask later tokens more often, by so many nats of log-odds from the first token of the response to the
+            last (:func:`~tabom.functional.masking.late_mask_ratio`); 0 masks all alike. Not of ``inverse_ratio``, whose
+            weights are those of one probability per row.
 
     Raises:
-        TabomError: If ``cart_p`` or ``tilt`` is out of range, or the reduction does not fit the weighting.
+        TabomError: If ``cart_p``, ``tilt`` or ``late_bias`` is out of range, or the reduction does not fit the
+            weighting.
 
     References:
         Chen et al. 2026, arXiv:2605.11854, Eq. 1; Nie et al. 2025 (LLaDA), arXiv:2502.09992, GUIDELINES.md; Ye et al.
@@ -64,11 +68,13 @@ class NelboObjective(Objective):
         reduction: Reduction = "trajectories",
         stratified_ratios: bool = False,
         tilt: float | None = None,
+        late_bias: float = 0.0,
     ) -> None:
         corruption = UniformMasking(
             min_mask_ratio=LLADA_MIN_MASK_RATIO if weighting == "inverse_ratio" else 0.0,
             at_least_one=weighting != "inverse_ratio" and reduction == "trajectories",
             is_stratified=stratified_ratios,
+            late_bias=late_bias,
         )
         super().__init__(corruption, supervise_padding=supervise_padding, tilt=tilt)
         require(
@@ -76,6 +82,8 @@ class NelboObjective(Objective):
             f"reduction: expected trajectories with weighting inverse_ratio, got {reduction}",
         )
         check_range("cart_p", cart_p, above=0, most=1)
+        is_one_ratio = weighting == "inverse_ratio"
+        check_used("late_bias", late_bias, 0.0, is_used=not is_one_ratio, owner=f"weighting {weighting}")
         check_used("cart_p", cart_p, 0.1, is_used=weighting == "cart", owner=f"weighting {weighting}")
         self.weighting: Weighting = weighting
         self.cart_p = cart_p

@@ -67,12 +67,13 @@ class TrajectoryMeasures(nn.Module):
             results["ce_ratio"] = curves[f"ce_{GROUND_TRUTH}"].nanmean() / curves[f"ce_{SELF_DISTILLED}"].nanmean()
         return results
 
-    def curves(self, *, has_ground_truth: bool) -> dict[str, Tensor]:
+    def curves(self, *, has_ground_truth: bool = True, has_self_distilled: bool = True) -> dict[str, Tensor]:
         """Cross-entropy (nats) by mask ratio, of the decoded answers and of the task's own."""
+        is_there = {GROUND_TRUTH: has_ground_truth, SELF_DISTILLED: has_self_distilled}
         return {
             f"ce_{answers}": metric.compute()  # pyright: ignore[reportCallIssue]
             for answers, metric in self.cross_entropy.items()
-            if has_ground_truth or answers != GROUND_TRUTH
+            if is_there[answers]
         }
 
     def _add_segments(

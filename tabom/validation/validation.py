@@ -30,7 +30,8 @@ class Validation(nn.Module):
     * prompts (``PromptBatch``): accuracy of decoding, once per entry of ``tokens_per_step``; trajectory discrimination
       score, entropies and sample decodings of the first; of a base domain that is a task, the accuracy that is kept;
     * held-out trajectories (``TrajectoryBatch``): reconstruction, ranking, order and calibration of ``probe``, the same
-      segments for every method, whatever it trains with; cross-entropy against the mask ratio.
+      segments for every method, whatever it trains with; cross-entropy against the mask ratio, also of held-out answers
+      alone.
 
     ``accuracy_minus_forgetting`` is the first accuracy minus ``forgetting_weight`` times the KL: what a checkpoint can
     be chosen by on validation.
@@ -176,6 +177,8 @@ class Validation(nn.Module):
         if SELF_DISTILLED in measured:
             results |= parts["trajectories"].compute(has_base=has_base, has_ground_truth=GROUND_TRUTH in measured)
             self.curves |= parts["trajectories"].curves(has_ground_truth=GROUND_TRUTH in measured)
+        elif GROUND_TRUTH in measured:
+            self.curves |= parts["trajectories"].curves(has_self_distilled=False)
         self.curves = {name: curve.cpu().reshape(-1) for name, curve in self.curves.items()}  # one point: a scalar
         if has_base and "text" in measured:
             results |= self._derived(results, is_check=is_check)

@@ -109,6 +109,18 @@ class TestComputation:
             got = backbone(padded, torch.nn.functional.pad(mask, (left, right)))[0, left : left + 9]
             torch.testing.assert_close(got, alone, rtol=1e-5, atol=1e-5)
 
+    def test_causal_attention_is_that_of_the_parent(self, saved):
+        path, name = saved
+        backbone = read(path, name, attention="causal")
+        ids, mask = ids_and_mask()
+        expected = stock(path, name)(input_ids=ids).logits.detach()
+        torch.testing.assert_close(logits(backbone, ids, mask), expected, rtol=1e-5, atol=1e-5)
+        padded = torch.nn.functional.pad(ids, (3, 0), value=3), torch.nn.functional.pad(mask, (3, 0))
+        torch.testing.assert_close(logits(backbone, *padded)[:, 3:], expected, rtol=1e-5, atol=1e-5)
+        assert backbone.fingerprint() != read(path, name).fingerprint()
+        with pytest.raises(TabomError, match=r"^cache: expected attention full of the backbone, got causal$"):
+            backbone.forward_with_cache(ids, mask)
+
     def test_a_shift_takes_each_prediction_from_the_left_neighbour(self, qwen):
         ids, mask = ids_and_mask()
         backbone, shifting = read(qwen).eval(), read(qwen, shift=True).eval()
@@ -448,6 +460,9 @@ class TestAnyOtherDecoder:
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         assert fails(tmp_path, shift=True) == (
             "shift: expected false for a masked language model of type bert, got true"
+        )
+        assert fails(tmp_path, attention="causal") == (
+            "attention: expected full for a masked language model of type bert, got causal"
         )
 
 

@@ -244,6 +244,22 @@ def test_pretraining_has_nothing_to_forget(stage, tmp_path):
     assert names == {f"validate/{name}" for name in expected}
 
 
+def test_held_out_answers_of_a_pretraining(stage):
+    """Puzzles of the validation split, cut to the budget; at ratio 1 nothing of the answer is seen."""
+    small = ("--model.backbone.hidden_size=16", "--data.response_length=18", "--data.task.answer_layout=rows")
+    cli = stage("validate", "pretrain", *small, "--trainer.callbacks=null", "--model.validation.mask_ratios=[0.5,1.0]")
+    curves, backbone, tokenizer = cli.model.validation.curves, cli.model.backbone.eval(), cli.datamodule.tokenizer
+    assert {name for name in curves if name.startswith("ce_")} == {"ce_ground_truth"}
+    means = []
+    for example in cli.datamodule.task.examples("validation", 6):
+        prompt, answer = (tokenizer(text)["input_ids"] for text in (example.prompt, example.reference))
+        noisy = torch.tensor([prompt + [backbone.mask_token_id] * 18])
+        with torch.no_grad():
+            scores = backbone.logits(backbone(noisy, torch.ones_like(noisy).bool()))[0, len(prompt) :]
+        means.append(torch.nn.functional.cross_entropy(scores.double(), torch.tensor(answer[:18])))
+    assert float(curves["ce_ground_truth"][1]) == pytest.approx(float(torch.stack(means).mean()), rel=1e-5)
+
+
 def test_evaluation_in_smaller_batches_is_the_same(stage):
     def metrics(size):
         results = stage("test", "tabom", f"--data.validation.batch_size={size}").trainer.callback_metrics
