@@ -1,9 +1,10 @@
-# One environment for every target; `make` alone lists them.
+# One environment for every target, with no more than the targets need that were made; `make` alone lists them.
 PYTHON ?= python3
 VENV ?= .venv
 # A CPU wheel is enough for the demo and the tests. For a GPU: make setup TORCH="torch>=2.9,<2.14"
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.installed-runtime
 STAMP := $(VENV)/.installed
 DEMO_FLAGS ?=
 # A directory: each benchmark writes its figures there.
@@ -18,19 +19,23 @@ results = $(if $(BENCH_RESULTS),--json $(BENCH_RESULTS)/$(1).json)
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml
+$(RUNTIME): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tabom needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(STAMP): $(RUNTIME)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-setup: $(STAMP) ## Create the environment in .venv, or bring it up to date
+setup: $(STAMP) ## Create the environment in .venv with all tools, or bring it up to date
 
-demo: $(STAMP) ## Base model, trajectories, trainings, tables and figures under runs/demo (5 to 10 minutes; resumes)
+demo: $(RUNTIME) ## Base model, trajectories, trainings, tables and figures under runs/demo (5 to 10 minutes; resumes)
 	$(BIN)/tabom demo $(DEMO_FLAGS)
 
-demo-full: $(STAMP) ## All methods at several learning rates, compared at equal forgetting, under runs/demo-full (resumes)
+demo-full: $(RUNTIME) ## All methods at several learning rates, compared at equal forgetting, under runs/demo-full (resumes)
 	$(BIN)/tabom demo --full $(DEMO_FLAGS)
 
 browser: ## Install Chromium for the tests of pages, where there is none (Debian and Ubuntu, as root)
@@ -51,13 +56,14 @@ docs: $(STAMP) ## Build the documentation site into site/, with warnings as erro
 pictures: $(STAMP) ## Take the pictures in the README of runs/demo: docs/viewer.gif and docs/report.png
 	$(BIN)/python docs/pictures.py
 
-bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth and start, as ratios, on this CPU (about 45 minutes)
+bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth, start and side by side, as ratios, on this CPU (about 50 minutes)
 	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)
 	$(BIN)/python benchmarks/train_step.py $(call results,train_step)
 	$(BIN)/python benchmarks/data.py $(call results,data)
 	$(BIN)/python benchmarks/scaling.py $(call results,scaling)
 	$(BIN)/python benchmarks/distill.py $(call results,distill)
 	$(BIN)/python benchmarks/start.py $(call results,start)
+	$(BIN)/python benchmarks/side_by_side.py $(call results,side_by_side)
 
 gpu-hour: $(STAMP) ## Everything to be known about one GPU of 80 GB or more, in 25 minutes (DRY=1: tiny, on a CPU)
 	$(BIN)/python benchmarks/gpu_hour.py $(if $(DRY),--dry) \

@@ -81,10 +81,10 @@ def seconds_of(name: str, folder: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def make_inputs(folder: Path) -> None:
-    """Write a tiny base and 64 trajectories of its length."""
+def make_inputs(folder: Path, source: NewTinyDLM) -> None:
+    """Write a base with random weights and 64 trajectories of its length."""
     tokenizer = load_tokenizer("characters")
-    backbone = NewTinyDLM(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32).load(tokenizer)
+    backbone = source.load(tokenizer)
     backbone.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     rows = [
@@ -119,7 +119,7 @@ def main() -> None:
     record = common.record("start", arguments)
     taken: dict[str, list[float]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        make_inputs(Path(folder))
+        make_inputs(Path(folder), NewTinyDLM(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32))
         for _ in range(arguments.rounds):
             for name in WAYS:
                 taken[name].append(seconds_of(name, folder))

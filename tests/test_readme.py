@@ -72,6 +72,24 @@ def test_make_targets_exist(readme, repository):
     assert all(f"  {target} " in listing for target in targets)
 
 
+def test_the_demo_installs_no_tools(repository, tmp_path):
+    """What the tests need comes into the same environment later, also where the demo was first."""
+
+    def installed(target):
+        words = ["make", "-n", f"VENV={tmp_path}", target]
+        printed = subprocess.run(words, cwd=repository, check=True, capture_output=True, text=True).stdout
+        return [words[-1] for line in printed.splitlines() if " pip install " in line for words in [shlex.split(line)]]
+
+    torch = "torch==2.13.0"
+    assert installed("demo") == installed("demo-full") == [torch, "."]
+    assert installed("test") == installed("setup") == [torch, ".", ".[dev]"]
+    (tmp_path / ".installed-runtime").touch()
+    assert installed("demo") == []
+    assert installed("lint") == [".[dev]"]
+    (tmp_path / ".installed").touch()
+    assert installed("demo") == installed("type") == []
+
+
 @pytest.mark.parametrize("failing", ["", "test", "lint", "type", "test-slow"])
 def test_ci_runs_all_parts_and_fails_with_any(repository, tmp_path, failing):
     """With a ``make`` that only says its target; the suites' closing lines come last."""
