@@ -1,6 +1,7 @@
 """What happens around a run: files written, configuration recorded, decodings shown."""
 
 from tabom.callbacks.artifacts import Artifacts
+from tabom.callbacks.best_checkpoint import BestCheckpoint
 from tabom.callbacks.interruption import Interrupted, LastCheckpoint, interruptible
 from tabom.callbacks.run_recorder import RunRecorder
 from tabom.callbacks.save_backbone import SaveBackbone
@@ -10,6 +11,7 @@ from tabom.callbacks.validation_media import ValidationMedia
 
 __all__ = [
     "Artifacts",
+    "BestCheckpoint",
     "Interrupted",
     "LastCheckpoint",
     "RunRecorder",

@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # pyright: ignore[reportPrivateImportUsage]
 from lightning import Callback
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tabom import shipped
-from tabom.callbacks import LastCheckpoint, StepProgressBar, TrajectoryWriter, ValidationMedia
+from tabom.callbacks import BestCheckpoint, LastCheckpoint, StepProgressBar, TrajectoryWriter, ValidationMedia
 from tabom.errors import require
 
 TRAININGS = ("fit", "validate", "test", "export")
@@ -80,7 +80,7 @@ def add_defaults(parser: LightningArgumentParser, verb: str) -> None:
     if verb == "predict":
         parser.add_lightning_class_args(TrajectoryWriter, "writer")
     if verb in TRAININGS:
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.set_defaults(
             {

@@ -258,8 +258,8 @@ class TabomCLI(LightningCLI):
         if path is None:
             rank_zero_info(f"{where}: no checkpoint yet, the training starts from the beginning")
         else:
-            check_file(str(self.subcommand), self.config[str(self.subcommand)].as_dict(), path)
             path = best_checkpoint(path) if name == "best" else path
+            check_file(str(self.subcommand), self.config[str(self.subcommand)].as_dict(), path)
         options["ckpt_path"] = None if path is None else str(path)
 
     def _parse_ckpt_path(self) -> None:

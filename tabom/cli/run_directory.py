@@ -25,10 +25,11 @@ def fill_in_directory(config: Namespace, environment: Mapping[str, str]) -> None
     name = config.run_dir
     require(name != "", "run_dir: expected a directory, got an empty name")
     directory = own_directory(name, environment)
-    for logger in _loggers(config.trainer.logger):
+    for logger in _options(config.trainer.logger):
         if logger.get("offline") is not None:
             _follow_variables(logger, environment)
     if directory is None:
+        _fill_in_checkpoints(config, "")
         return
     root = Path(config.trainer.default_root_dir or name or ".")
     parts = [config[key] for key in ("trainer", "checkpoint", "writer") if key in config]
@@ -36,14 +37,23 @@ def fill_in_directory(config: Namespace, environment: Mapping[str, str]) -> None
         for part in parts:
             _move(part, root, Path(directory))
     config.run_dir = config.trainer.default_root_dir = directory
-    for key, option, folder in (("checkpoint", "dirpath", "checkpoints"), ("writer", "output_dir", "trajectories")):
-        if key in config and config[key][option] is None:
-            config[key][option] = str(Path(directory, folder))
+    _fill_in_checkpoints(config, directory)
+    if "writer" in config:
+        _fill_in(config.writer, {"output_dir": str(Path(directory, "trajectories"))})
     names = _names(name or directory, environment)
-    for logger in _loggers(config.trainer.logger):
+    for logger in _options(config.trainer.logger):
         _fill_in(logger, {"save_dir": directory})
         if logger.get("offline") is not None:
             _fill_in(logger, names)
+
+
+def _fill_in_checkpoints(config: Namespace, directory: str) -> None:
+    """Keep all checkpoints together; those of a callback without a directory would lie in one that W&B names."""
+    callbacks = [config[key] for key in ("checkpoint",) if key in config] + list(
+        _options(config.trainer.get("callbacks"))
+    )
+    for options in callbacks:
+        _fill_in(options, {"dirpath": str(Path(directory, "checkpoints"))})
 
 
 def _names(run_dir: str, environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -88,11 +98,11 @@ def group_and_name(run_dir: str) -> tuple[str | None, str]:
     return (group, "_".join(names)) if names else (None, group)
 
 
-def _loggers(given: Any) -> Iterator[Namespace]:
-    """Options of all loggers."""
-    for logger in given if isinstance(given, list) else [given]:
-        if isinstance(logger, Namespace) and "init_args" in logger:
-            yield logger.init_args
+def _options(given: Any) -> Iterator[Namespace]:
+    """Options of one object or of several: loggers, callbacks."""
+    for one in given if isinstance(given, list) else [given]:
+        if isinstance(one, Namespace) and "init_args" in one:
+            yield one.init_args
 
 
 def _fill_in(options: Namespace, values: dict[str, str | None]) -> None:

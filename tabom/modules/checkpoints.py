@@ -67,11 +67,12 @@ def check_checkpoint(path: Path, *, goes_on: bool, reads_shards: bool) -> None:
         f"{path}: expected the file of a checkpoint, found the directory of a sharded one, which takes the strategy "
         "that wrote it (ModelParallelStrategy)",
     )
-    missing = [name for name in _STATE if name not in content and not path.is_dir()]
+    in_shards = ("optimizer_states",) if path.is_dir() else ()
+    missing = [name for name in _STATE if name not in content and name not in in_shards]
     require(
         not goes_on or not missing,
-        f"{path}: expected a checkpoint with the state of a training, found one of weights alone (without "
-        f"{', '.join(missing)})",
+        f"{path}: expected a checkpoint with the state of a training, found one that is only evaluated (without "
+        f"{', '.join(missing)}); a training goes on with {path.with_name('last.ckpt')}",
     )
 
 

@@ -196,7 +196,8 @@ class TrainingModule(LightningModule):
         if self.backbone.has_adapter:
             checkpoint["adapter"] = sorted(self._trained_names())
             checkpoint["adapter_settings"] = self.backbone.adapter_settings
-        checkpoint["reference"] = self._reference.state_dict()
+        if "optimizer_states" in checkpoint:  # else no training goes on with it
+            checkpoint["reference"] = self._reference.state_dict()
         checkpoint["optimizer"] = self.try_optimizer()
         if self.validation is not None:
             checkpoint["largest_drop"] = self.validation.largest_drop[0].state_dict()

@@ -1,10 +1,12 @@
 """Runs a sweep on this machine: several processes at once, resumable, with a summary at the end."""
 
 import os
+import re
 import statistics
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
@@ -25,6 +27,8 @@ from tabom.storage.yaml_files import read_yaml
 from tabom.sweeping.file import Sweep, identity
 from tabom.sweeping.run import Run
 from tabom.sweeping.search import Search
+
+_LONGEST_NAME = 120
 
 
 class Runner(SideBySide[Run]):
@@ -97,11 +101,21 @@ class Runner(SideBySide[Run]):
         is_grid, num_seeds = self._sweep.method == "grid", len(self._seeds)
         seeds = self._seeds[: max(0, self._num_runs - trial.number * num_seeds)] if is_grid else self._seeds
         num_commands = 1 + len(self._sweep.content.get("then", []))
-        names = [f"{trial.number:03}" + ("" if seed is None else f"-seed{seed}") for seed in seeds]
+        values, metric = dict(trial.params), self._sweep.metric
+        places = [self._place(trial.number, values, seed) for seed in seeds]
         self._runs[trial.number] = [
-            Run(self._directory / name, trial.number, dict(trial.params), seed, self._sweep.metric, num_commands)
-            for name, seed in zip(names, seeds, strict=True)
+            Run(place, trial.number, values, seed, metric, num_commands)
+            for place, seed in zip(places, seeds, strict=True)
         ]
+
+    def _place(self, setting: int, values: dict[str, Any], seed: int | None) -> Path:
+        """The run's directory: one that an earlier version made keeps its number; none has two settings."""
+        former = self._directory / (f"{setting:03}" + ("" if seed is None else f"-seed{seed}"))
+        if former.is_dir():
+            return former
+        name = self._name(values, seed)
+        taken = {run.directory.name for runs in self._runs.values() for run in runs}
+        return self._directory / (f"{name}-{setting:03}" if name in taken else name)
 
     def _following(self) -> Run | None:
         """What is to be run: a seed of a setting that has not finished and was not tried by this command."""
@@ -116,31 +130,34 @@ class Runner(SideBySide[Run]):
 
     def _commands(self, run: Run) -> list[list[str]]:
         given = {key: value for key in ("project", "entity") if (value := self._sweep.content.get(key))}
-        logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run), **given}
+        logger = {"offline": "true", "group": self._sweep.name, "name": self._name(run.values, run.seed), **given}
         options = [f"--trainer.logger.{key}={value}" for key, value in logger.items()]
         first, following = self._sweep.words(run.values, run.seed), self._sweep.then(run.directory, self._setting(run))
         return [[*words, *options] for words in (first, *following)]
 
-    def _name(self, run: Run) -> str:
-        return self._setting(run) if run.seed is None else " ".join([*self._parts(run), f"seed={run.seed}"])
+    def _name(self, values: dict[str, Any], seed: int | None) -> str:
+        """Of a run, in W&B as well: all that tells it from the others, as far as a file's name may hold it."""
+        parts = [*self._parts(values), *([] if seed is None else [f"seed={seed}"])]
+        return re.sub(r"[^\w.+=-]+", "_", "-".join(parts))[:_LONGEST_NAME] or "run"
 
     def _setting(self, run: Run) -> str:
-        return " ".join(self._parts(run)) or self._sweep.name
+        return " ".join(self._parts(run.values)) or self._sweep.name
 
-    def _parts(self, run: Run) -> list[str]:
-        return [f"{self._names[key]}={show_value(value)}" for key, value in run.values.items()]
+    def _parts(self, values: dict[str, Any]) -> list[str]:
+        return [f"{self._names[key]}={show_value(value)}" for key, value in values.items()]
 
     def _note_end(self, job: Run) -> None:
         self._is_hopeless(job)
         if reason := job.finish():
             self._failed.add(job.directory.name)
-            self._display.line(f"{job.directory.name} ({self._name(job)}): {reason}; {job.log}")
+            self._display.line(f"{job.directory.name}: {reason}; {job.log}")
         self._tell(job.setting)
 
     def _begin_next(self) -> Run | None:
         following = self._following()
         if following is not None:
-            following.start(self._commands(following), max(1, (os.cpu_count() or 1) // self._num_jobs))
+            num_threads = max(1, (os.cpu_count() or 1) // self._num_jobs)
+            following.start(self._commands(following), num_threads, self._template)
         return following
 
     def _tell(self, setting: int) -> None:

@@ -62,6 +62,9 @@ def test_what_follows_from_run_dir():
     fill_in_directory(config, {})
     assert config.trainer.default_root_dir == config.run_dir == "runs/demo/tabom"
     assert config.checkpoint.dirpath == "runs/demo/tabom/checkpoints"
+    config.trainer.callbacks = [Namespace(class_path="X", init_args=Namespace(dirpath=None))]
+    fill_in_directory(config, {})
+    assert config.trainer.callbacks[0].init_args.dirpath == "runs/demo/tabom/checkpoints"
     logger = config.trainer.logger.init_args
     assert (logger.project, logger.group, logger.name, logger.save_dir) == ("tabom", "demo", "tabom", "runs/demo/tabom")
     before = config.clone()
@@ -137,10 +140,11 @@ def test_what_is_given_wins_and_moves_with_the_directory():
     assert config.trainer.default_root_dir == config.run_dir == "runs/b/7"
 
 
-def test_without_a_directory_only_the_project_is_filled_in():
+def test_without_a_directory_the_project_and_the_place_of_checkpoints_are_filled_in():
     config = options()
     before = config.clone()
     before.trainer.logger.init_args.project = "tabom"
+    before.checkpoint.dirpath = "checkpoints"  # where last.ckpt is
     fill_in_directory(config, {})
     assert config == before
 

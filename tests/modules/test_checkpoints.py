@@ -118,6 +118,15 @@ def test_averages_of_the_weights_are_saved(stage, tmp_path, name, options):
     assert resumed.trainer.global_step == 5
 
 
+def test_the_best_checkpoint_holds_an_average_of_the_weights(stage):
+    average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}}
+    trained = stage("fit", "tabom", f"--trainer.callbacks={json.dumps([average])}", "--trainer.max_steps=3")
+    best = torch.load(trained.trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
+    last = torch.load(last_checkpoint(trained), weights_only=True)
+    assert all(torch.equal(best[name], last["state_dict"][name]) for name in best)
+    assert not all(torch.equal(best[name], last["current_model_state"][name]) for name in best)
+
+
 def test_the_base_beside_an_average_keeps_every_bit(stage, checkpoint, tokenizer):
     average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.3}}
     before = stage("validate", "tabom", "--model.validation=null").model.backbone.state_dict()

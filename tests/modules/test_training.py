@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -125,6 +126,20 @@ def test_last_and_best_checkpoints(trained):
     last = torch.load(last_checkpoint(trained), weights_only=True)
     best = torch.load(trained.trainer.checkpoint_callback.best_model_path, weights_only=True)
     assert (last["global_step"], best["global_step"]) == (6, 3)
+
+
+def test_the_best_checkpoint_is_only_evaluated(stage, trained):
+    """It holds no state of the optimizer, and says where a training that is to go on finds it."""
+    last, path = last_checkpoint(trained), trained.trainer.checkpoint_callback.best_model_path
+    stored, best = (torch.load(each, weights_only=True) for each in (last, path))
+    assert stored.keys() - best.keys() == {"optimizer_states", "lr_schedulers", "reference"}
+    assert stored["callbacks"].keys() == best["callbacks"].keys()
+    assert any(key.startswith("ModelCheckpoint{") for key in stored["callbacks"])  # as in earlier checkpoints
+    message = rf"^{path}: expected a checkpoint with the state of a training, .*; a training goes on with {last}$"
+    with pytest.raises(TabomError, match=message):
+        stage("fit", "tabom", f"--ckpt_path={path}")
+    with pytest.raises(TabomError, match=message):
+        stage("fit", "tabom", "--ckpt_path=best", f"--run_dir={Path(last).parents[1]}")
 
 
 def test_command_line_wins_over_what_a_checkpoint_was_made_with(stage, trained):

@@ -71,14 +71,28 @@ def test_a_grid_runs_once(capsys):
     words, environment = json.loads((OUT / first.name / "argv.json").read_text())
     assert words == [
         *("fit", "--x=0.1", "--seed_everything=1", "--trainer.logger.offline=true"),
-        *("--trainer.logger.group=group", "--trainer.logger.name=x=0.1 seed=1"),
-        "--run_dir=out/000-seed1",
+        *("--trainer.logger.group=group", "--trainer.logger.name=x=0.1-seed=1"),
+        "--run_dir=out/x=0.1-seed=1",
     ]
     assert (environment["WANDB_RUN_ID"], environment["WANDB_MODE"]) == (first.records[0].run_id, "offline")
     assert "WANDB_SWEEP_ID" not in environment
     assert first.metric == pytest.approx(-0.04)
     sweep("--jobs=2")
     assert [len(entry.records) for entry in runs()] == [1] * 6
+
+
+def test_names_of_runs():
+    """They hold what a file's name may hold, and tell settings that look alike apart."""
+    (OUT / "001-seed1").mkdir(parents=True)  # of an earlier version
+    values = {"x": [0.1, 0.3], "kind": ["a/b", "a b"], "seed_everything": [1]}
+    sweep(parameters={name: {"values": each} for name, each in values.items()})
+    words = {path.parent.name: json.loads(path.read_text())[0][1:3] for path in OUT.glob("*/argv.json")}
+    assert words == {
+        "kind=a_b-x=0.1-seed=1": ["--kind=a/b", "--x=0.1"],
+        "001-seed1": ["--kind=a/b", "--x=0.3"],
+        "kind=a_b-x=0.1-seed=1-002": ["--kind=a b", "--x=0.1"],
+        "kind=a_b-x=0.3-seed=1": ["--kind=a b", "--x=0.3"],
+    }
 
 
 def test_the_summary(capsys):
@@ -119,11 +133,11 @@ def test_threads_are_shared_out(monkeypatch):
 
 
 def test_a_failed_run_does_not_end_the_sweep_and_is_tried_again(capsys):
-    message = r"^2 runs failed \(001-seed1, 001-seed2\); the same command tries them again$"
+    message = r"^2 runs failed \(x=0.3-seed=1, x=0.3-seed=2\); the same command tries them again$"
     with pytest.raises(TabomError, match=message):
         sweep(words=["--crash=0.3"])
     assert tried() == [(x, seed) for x, seed in GRID if x != 0.3]
-    assert "001-seed1 (x=0.3 seed=1): it burns; out/001-seed1/output.log" in capsys.readouterr().out
+    assert "x=0.3-seed=1: it burns; out/x=0.3-seed=1/output.log" in capsys.readouterr().out
     Path("mended").touch()
     sweep(words=["--crash=0.3"])
     assert tried() == GRID
@@ -134,9 +148,9 @@ def test_a_metric_that_is_not_logged_is_a_failure(capsys):
     with pytest.raises(TabomError, match=r"^1 runs failed"):
         sweep(metric={"name": "validate/other"}, x=[0.1], seeds=[1])
     (entry,) = runs()
-    record = f"out/000-seed1/records/fit-0-{entry.records[0].run_id}.jsonl"
+    record = f"out/x=0.1-seed=1/records/fit-0-{entry.records[0].run_id}.jsonl"
     reason = f"expected the metric validate/other in {record}, found none"
-    assert f"000-seed1 (x=0.1 seed=1): {reason}; out/000-seed1/output.log" in capsys.readouterr().out
+    assert f"x=0.1-seed=1: {reason}; out/x=0.1-seed=1/output.log" in capsys.readouterr().out
 
 
 def test_stopped_and_resumed(capsys):
@@ -155,7 +169,7 @@ def test_stopped_and_resumed(capsys):
     sweep("--jobs=2", words=["--gate=gate"])
     assert tried() == GRID
     assert [len(entry.records) for entry in runs()] == [2, 2, 1, 1, 1, 1]
-    assert "--ckpt_path=last" not in json.loads((OUT / "000-seed1/argv.json").read_text())[0]
+    assert "--ckpt_path=last" not in json.loads((OUT / "x=0.1-seed=1/argv.json").read_text())[0]
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint():
@@ -221,10 +235,10 @@ def test_a_run_that_is_killed_has_failed(capsys):
         os.kill(runs()[0].pid, signal.SIGKILL)
 
     thread = in_background(kill)
-    with pytest.raises(TabomError, match=r"^1 runs failed \(000-seed1\); the same command tries them again$"):
+    with pytest.raises(TabomError, match=r"^1 runs failed \(x=0.1-seed=1\); the same command tries them again$"):
         sweep(x=[0.1], seeds=[1], words=["--gate=gate"])
     thread.join()
-    assert "000-seed1 (x=0.1 seed=1): its process was killed; " in capsys.readouterr().out
+    assert "x=0.1-seed=1: its process was killed; " in capsys.readouterr().out
 
 
 def test_a_setting_whose_end_was_not_told_is_told_without_a_run():
@@ -260,7 +274,7 @@ def test_a_sweep_of_which_no_run_began_is_forgotten():
         sweep(x=[0.1], seeds=[1], words=["--crash=0.1"])
     sweep(x=[0.3], seeds=[2])
     assert tried() == [(0.3, 2)]
-    assert [path.parent.name for path in OUT.glob("*/output.log")] == ["000-seed2"]
+    assert [path.parent.name for path in OUT.glob("*/output.log")] == ["x=0.3-seed=2"]
     with pytest.raises(TabomError, match="of the sweep that was begun here"):
         sweep(x=[0.1], seeds=[1])
 
@@ -360,14 +374,14 @@ class TestThen:
 
     def test_each_is_run_after_the_one_before(self, capsys):
         self.sweep("--jobs=2")
-        for name in ("000-seed1", "002-seed2"):
+        for name in ("x=0.1-seed=1", "x=0.7-seed=2"):
             done = [(verb, "finished") for verb in ("fit", "evaluate", "evaluate")]
             assert self.records(name) == [[one] for one in done]
-        words, environment = json.loads((OUT / "002-seed2/then-2/argv.json").read_text())
+        words, environment = json.loads((OUT / "x=0.7-seed=2/then-2/argv.json").read_text())
         assert words == [
-            *("evaluate", "--ckpt_path=out/002-seed2/checkpoints/last.ckpt", "--name=b2", "--model=x=0.7"),
+            *("evaluate", "--ckpt_path=out/x=0.7-seed=2/checkpoints/last.ckpt", "--name=b2", "--model=x=0.7"),
             *("--trainer.logger.offline=true", "--trainer.logger.group=group"),
-            *("--trainer.logger.name=x=0.7 seed=2", "--run_dir=out/002-seed2/then-2"),
+            *("--trainer.logger.name=x=0.7-seed=2", "--run_dir=out/x=0.7-seed=2/then-2"),
         ]
         assert environment["WANDB_MODE"] == "offline"
         summary = (OUT / "summary.md").read_text()
@@ -385,17 +399,17 @@ class TestThen:
 
     def test_what_is_trained_is_not_trained_again(self):
         """The evaluation fails, is stopped, and is killed with the sweep; the training is made once."""
-        with pytest.raises(TabomError, match=r"^1 runs failed \(000-seed1\)"):
+        with pytest.raises(TabomError, match=r"^1 runs failed \(x=0.1-seed=1\)"):
             self.sweep(x=[0.1], seeds=[1], then=["--crash=yes"])
         Path("mended").touch()
-        trained = (OUT / "000-seed1/argv.json").stat().st_mtime_ns
+        trained = (OUT / "x=0.1-seed=1/argv.json").stat().st_mtime_ns
         self.sweep(x=[0.1], seeds=[1], then=["--crash=yes"])
-        assert self.records("000-seed1") == [
+        assert self.records("x=0.1-seed=1") == [
             [("fit", "finished")],
             [("evaluate", "running"), ("evaluate", "finished")],
             [("evaluate", "finished")],
         ]
-        assert (OUT / "000-seed1/argv.json").stat().st_mtime_ns == trained
+        assert (OUT / "x=0.1-seed=1/argv.json").stat().st_mtime_ns == trained
 
     def test_stopped_in_an_evaluation(self):
         def stop():
@@ -408,7 +422,7 @@ class TestThen:
         thread.join()
         Path("gate").touch()
         self.sweep(x=[0.1], seeds=[1], then=["--gate=gate"])
-        first, second, third = self.records("000-seed1")
+        first, second, third = self.records("x=0.1-seed=1")
         assert (first, third) == ([("fit", "finished")], [("evaluate", "finished")])
         assert second == [("evaluate", "running"), ("evaluate", "finished")]
 
@@ -432,7 +446,7 @@ class TestThen:
         self.sweep(**options)
         thread.join()
         done = [("fit", "finished"), ("evaluate", "finished"), ("evaluate", "finished")]
-        assert self.records("000-seed1") == [[one] for one in done]
+        assert self.records("x=0.1-seed=1") == [[one] for one in done]
 
     def test_a_server_runs_one_command(self):
         write_sweep(then=[["evaluate"]])

@@ -79,23 +79,23 @@ def test_a_training_is_evaluated_after_a_kill_without_training_again(stage, monk
     out = Path("runs/sweeps/then")
     first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     stop = time.monotonic() + 300
-    while not list(out.glob("000-seed1/then-1/responses-0.jsonl")):
+    while not list(out.glob("margin=0-seed=1/then-1/responses-0.jsonl")):
         assert first.poll() is None, first.stderr.read()
         assert time.monotonic() < stop
         time.sleep(0.05)
-    (evaluating,) = out.glob("000-seed1/lock")
+    (evaluating,) = out.glob("margin=0-seed=1/lock")
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     os.killpg(int(evaluating.read_text()), signal.SIGKILL)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name, margin in (("000-seed1", "0"), ("001-seed1", "0.3")):
+    for name, margin in (("margin=0-seed=1", "0"), ("margin=0.3-seed=1", "0.3")):
         trained = find_records((out / name / "records").glob("*.jsonl"))
         evaluated = find_records([out / name / "then-1"])
         assert [record.state for record in trained] == ["finished"]
         assert evaluated[-1].parent == trained[0].run_id
         assert (evaluated[-1].benchmarks[0].model, len(evaluated[-1].benchmarks[0].scores)) == (f"margin={margin}", 40)
         states = [record.state for record in evaluated]
-        assert states == (["running", "finished"] if name == "000-seed1" else ["finished"])
+        assert states == (["running", "finished"] if name == "margin=0-seed=1" else ["finished"])
     assert evaluated[0].benchmarks[0].cost["num_decoded"] == 40
     assert "2 of 2 runs" in done.stdout
