@@ -15,12 +15,16 @@ from tabom.evaluation import BenchmarkModule
 from tabom.evaluation.likelihood import MonteCarlo
 from tabom.modules import CosineWithWarmup, DistillationModule, TrainingModule
 from tabom.objectives import (
+    DOpsdObjective,
     DParallelObjective,
+    GiftObjective,
+    LiftObjective,
     NelboObjective,
     PaplObjective,
     Ranking,
     T3DObjective,
     TabomObjective,
+    TadObjective,
     Warmup,
 )
 from tabom.samplers import Sampler
@@ -57,6 +61,8 @@ COUNTS = {  # at least 1
     DParallelObjective: ["block_length"],
     T3DObjective: ["block_length", "path_tokens", "reference_interval"],
     TabomObjective: ["window"],
+    TadObjective: ["window"],
+    DOpsdObjective: ["top_k"],
     Warmup: ["num_steps"],
     Sampler: ["tokens_per_step", "top_k", "block_length"],
     EvenSplit: ["num_steps"],
@@ -74,6 +80,9 @@ WEIGHTS = {  # at least 0
     NelboObjective: ["late_bias"],
     UniformMasking: ["late_bias"],
     TabomObjective: ["margin", "rank_weight"],
+    TadObjective: ["reconstruction_weight", "divergence_weight"],
+    LiftObjective: ["tilt"],
+    GiftObjective: ["tilt"],
     Sampler: ["temperature", "score_temperature", "cfg_scale"],
     EntropyBound: ["bound"],
     TraceCredit: ["weight", "exponent"],
@@ -102,6 +111,8 @@ SHARES = [
     (PaplObjective, "temperature", "above 0", (0.0, -1.0)),
     (T3DObjective, "beta", "above 0", (0.0, -1.0)),
     (Ranking, "inverse_temperature", "above 0", (0.0, -1.0)),
+    (DOpsdObjective, "clip", "above 0", (0.0, -1.0)),
+    (DOpsdObjective, "retain_ratio", "above 0 and at most 1", (0.0, 1.1)),
 ]
 CASES = [
     *((make, name, "at least 1", (0, -1)) for make, names in COUNTS.items() for name in names),

@@ -19,7 +19,7 @@ class TargetPass:
     Args:
         denoiser: Whose predictions.
         corrupted: What it sees; results are (B, L), 0 where nothing is asked for.
-        canvas: What it sees instead; None for the same. The results stand where the batch asks for them.
+        canvas: What it sees instead; None for the same. The results are put where the batch asks for them.
 
     Attributes:
         hidden: Hidden states of the targets (K, D), row by row.

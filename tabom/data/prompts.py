@@ -277,7 +277,8 @@ class PromptDataModule(LightningDataModule):
         """
         lengths = [row.num_tokens for row in rows]
         for row, length in zip(rows, lengths, strict=True) if self.max_length is not None else ():
-            check_length(row.query_id, length, self.max_length)
+            name = f"{row.query_id}, told the answer" if len(row.teacher_prompt_ids) else row.query_id
+            check_length(name, length, self.max_length)
         return lengths
 
     def collating(self, num_workers: int) -> dict[str, Any]:

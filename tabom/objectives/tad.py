@@ -10,7 +10,7 @@ from tabom.corruption.trajectory_segments import TrajectorySegments, is_revealed
 from tabom.errors import TabomError, check_range, require
 from tabom.objectives.base import Objective, Reduction
 from tabom.seeding import RowDraws
-from tabom.types import Canvas, CorruptedBatch, TokenStatistics, TrajectoryBatch
+from tabom.types import NO_TOKEN, Canvas, CorruptedBatch, TokenStatistics, TrajectoryBatch
 
 
 class TadObjective(Objective):
@@ -116,9 +116,9 @@ def _with_teacher_prompt(corrupted: CorruptedBatch, batch: TrajectoryBatch) -> C
             "self_distilled), got a batch without its prompts"
         )
     first = int(batch.is_response.any(0).long().argmax())
-    is_prompt = prompt >= 0
+    is_prompt = prompt != NO_TOKEN
     return Canvas(
-        noisy_ids=torch.cat([prompt.clamp(min=0), corrupted.noisy_ids[:, first:]], 1),
+        noisy_ids=torch.cat([prompt.where(is_prompt, 0), corrupted.noisy_ids[:, first:]], 1),
         attention_mask=torch.cat([is_prompt, corrupted.attention_mask[:, first:]], 1),
         is_target=torch.cat([torch.zeros_like(is_prompt), corrupted.is_target[:, first:]], 1),
     )

@@ -83,7 +83,16 @@ JOBS = {
     "ddp": words("fit", "--trainer.strategy=ddp"),
     "fsdp": words("fit", *FSDP, checkpoints("full")),
 }
+CURRENT = "--model.objective.teacher=current"
+NEWER = {
+    "tad": ((*FSDP, LORA), ()),
+    "lift": (FSDP, ()),
+    "gift": (("--trainer.strategy=ddp",), ()),
+    "d_opsd": (FSDP, (CURRENT,)),
+}
+"""Objectives by their configuration: the strategy, and options of the training in one process as well."""
 FURTHER_JOBS = {
+    **{name: words("fit", *strategy, *options, UNCHECKED, config=name) for name, (strategy, options) in NEWER.items()},
     "lora": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, checkpoints("lora")),
     "lora_resumed": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, "--ckpt_path=lora/step=5.ckpt"),
     "one_file": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, IN_BFLOAT16, IN_ONE_FILE, checkpoints("one_file")),
@@ -176,6 +185,15 @@ def test_an_adapter_is_trained_alone_with_checkpointing(further_results, alone):
 def test_targets_are_tilted_from_a_sharded_base(further_results, alone, name, options):
     """A copy with its own shards, or the same weights with the adapter off: its head is whole when it is read."""
     cli = alone("fit", UNCHECKED, TILT, *options, batch_size=8)
+    assert largest_difference(further_results[name]["weights"], cli.model.backbone.state_dict()) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEWER)
+def test_a_look_before_and_a_teacher_in_two_processes(further_results, alone, name):
+    strategy, options = NEWER[name]
+    adapter = [option for option in strategy if option == LORA]
+    cli = alone("fit", UNCHECKED, *options, *adapter, batch_size=8, config=name)
     assert largest_difference(further_results[name]["weights"], cli.model.backbone.state_dict()) < 1e-6
 
 

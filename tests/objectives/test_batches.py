@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, token_statistics_of
 from objectives import two_ranks
 
 from tabom.backbones import NewTinyDLM
@@ -20,8 +20,9 @@ from tabom.seeding import RowDraws
 NUM_ROWS = 8
 EOS = 2
 SHARED = ("nelbo", "inverse_ratio", "cart", "papl", "dparallel", "dinfer", "t3d", "exact_order")
+NEWER = ("tad", "lift", "lift_random", "gift", "d_opsd")
 OBJECTIVES = {
-    **{name: two_ranks.OBJECTIVES[name] for name in SHARED},
+    **{name: two_ranks.OBJECTIVES[name] for name in SHARED + NEWER},
     "t3d_released": T3DObjective(block_length=3, path="prefix_levels", states="one_block", random_ratio=0.5),
     "tabom": TabomObjective(),
     "jumps": TabomObjective(window=3, starts="non_left_to_right"),
@@ -39,7 +40,10 @@ def rows():
         ids[3:] = [EOS] * (length - 3) if number % 3 == 2 else ids[3:]
         step = torch.randperm(length, generator=generator).tolist()
         entropy = torch.rand(length, generator=generator).tolist()
-        result.append(Row(str(number), [7] * (1 + number % 4), ids, step, entropy, number=100 + 3 * number))
+        told, place = [8] * (1 + number % 3), 100 + 3 * number
+        result.append(
+            Row(str(number), [7] * (1 + number % 4), ids, step, entropy, number=place, teacher_prompt_ids=told)
+        )
     return result
 
 
@@ -49,11 +53,24 @@ def batch_of(some_rows):
 
 def corrupted(objective, some_rows, mask_token_id=1):
     batch = batch_of(some_rows)
-    return objective.corrupt(batch, mask_token_id, RowDraws.of_numbers(0, batch.row_numbers))
+    return objective.corrupt_by_model(batch, mask_token_id, RowDraws.of_numbers(0, batch.row_numbers), look)
+
+
+def look(first):
+    """Statistics that depend on a row's masks and tokens alone."""
+    values = (first.clean_ids + 7 * first.is_masked.cumsum(1)).double().sin().abs()
+    values = values.masked_fill(~first.is_target, torch.nan)
+    return token_statistics_of(values, entropy=values)
 
 
 def seen(batch, row):
-    """Everything about a row, its padding cut off."""
+    """Everything about a row, and what a reference sees of it, their padding cut off."""
+    canvas = getattr(batch, "reference_canvas", None)
+    own = _seen(batch, row)
+    return own if canvas is None else own | {f"canvas {name}": value for name, value in _seen(canvas, row).items()}
+
+
+def _seen(batch, row):
     inside = batch.attention_mask[row]
     tensors = {
         field.name: getattr(batch, field.name)

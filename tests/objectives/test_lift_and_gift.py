@@ -7,7 +7,6 @@ import pytest
 import torch
 from helpers import row_draws, token_statistics_of, trajectory_batch
 
-from tabom.errors import TabomError
 from tabom.functional.model_masking import LEAST_LIKELY, LIKELIEST, VANILLA, enlarged_ratio, heaviest_mode, smaller_mask
 from tabom.objectives import GiftObjective, LiftObjective
 from tabom.types import NEVER
@@ -196,10 +195,3 @@ class TestLift:
         times, zero, one = torch.tensor([0.0, 0.5, 0.9, 0.95, 1.0]), torch.zeros(5), torch.ones(5)
         torch.testing.assert_close(enlarged_ratio(times, zero)[[0, 1, 3, 4]], torch.tensor([0.1, 0.1, 0.0, 0.0]))
         torch.testing.assert_close(enlarged_ratio(times, one), 1 - times)
-
-
-@pytest.mark.parametrize("kind", [LiftObjective, GiftObjective])
-def test_a_tilt_below_zero_is_an_error(kind):
-    with pytest.raises(TabomError) as error:
-        kind(tilt=-0.5)
-    assert str(error.value) == "tilt: expected at least 0, got -0.5"

@@ -12,11 +12,14 @@ from helpers import TINY, row_draws
 
 import tabom.objectives
 from tabom.backbones import NewTinyDLM
-from tabom.backbones.target_pass import TargetPass
 from tabom.data.encoding import Row, collate_rows
+from tabom.modules.reference import Reference, measure
 from tabom.objectives import (
+    DOpsdObjective,
     DParallelObjective,
     ExactOrderObjective,
+    GiftObjective,
+    LiftObjective,
     NelboObjective,
     Objective,
     Ranking,
@@ -25,7 +28,12 @@ from tabom.objectives import (
 )
 
 EOS, LENGTH = 2, 8
-SETTINGS = {DParallelObjective: {"block_length": 3}, TabomObjective: {"window": 4}}
+LATER_STEPS = {"future": "later_steps", "retain_ratio": 1.0}
+SETTINGS = {
+    DParallelObjective: {"block_length": 3},
+    TabomObjective: {"window": 4},
+    DOpsdObjective: LATER_STEPS,
+}
 CLASSES = [
     kind
     for kind in vars(tabom.objectives).values()
@@ -43,6 +51,9 @@ VARIANTS = {
     "steps": (TabomObjective, {"window": 2, "window_unit": "steps", "ties": "positional", "reduction": "batch_tokens"}),
     "tilted": (TabomObjective, {"window": 4, "tilt": 2.0}),
     "tilted order": (ExactOrderObjective, {"window": 4, "rank_tilt": 1.0, "energy": "log_odds"}),
+    "LIFT, tilted": (LiftObjective, {"policy": "random", "tilt": 2.0}),
+    "GIFT, tilted": (GiftObjective, {"tilt": 2.0}),
+    "d-OPSD, forward": (DOpsdObjective, {**LATER_STEPS, "teacher": "current", "direction": "forward", "clip": None}),
     "jumps": (TabomObjective, {"window": 2, "starts": "non_left_to_right"}),
     **{
         name: (TabomObjective, {"window": 4, "ranking": Ranking(**options)})
@@ -81,26 +92,18 @@ def rows_of(responses, seed):
         entropy = torch.rand(LENGTH, generator=generator)
         if ids[-1] == EOS:
             step[5:], entropy[5:] = 8, torch.nan
-        rows.append(Row(str(number), [7] * 3, ids, step.tolist(), entropy.tolist(), block_length=4))
+        told = [9] * (4 + number)
+        row = Row(str(number), [7] * 3, ids, step.tolist(), entropy.tolist(), block_length=4, teacher_prompt_ids=told)
+        rows.append(row)
     return rows
 
 
 def terms_of(objective, models, batch, seed):
     """As a training step computes them."""
     model, base = models
-    corrupted = objective.corrupt(batch, model.mask_token_id, row_draws(batch, seed))
-    sampled_ids = reference = None
-    if objective.needs_reference:
-        with torch.no_grad():
-            compared = TargetPass(base, corrupted)
-            if objective.sample_temperature is not None:
-                sampled_ids = compared.sample(objective.sample_temperature, row_draws(batch, seed))
-            reference = compared.statistics(sampled_ids)
-    temperature, seen = objective.entropy_temperature, TargetPass(model, corrupted)
-    statistics = seen.statistics(sampled_ids, entropy_temperature=temperature)
-    if objective.needs_divergence:
-        statistics = statistics._replace(divergence=seen.divergence_from(compared))
-    return objective.terms(statistics, corrupted, reference), statistics
+    options = {"backbone": model, "reference": Reference(), "base": base, "step": 0}
+    measured = measure(objective, batch, draws=row_draws(batch, seed), **options)
+    return objective.terms(*measured), measured.statistics
 
 
 @pytest.mark.parametrize("supervise_padding", [True, False])
@@ -109,7 +112,7 @@ def terms_of(objective, models, batch, seed):
 def test_loss_and_gradients(models, kind, settings, responses, supervise_padding):
     objective = kind(supervise_padding=supervise_padding, **settings)
     num_learnt = torch.zeros(len(responses), LENGTH)
-    for seed in range(12):
+    for seed in range(60 if kind is DOpsdObjective else 12):  # which takes one step of a row alone
         batch = collate_rows(rows_of(responses, seed), pad_token_id=0, eos_token_id=EOS)
         result, statistics = terms_of(objective, models, batch, seed)
         assert all(torch.isfinite(value) for value in result.values())

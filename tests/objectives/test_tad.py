@@ -132,19 +132,9 @@ def test_bad_input():
         objective.terms(token_statistics_of(torch.zeros(corrupted.clean_ids.shape)), corrupted)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"window": 0}, "window: expected at least 1, got 0"),
-        ({"reconstruction_weight": -1.0}, "reconstruction_weight: expected at least 0, got -1.0"),
-        ({"divergence_weight": -1.0}, "divergence_weight: expected at least 0, got -1.0"),
-        (
-            {"teacher_prompt": "Answer: {}"},
-            "teacher_prompt: expected a text with {answer} in the place of the answer, got 'Answer: {}'",
-        ),
-    ],
-)
-def test_bad_settings(options, message):
+def test_a_wording_without_a_place_for_the_answer():
     with pytest.raises(TabomError) as error:
-        TadObjective(**options)
-    assert str(error.value) == message
+        TadObjective(teacher_prompt="Answer: {}")
+    assert str(error.value) == (
+        "teacher_prompt: expected a text with {answer} in the place of the answer, got 'Answer: {}'"
+    )

@@ -4,29 +4,35 @@ The second process gets the rows that have no pair.
 """
 
 import copy
+import dataclasses
 import os
 import sys
 
 import torch
 import torch.distributed as dist
-from helpers import TINY, row_draws, trajectory_batch
+from helpers import TINY, trajectory_batch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tabom.backbones import NewTinyDLM
-from tabom.backbones.target_pass import TargetPass
 from tabom.data.tokenizer import load_tokenizer
+from tabom.modules.reference import Reference, measure
 from tabom.objectives import (
     DInferObjective,
+    DOpsdObjective,
     DParallelObjective,
     ExactOrderObjective,
+    GiftObjective,
+    LiftObjective,
     NelboObjective,
     PaplObjective,
     Ranking,
     T3DObjective,
     TabomObjective,
+    TadObjective,
 )
-from tabom.types import NEVER
+from tabom.seeding import RowDraws, stream_key
+from tabom.types import NEVER, NO_TOKEN
 
 NUM_FIRST = 3  # rows of the first process
 WINDOW = {"window": 4, "truncated_windows": True}
@@ -49,6 +55,13 @@ OBJECTIVES = {
     "exact_order": ExactOrderObjective(**WINDOW),
     "tilted_order": ExactOrderObjective(**WINDOW, rank_tilt=1.0, energy="log_odds"),
     "skip_inverted": TabomObjective(**WINDOW, ranking=Ranking(skip_inverted=True)),
+    "tad": TadObjective(window=2),
+    "tad_released": TadObjective(window=2, reduction="batch_tokens"),
+    "lift": LiftObjective(),
+    "lift_random": LiftObjective("random", tilt=1.0),
+    "gift": GiftObjective(),
+    "d_opsd": DOpsdObjective("later_steps", 0.5),
+    "d_opsd_current": DOpsdObjective("later_steps", 0.5, "student", "current", "forward", clip=None),
 }
 
 
@@ -59,25 +72,10 @@ class Step(nn.Module):
         super().__init__()
         self.backbone, self.objective, self.base = backbone, objective, [base]
 
-    def forward(self, corrupted):
-        sampled_ids, reference = None, None
-        if self.objective.needs_reference:
-            with torch.no_grad():
-                compared = TargetPass(self.base[0], corrupted)
-                if self.objective.sample_temperature is not None:
-                    sampled_ids = compared.sample(self.objective.sample_temperature, row_draws(corrupted))
-                reference = compared.statistics(sampled_ids)
-        temperature, seen = self.objective.entropy_temperature, TargetPass(self.backbone, corrupted)
-        statistics = seen.statistics(sampled_ids, entropy_temperature=temperature)
-        if self.objective.needs_divergence:
-            statistics = statistics._replace(divergence=seen.divergence_from(compared))
-        return self.objective.terms(statistics, corrupted, reference)
-
-
-def rows_of(corrupted, rank):
-    """Rows of one process; a row's complement goes with it."""
-    num_rows = 5
-    return corrupted.select([i for i in range(len(corrupted.clean_ids)) if (i % num_rows >= NUM_FIRST) == rank])
+    def forward(self, batch):
+        draws = RowDraws.of_numbers(stream_key(1), batch.row_numbers)
+        options = {"backbone": self.backbone, "reference": Reference(), "base": self.base[0], "step": 0}
+        return self.objective.terms(*measure(self.objective, batch, draws=draws, **options))
 
 
 def gradients(module):
@@ -94,18 +92,20 @@ def work(rank, path):
         parameter.data += 0.05 * torch.randn_like(parameter)
     orders = torch.stack([torch.randperm(6) for _ in range(NUM_FIRST)]).tolist()
     batch = trajectory_batch([*orders, *[[0, *[NEVER] * 5]] * 2], entropy=torch.rand(5, 6).double().tolist())
+    teacher_prompt_ids = torch.tensor([[NO_TOKEN] * row + [20 + row] * (6 - row) for row in range(5)])
+    batch = dataclasses.replace(batch, row_numbers=torch.arange(5), teacher_prompt_ids=teacher_prompt_ids)
+    rows = batch.select(range(NUM_FIRST) if rank == 0 else range(NUM_FIRST, 5))
     results = {}
     for name, objective in OBJECTIVES.items():
-        corrupted = objective.corrupt(batch, backbone.mask_token_id, row_draws(batch, 1))
         backbone.zero_grad()
         alone = Step(backbone, base, objective)
-        terms = alone(corrupted)
+        terms = alone(batch)
         terms["loss"].backward()
         expected = {"terms": {k: v.detach() for k, v in terms.items()}, "gradients": gradients(alone)}
         backbone.zero_grad()
         objective.mean_over_ranks = mean
         together = DistributedDataParallel(Step(backbone, base, objective))
-        terms = together(rows_of(corrupted, rank))
+        terms = together(rows)
         terms["loss"].backward()
         got = {"terms": {k: mean(v.detach()) for k, v in terms.items()}, "gradients": gradients(together)}
         results[name] = {"one": expected, "two": got}
