@@ -135,6 +135,26 @@ def test_divergence_of_the_likeliest_tokens(k, direction, clip):
     assert gradient.abs().max() > 1e-2
 
 
+def test_a_clip_moves_the_minimum_away_from_the_teacher():
+    """Each likely token gives up most of its mass, to one whose own term is cut."""
+    teacher, head = torch.zeros(1, 20, dtype=torch.float64), Head(torch.eye(20, dtype=torch.float64))
+    share = torch.full((1, 20), 0.05 / math.e, dtype=torch.float64)
+    share[0, 0] = 1 - share[0, 1:].sum()
+    options = {"k": 20, "direction": "reverse"}
+    values = [
+        [
+            top_k_divergence(teacher, head, student, head, clip=clip, **options).item()
+            for student in (teacher, share.log())
+        ]
+        for clip in (0.05, None)
+    ]
+    (same, away), (unclipped_same, unclipped_away) = values
+    assert same == pytest.approx(0.0, abs=1e-12)
+    assert away == pytest.approx(0.05 - 19 * 0.05 / math.e)
+    assert unclipped_same == pytest.approx(0.0, abs=1e-12)
+    assert unclipped_away > 0.1
+
+
 def test_a_soft_cap_and_few_tokens():
     hidden, other = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     head = Head(torch.randn(9, 3, dtype=torch.float64), None, 1.5)
