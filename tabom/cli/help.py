@@ -52,7 +52,7 @@ def text(verb: str) -> str:
         "Classes that a configuration can name, or MODULE.CLASS of your own in the current directory:",
     ]
     for key, room, base in _CLASSES.get(verb, _TRAINING):
-        lines += ["", f"  {key}", *(f"    {name:<22}{line}" for name, line in classes(room, base))]
+        lines += [f"  {key}", *(f"    {name:<22}{line}" for name, line in classes(room, base))]
     last = ["  --ckpt_path last        go on with the last checkpoint of run_dir, or begin"] if verb == "fit" else []
     lines += [
         "",
