@@ -18,7 +18,7 @@ VERBS = {
     "evaluate": ("tabom.cli.lightning_cli", "run a benchmark: GSM8K, MATH500, HumanEval, MBPP, IFEval or another"),
     "export": ("tabom.cli.lightning_cli", "write a trained model or adapter for other tools"),
     "convert": ("tabom.cli.verbs.convert", "write a GGUF file as a checkpoint"),
-    "trajectories": ("tabom.cli.verbs.trajectories", "check, show, count, compare or import trajectories"),
+    "trajectories": ("tabom.cli.verbs.trajectories", "check, show, compare, import, annotate or export trajectories"),
     "view": ("tabom.cli.verbs.view", "write a page that plays trajectories step by step"),
     "report": ("tabom.cli.verbs.report", "write a page of tables and figures from finished runs"),
     "sweep": ("tabom.sweeping.command", "run a sweep file, on this machine or with W&B"),

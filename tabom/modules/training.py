@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from tabom.backbones import Backbone, BackboneSource, Denoiser
 from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.snapshot import Snapshot
-from tabom.data import PromptDataModule
+from tabom.data import PromptDataModule, TrajectoryDataModule
 from tabom.errors import TabomError, check_range, check_used, require
 from tabom.modules.averaging import check_averaging, keep_frozen_weights
 from tabom.modules.checkpoints import check_weights
@@ -112,6 +112,8 @@ class TrainingModule(LightningModule):
                 "data.query_weighting: expected none or failure_rate without a tilt, got advantage; "
                 "set model.objective.tilt, without which failed decodings would be learnt like the others",
             )
+            if self.objective.needs_recorded_entropy and isinstance(self._data, TrajectoryDataModule):
+                self._data.table.require_entropies(self._data.path)
             has_replay = self._data.replay is not None
             check_used("model.replay", self.replay, Replay(), is_used=has_replay, owner="data.replay null")
             interval = self.objective.reference_interval

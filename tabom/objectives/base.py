@@ -51,6 +51,7 @@ class Objective(ABC):
         reference_is_model: Whether the reference is the model with its present weights, not differentiated.
         teacher_prompt: Text with ``{answer}`` in the place of the reference answer, which the rows' prompts for a
             teacher begin with; None where none are needed.
+        needs_recorded_entropy: Whether trajectories have to say how uncertain the model was when it revealed a token.
         mean_over_ranks: Averages a tensor over the processes that train together; set by the module. With it the
             average of the processes' losses and gradients is that of one process with all rows.
     """
@@ -63,6 +64,7 @@ class Objective(ABC):
     needs_divergence = False
     reference_is_model = False
     teacher_prompt: str | None = None
+    needs_recorded_entropy = False
 
     def __init__(self, corruption: Corruption, *, supervise_padding: bool, tilt: float | None = None) -> None:
         check_range("tilt", tilt, least=0)

@@ -97,6 +97,7 @@ class TabomObjective(Objective):
         self._is_ranked = rank_weight > 0 or rank_weight_warmup is not None
         self._is_compared = self._is_ranked and ranking.needs_reference
         self.needs_reference = self.needs_reference or self._is_compared
+        self.needs_recorded_entropy = self._is_ranked and ranking.target == "recorded"
 
     def check_response_length(self, response_length: int) -> None:
         """Raise ``TabomError`` if the window is larger than the response, now or during its warm-up."""

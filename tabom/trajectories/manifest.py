@@ -134,7 +134,7 @@ class Manifest:
         if not path.is_file() and (directory / RUN_NAME).is_file():
             raise TabomError(
                 f"{directory}: expected finished trajectories, found a run that has not ended; "
-                "start the same `tabom predict` again: it goes on where it stopped"
+                "start the same `tabom predict` (or `tabom trajectories annotate`) again: it goes on where it stopped"
             )
         require(path.is_file(), f"{path}: expected the manifest of a finished distillation, found no such file")
         what = "a manifest as `tabom predict` writes it"

@@ -56,6 +56,19 @@ class TrajectoryTable:
     unmask_entropy: npt.NDArray[np.float32]
     references: list[str]
 
+    def require_entropies(self, directory: Path) -> None:
+        """Raise ``TabomError`` if no entropy at all was recorded for some row.
+
+        Args:
+            directory: Where the rows come from.
+        """
+        num_without = int(np.isnan(self.unmask_entropy).all(1).sum())
+        require(
+            num_without == 0,
+            f"{directory}: expected entropies recorded at unmasking, which model.objective.ranking.target recorded "
+            f"needs, found none in {num_without} of {len(self.query_ids)} rows; tabom trajectories annotate adds them",
+        )
+
 
 def read_trajectories(directory: Path, *, tokenizer_fingerprint: str, response_length: int) -> TrajectoryTable:
     """Read every shard that the manifest names.

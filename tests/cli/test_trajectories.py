@@ -102,7 +102,7 @@ def test_a_conversation_is_left_out_and_counted(released, output_dir, tokenizer)
     report = json.loads((output_dir / "import_report.json").read_text())
     assert (report["num_rows"], report["num_kept"]) == (3, 1)
     assert report["num_rejected"] == {"messages are more than a question and an answer": 2}
-    assert [row["line"] for row in report["rejected_lines"]] == [2, 3]
+    assert [row["place"] for row in report["rejected_rows"]] == [f"{path}:{line}" for line in (2, 3)]
 
 
 @pytest.mark.parametrize(("chat", "response"), [("--no_chat_template", "1<pad>2"), ("--chat_template", "12")])
@@ -120,8 +120,8 @@ def test_the_manifest_says_where_they_come_from(released, output_dir, tokenizer)
     run(path, output_dir)
     manifest = Manifest.load(output_dir)
     assert manifest.origin.settings == {
-        "imported_from": "released.jsonl",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "imported_from": [{"source": "released.jsonl", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}],
+        "format": "tabom",
     }
     origin = manifest.origin
     assert (origin.model_fingerprint, origin.query_fingerprint, origin.num_shards) == ("unknown (imported)", "", 1)
@@ -155,8 +155,8 @@ def test_a_response_with_a_mask_token_is_left_out(released, output_dir, tokenize
     path = released({"prompt": "a", "text": "", "response_token_ids": masked}, {"prompt": "b", "text": "1", "id": "b"})
     run(path, output_dir)
     assert table_of(output_dir, tokenizer).query_ids == ["b"]
-    (line,) = json.loads((output_dir / "import_report.json").read_text())["rejected_lines"]
-    assert line == {"line": 1, "reason": "mask token in the response", "detail": "got 1 at position 2"}
+    (line,) = json.loads((output_dir / "import_report.json").read_text())["rejected_rows"]
+    assert line == {"place": f"{path}:1", "reason": "mask token in the response", "detail": "got 1 at position 2"}
 
 
 def test_prompts_stand_in_the_chat_template(released, output_dir, chatting):
@@ -202,10 +202,10 @@ def test_the_report_counts_and_names_lines(released, output_dir, capsys):
     )
     run(path, output_dir, "--method", "entropy")
     report = json.loads((output_dir / "import_report.json").read_text())
-    lines = report.pop("rejected_lines")
+    lines = report.pop("rejected_rows")
     assert report == {
-        "file": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "format": "tabom",
+        "sources": [{"source": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}],
         "num_rows": 9,
         "num_kept": 4,
         "num_prompts": 4,
@@ -219,7 +219,7 @@ def test_the_report_counts_and_names_lines(released, output_dir, capsys):
         "non_ltr_positions": {"num_listed": 3, "num_agreeing": 2},
         "block_length": None,
     }
-    assert [(line["line"], line["reason"]) for line in lines] == [
+    assert [(int(line["place"].rpartition(":")[2]), line["reason"]) for line in lines] == [
         (2, "no JSON object"),
         (4, "no prompt"),
         (5, "method not asked for"),
@@ -235,10 +235,10 @@ def test_the_report_counts_and_names_lines(released, output_dir, capsys):
         ["... of these, without a reference answer", "4", ""],
         ["... of these, with non_ltr_positions", "3", ""],
         ["... of these, as they follow from the order", "2", ""],
-        ["method not asked for", "2", "5"],
-        ["no JSON object", "1", "2"],
-        ["no prompt", "1", "4"],
-        ["prompt cannot be encoded", "1", "8"],
+        ["method not asked for", "2", "released.jsonl:5"],
+        ["no JSON object", "1", "released.jsonl:2"],
+        ["no prompt", "1", "released.jsonl:4"],
+        ["prompt cannot be encoded", "1", "released.jsonl:8"],
     ]
 
 
@@ -266,8 +266,8 @@ def test_a_block_of_no_tokens(released, output_dir, capsys):
 def test_nothing_usable(released, output_dir, capsys):
     path = released("{}", {"prompt": "a", "text": "1"}, {"prompt": "b", "text": "2"})
     assert failure(capsys, path, output_dir, chat="--chat_template") == (
-        f"{path}: expected at least one usable row, found none among 3; 2 x prompt cannot be encoded, such as line 2: "
-        "chat_template: expected a tokenizer that has one, got one without"
+        f"{path}: expected at least one usable row, found none among 3; 2 x prompt cannot be encoded, such as "
+        f"{path}:2: chat_template: expected a tokenizer that has one, got one without"
     )
     assert not output_dir.exists()
     empty = released("", name="empty.jsonl")
@@ -275,10 +275,13 @@ def test_nothing_usable(released, output_dir, capsys):
 
 
 def test_no_file(output_dir, tmp_path, capsys):
-    for path in (tmp_path / "none.jsonl", tmp_path):
-        assert failure(capsys, path, output_dir) == (
-            f"{path}: expected a JSON Lines file of trajectories, found no such file"
-        )
+    path = tmp_path / "none.jsonl"
+    assert failure(capsys, path, output_dir) == (
+        f"{path}: expected a file of trajectories, a folder of them or a data set of the hub, found no such file"
+    )
+    assert failure(capsys, tmp_path, output_dir).startswith(
+        f"{tmp_path}: expected a file, a data set of the hub or a directory in its layout (No (supported) data files"
+    )
 
 
 def test_nothing_is_written_over(released, output_dir, capsys):
@@ -336,7 +339,7 @@ def test_training_reads_them(released, output_dir):
     assert batch.unmask_entropy.isnan().all()
 
 
-@pytest.mark.parametrize("action", ["import", "check", "stats", "show"])
+@pytest.mark.parametrize("action", ["import", "annotate", "export", "check", "stats", "show"])
 def test_help_loads_nothing_heavy(action):
     code = (
         "import sys\nfrom tabom.cli.main import main\n"

@@ -352,3 +352,10 @@ def test_it_is_configured_by_nested_options():
     assert objective._rank_weight_warmup == Warmup(20)
     assert objective._window_warmup == Warmup(5, 4.0, "cosine")
     assert objective._margin_warmup is None
+
+
+def test_who_needs_recorded_entropies():
+    needing = {name for name, ranking in RANKINGS.items() if TabomObjective(ranking=ranking).needs_recorded_entropy}
+    assert needing == {name for name, ranking in RANKINGS.items() if ranking.target == "recorded"}
+    assert needing
+    assert not TabomObjective(rank_weight=0.0, ranking=RANKINGS[min(needing)]).needs_recorded_entropy

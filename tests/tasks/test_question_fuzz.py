@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabom.errors import TabomError
+from tabom.storage.rows import json_rows
 from tabom.tasks import Countdown, QuestionFile, Sudoku4x4, read_rows
-from tabom.trajectories.released import Rejection, ReleasedRow, read_released
+from tabom.trajectories.formats import Codec, ImportedRow, ImportRequest, Rejection, usable_rows
 
 COLUMNS = ("question", "answer")
 TEXTS = ["What is 1 + 1?", 'say "a, b"', "two\nlines", "smile \U0001f600", "\u00fcber", "x" * 300, "#### 4", " padded "]
@@ -183,11 +184,16 @@ def test_trajectories_with_faults():
     rng = random.Random(0)
     given = {"prompt": "ask \U0001f600", "response": "b", "id": 3, "correct": True}
     given |= {"response_token_ids": [5, 6], "decoding_order": [1, 0]}
-    options = {"vocabulary_size": 10, "methods": (), "encode_prompt": lambda prompt, _: list(prompt.encode())}
+    codec = Codec(256, 255, 0, lambda prompt, _: list(prompt.encode()), lambda text, _: list(text.encode()))
+    parse = ImportRequest([], "").parser(255)
+
+    def places(content):
+        return ((str(line), row) for line, row in json_rows(content.splitlines(keepends=True)))
+
     kinds = Counter()
     for number in range(100):
         content = mutated(list(WRITERS)[number % 2], rng, given)
-        for row in read_released(content.splitlines(keepends=True), **options):
-            assert 1 <= row.line <= len(content.splitlines())
+        for row in usable_rows(places(content), parse, codec):
+            assert 1 <= int(row.place) <= len(content.splitlines())
             kinds[type(row)] += 1
-    assert all(kinds[kind] >= 20 for kind in (ReleasedRow, Rejection))
+    assert all(kinds[kind] >= 20 for kind in (ImportedRow, Rejection))

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from tabom.errors import TabomError
-from tabom.trajectories.released import Rejection, ReleasedRow, read_released
+from tabom.storage.rows import json_rows
+from tabom.trajectories.formats import Codec, ImportedRow, ImportRequest, Rejection, usable_rows
 
 GOOD = {"prompt": "ask", "response_token_ids": [5, 6, 7], "decoding_order": [1, 4, -1]}
 
@@ -14,13 +15,27 @@ GOOD = {"prompt": "ask", "response_token_ids": [5, 6, 7], "decoding_order": [1, 
 def encode(prompt, query_id):
     if "unknown" in prompt:
         raise TabomError(f"{query_id}: expected text that the tokenizer knows")
-    return [ord(character) for character in prompt]
+    return [ord(character) % 9 for character in prompt]
+
+
+CODEC = Codec(
+    vocabulary_size=10,
+    mask_token_id=9,
+    eos_token_id=0,
+    encode_prompt=encode,
+    encode_text=lambda text, _: encode(text, _),
+)
+
+
+def read_released(lines, methods=()):
+    found = ((f"file:{line}", row) for line, row in json_rows(lines))
+    return usable_rows(found, ImportRequest([], "", methods=methods).parser(9), CODEC)
 
 
 def read(*rows, methods=()):
     """Rows are objects, or lines as they stand."""
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows]
-    return list(read_released(lines, vocabulary_size=10, methods=methods, encode_prompt=encode))
+    return list(read_released(lines, methods))
 
 
 def one(**changes):
@@ -29,13 +44,13 @@ def one(**changes):
 
 
 def test_a_row_as_it_was_released():
-    assert one(id="q7", response="told", is_correct=False, non_ltr_positions=[2, 1], method="entropy") == ReleasedRow(
-        line=1,
+    assert one(id="q7", response="told", is_correct=False, non_ltr_positions=[2, 1], method="entropy") == ImportedRow(
+        place="file:1",
         query_id="q7",
         sample=0,
         is_verified=False,
         prompt="ask",
-        prompt_ids=[97, 115, 107],
+        prompt_ids=[7, 7, 8],
         reference="told",
         response_ids=[5, 6, 7],
         decoding_order=[1, 4, -1],
@@ -109,7 +124,7 @@ def test_a_conversation_is_kept_whole_or_left_out(messages, got):
     """A response answers all that stands before it, so nothing of it may be dropped."""
     for others in ({"prompt": None}, {"prompt": None, "question": "q", "answer": "a"}):
         assert one(**others, messages=messages) == Rejection(
-            1, "messages are more than a question and an answer", f"got {got!r:.80}"
+            "file:1", "messages are more than a question and an answer", f"got {got!r:.80}"
         )
 
 
@@ -164,7 +179,7 @@ def test_verdicts(verdicts, is_verified):
 
 @pytest.mark.parametrize("verdict", ["no", "False", 2, 0.5, [], [False]], ids=repr)
 def test_a_verdict_that_is_none_is_not_taken_for_true(verdict):
-    assert one(verified=verdict) == Rejection(1, "verified is neither true nor false", f"got {verdict!r}")
+    assert one(verified=verdict) == Rejection("file:1", "verified is neither true nor false", f"got {verdict!r}")
 
 
 @pytest.mark.parametrize("positions", [None, "1", [1.0], [True], {"1": 2}])
@@ -200,7 +215,7 @@ def test_positions_that_are_none(positions):
 def test_a_row_that_is_left_out(changes, reason, detail):
     rejection = one(**changes)
     assert isinstance(rejection, Rejection)
-    assert (rejection.line, rejection.reason) == (1, reason)
+    assert (rejection.place, rejection.reason) == ("file:1", reason)
     assert detail in (None, rejection.detail)
 
 
@@ -209,13 +224,13 @@ def test_a_row_that_is_left_out(changes, reason, detail):
 )
 def test_a_line_that_is_no_object_stops_nothing(line):
     rejection, row = read(line, GOOD)
-    assert (rejection.line, rejection.reason) == (1, "no JSON object")
-    assert (row.line, row.prompt) == (2, "ask")
+    assert (rejection.place, rejection.reason) == ("file:1", "no JSON object")
+    assert (row.place, row.prompt) == ("file:2", "ask")
 
 
 def test_blank_lines_are_no_rows():
     rows = read(b"\n", GOOD, b"  \r\n", {**GOOD, "prompt": "other"}, b"\n")
-    assert [row.line for row in rows] == [2, 4]
+    assert [row.place for row in rows] == ["file:2", "file:4"]
 
 
 @pytest.mark.parametrize(
@@ -230,16 +245,16 @@ def test_blank_lines_are_no_rows():
 )  # fmt: skip
 def test_lines_as_they_are_saved(text):
     content = text.format(json.dumps(GOOD), json.dumps({**GOOD, "prompt": "other"})).encode()
-    rows = list(read_released(io.BytesIO(content), vocabulary_size=10, methods=(), encode_prompt=encode))
+    rows = list(read_released(io.BytesIO(content)))
     assert [row.prompt for row in rows] == ["ask", "other"]
     universal = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     places = [next(n for n, line in enumerate(universal, 1) if word in line) for word in (b'"ask"', b'"other"')]
-    assert [row.line for row in rows] == places
+    assert [row.place for row in rows] == [f"file:{line}" for line in places]
 
 
 def test_an_array_with_a_fault_is_left_out_whole():
     (rejection,) = read(b"[\n", GOOD, b",\n", b"{]\n")
-    assert (rejection.line, rejection.reason) == (4, "no JSON object")
+    assert (rejection.place, rejection.reason) == ("file:4", "no JSON object")
     assert rejection.detail.startswith("got a JSON array with a fault (Expecting property name")
 
 
@@ -248,17 +263,17 @@ def test_methods():
     rows.append({**GOOD, "prompt": "none"})
     assert [row.prompt for row in read(*rows)] == ["entropy", "default", "credit", "none"]
     found = read(*rows, methods=("credit", "entropy"))
-    assert [type(row) for row in found] == [ReleasedRow, Rejection, ReleasedRow, Rejection]
-    assert found[1] == Rejection(2, "method not asked for", "got 'default'")
-    assert found[3] == Rejection(4, "method not asked for", "got None")
+    assert [type(row) for row in found] == [ImportedRow, Rejection, ImportedRow, Rejection]
+    assert found[1] == Rejection("file:2", "method not asked for", "got 'default'")
+    assert found[3] == Rejection("file:4", "method not asked for", "got None")
 
 
 def test_the_first_usable_row_sets_the_length():
     shorter = {**GOOD, "response_token_ids": [5], "decoding_order": [0]}
     found = read({**shorter, "prompt": "unknown"}, GOOD, shorter, {**GOOD, "prompt": "other"})
     assert found[0].reason == "prompt cannot be encoded"
-    assert found[2] == Rejection(3, "response of another length than the first", "expected 3 tokens, got 1")
-    assert isinstance(found[3], ReleasedRow)
+    assert found[2] == Rejection("file:3", "response of another length than the first", "expected 3 tokens, got 1")
+    assert isinstance(found[3], ImportedRow)
 
 
 def test_duplicates():
@@ -268,8 +283,8 @@ def test_duplicates():
         {**GOOD, "decoding_order": [1, 4, 5]},
     ]
     found = read(GOOD, *others, {**GOOD, "response": "another reference", "method": "credit"})
-    assert [type(row) for row in found] == [*[ReleasedRow] * 4, Rejection]
-    assert found[4] == Rejection(5, "duplicate", "prompt, response and order of an earlier line")
+    assert [type(row) for row in found] == [*[ImportedRow] * 4, Rejection]
+    assert found[4] == Rejection("file:5", "duplicate", "prompt, response and order of an earlier line")
 
 
 def test_query_ids_are_stable_and_unique():

@@ -306,7 +306,7 @@ def test_an_unfinished_directory_is_not_read(store, fill):
     fill([0])
     assert failure(Manifest.load, store.directory) == (
         f"{store.directory}: expected finished trajectories, found a run that has not ended; "
-        "start the same `tabom predict` again: it goes on where it stopped"
+        "start the same `tabom predict` (or `tabom trajectories annotate`) again: it goes on where it stopped"
     )
 
 

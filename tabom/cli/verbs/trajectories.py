@@ -1,11 +1,18 @@
-"""Look at directories of trajectories, compare and mix them, and import released ones."""
+"""Look at directories of trajectories, compare and mix them, import, annotate and export them."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabom.cli.verbs import trajectory_compare, trajectory_import, trajectory_show, trajectory_stats
-from tabom.cli.verbs.trajectory_import import METHODS, REPORT_NAME, import_released
+from tabom.cli.verbs import (
+    trajectory_annotate,
+    trajectory_compare,
+    trajectory_export,
+    trajectory_import,
+    trajectory_show,
+    trajectory_stats,
+)
+from tabom.cli.verbs.trajectory_import import METHODS, REPORT_NAME, import_trajectories
 
 
 def check(directory: Path) -> None:
@@ -34,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("verb", help=argparse.SUPPRESS)
     actions = options.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     _add_import(actions)
+    _add_export(actions)
+    _add_annotate(actions)
     for action, text in (
         ("check", "Validate every file and row; the first bad one is named."),
         ("stats", trajectory_stats.__doc__),
@@ -67,22 +76,57 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     text = trajectory_import.__doc__
     add = actions.add_parser("import", prog="tabom trajectories import", help=text, description=text)
     add.add_argument(
-        "file",
-        type=Path,
-        metavar="FILE",
-        help="JSON Lines or a JSON array with response_token_ids and decoding_order",
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="JSON, Parquet or torch file, a folder of them or of datasets, or a data set of the hub",
     )
     add.add_argument("--output_dir", type=Path, required=True, help="new directory for shards, manifest and report")
-    add.add_argument("--tokenizer", required=True, help="directory or hub id of the tokenizer that made the token ids")
-    add.add_argument("--method", nargs="+", choices=METHODS, default=(), help="keep rows of these methods only (all)")
+    add.add_argument(
+        "--tokenizer", required=True, help="directory or hub id of the tokenizer of the model that decoded"
+    )
+    add.add_argument("--format", default="tabom", help="tabom, d3llm, step_map or prophet (tabom)")
+    add.add_argument("--method", nargs="+", choices=METHODS, default=(), help="tabom: rows of these methods only (all)")
+    add.add_argument("--first_step", type=int, help="step_map: number of the first step, 0 or 1")
+    add.add_argument("--prompts", type=Path, help="prophet: JSON Lines with the prompt of question 0, 1, ...")
     add.add_argument(
         "--chat_template", action="store_true", default=True, help="prompts in the chat template (default)"
     )
     add.add_argument("--no_chat_template", dest="chat_template", action="store_false", help="prompts as they stand")
     add.add_argument("--rows_per_shard", type=int, default=1000, help="trajectories a file (1000)")
     add.add_argument(
+        "--response_length",
+        type=int,
+        help="tokens to which shorter responses are filled (as the first)",
+    )
+    add.add_argument(
         "--block_length", type=int, help="tokens of the blocks in which responses were decoded (not known: one block)"
     )
+    add.add_argument("--name", help="configuration of a data set")
+    add.add_argument("--split", default="train", help="split of a data set (train)")
+    add.add_argument("--revision", help="branch, tag or commit of a data set of the hub")
+
+
+def _add_export(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = trajectory_export.__doc__
+    add = actions.add_parser("export", prog="tabom trajectories export", help=text, description=text)
+    add.add_argument("path", type=Path, metavar="PATH", help="directory with a manifest.json")
+    add.add_argument("--output", type=Path, required=True, help="new file, such as step_map.json")
+    add.add_argument("--tokenizer", required=True, help="directory or hub id of the tokenizer that made the token ids")
+    add.add_argument("--format", default="step_map", help="step_map")
+
+
+def _add_annotate(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = trajectory_annotate.__doc__
+    add = actions.add_parser("annotate", prog="tabom trajectories annotate", help=text, description=text)
+    add.add_argument("path", type=Path, metavar="PATH", help="directory with a manifest.json; it is left as it is")
+    add.add_argument("--output_dir", type=Path, required=True, help="directory for the shards with entropies")
+    add.add_argument(
+        "--backbone", required=True, help="directory or hub id of the model that decoded, or a YAML file of a backbone"
+    )
+    add.add_argument("--tokenizer", help="directory or hub id of its tokenizer (that of the trajectories' model)")
+    add.add_argument("--batch_size", type=int, default=32, help="states of a trajectory a forward pass (32)")
+    add.add_argument("--device", help="cpu, cuda, cuda:1 ... (cuda where there is one)")
 
 
 def run(words: Sequence[str]) -> None:
@@ -95,6 +139,19 @@ def run(words: Sequence[str]) -> None:
             check(arguments.path)
         case "mix":
             _mix(arguments)
+        case "export":
+            trajectory_export.export(
+                arguments.path, arguments.output, tokenizer=arguments.tokenizer, kind=arguments.format
+            )
+        case "annotate":
+            trajectory_annotate.annotate(
+                arguments.path,
+                arguments.output_dir,
+                backbone=arguments.backbone,
+                tokenizer=arguments.tokenizer,
+                batch_size=arguments.batch_size,
+                device=arguments.device,
+            )
         case "compare":
             trajectory_compare.print_comparison(arguments.first, arguments.second, is_json=arguments.is_json)
         case "stats":
@@ -114,19 +171,27 @@ def _import(arguments: argparse.Namespace) -> None:
 
     from tabom.storage.files import whole_directory
     from tabom.trajectories import check_output_dir
+    from tabom.trajectories.formats import ImportRequest
 
     check_output_dir(arguments.output_dir)
+    request = ImportRequest(
+        arguments.sources,
+        arguments.tokenizer,
+        format=arguments.format,
+        methods=arguments.method,
+        first_step=arguments.first_step,
+        prompts=arguments.prompts,
+        is_chat=arguments.chat_template,
+        rows_per_shard=arguments.rows_per_shard,
+        response_length=arguments.response_length,
+        block_length=arguments.block_length,
+        name=arguments.name,
+        split=arguments.split,
+        revision=arguments.revision,
+    )
     with whole_directory(arguments.output_dir, "trajectories import") as directory:
-        report = import_released(
-            arguments.file,
-            directory,
-            tokenizer=arguments.tokenizer,
-            methods=arguments.method,
-            is_chat=arguments.chat_template,
-            rows_per_shard=arguments.rows_per_shard,
-            block_length=arguments.block_length,
-        )
-    Console().print(report.table())
+        report = import_trajectories(request, directory)
+    Console().print(trajectory_import.summary(report))
     print(f"{arguments.output_dir}: {report.num_kept} of {report.num_rows} rows; details in {REPORT_NAME}")
 
 

@@ -1,184 +1,136 @@
-"""Turn released trajectories (JSON Lines) into shards that `tabom fit` reads."""
+"""Turn trajectories that others decoded into shards that `tabom fit` reads."""
 
-import dataclasses
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tabom.errors import TabomError, check_range, require
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tabom.trajectories import ShardInfo
-    from tabom.trajectories.released import Rejection, ReleasedRow
+    from tabom.trajectories.formats import Codec, ImportedRow, ImportReport, ImportRequest, Rejection
 
 METHODS = ("entropy", "default", "credit")
 REPORT_NAME = "import_report.json"
 
 
-@dataclass
-class ImportReport:
-    """What became of the lines of a file.
+def summary(report: "ImportReport") -> "Table":
+    """What became of the rows, for a terminal."""
+    from rich.table import Table
 
-    Attributes:
-        file: Its path.
-        sha256: Of the file.
-        num_kept: Rows that are in the shards.
-        num_prompts: Of these, distinct prompts.
-        num_without_reference: Rows that have no reference answer, or their own decoded text as one, which is dropped.
-        num_listed: Those that list ``non_ltr_positions``.
-        num_agreeing: Those whose list is what follows from their order.
-        block_length: Response positions that were decoded before any to their right; None if it is not known.
-        rejections: Lines that were left out.
-    """
-
-    file: str
-    sha256: str
-    num_kept: int = 0
-    num_prompts: int = 0
-    num_without_reference: int = 0
-    num_listed: int = 0
-    num_agreeing: int = 0
-    block_length: int | None = None
-    rejections: "list[Rejection]" = field(default_factory=list)
-
-    @property
-    def num_rows(self) -> int:
-        """Lines that are not blank, or objects of an array."""
-        return self.num_kept + len(self.rejections)
-
-    def reasons(self) -> list[tuple[str, int, "Rejection"]]:
-        """Reason, how often, and the first line, most frequent first."""
-        first = {rejection.reason: rejection for rejection in reversed(self.rejections)}
-        counts = Counter(rejection.reason for rejection in self.rejections)
-        return [(reason, count, first[reason]) for reason, count in counts.most_common()]
-
-    def content(self) -> dict[str, Any]:
-        """As it is written to ``import_report.json``."""
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "num_rows": self.num_rows,
-            "num_kept": self.num_kept,
-            "num_prompts": self.num_prompts,
-            "num_without_reference": self.num_without_reference,
-            "num_rejected": {reason: count for reason, count, _ in self.reasons()},
-            "non_ltr_positions": {"num_listed": self.num_listed, "num_agreeing": self.num_agreeing},
-            "block_length": self.block_length,
-            "rejected_lines": [dataclasses.asdict(rejection) for rejection in self.rejections],
-        }
-
-    def table(self) -> "Table":
-        """For a terminal."""
-        from rich.table import Table
-
-        table = Table(title=f"Import of {self.file}")
-        table.add_column("")
-        table.add_column("rows", justify="right")
-        table.add_column("first line", justify="right")
-        table.add_row("read", str(self.num_rows))
-        table.add_row("kept", str(self.num_kept))
-        table.add_row("... of these, with a prompt of their own", str(self.num_prompts))
-        table.add_row("... of these, without a reference answer", str(self.num_without_reference))
-        table.add_row("... of these, with non_ltr_positions", str(self.num_listed))
-        table.add_row("... of these, as they follow from the order", str(self.num_agreeing), end_section=True)
-        for reason, count, first in self.reasons():
-            table.add_row(reason, str(count), str(first.line))
-        if self.block_length is None:
-            table.caption = "--block_length is not given: all positions of a response count as compared"
-        return table
+    table = Table(title=f"Import of {report.title}")
+    table.add_column("")
+    table.add_column("rows", justify="right")
+    table.add_column("first row", justify="right")
+    table.add_row("read", str(report.num_rows))
+    table.add_row("kept", str(report.num_kept))
+    table.add_row("... of these, with a prompt of their own", str(report.num_prompts))
+    table.add_row("... of these, without a reference answer", str(report.num_without_reference))
+    if report.format == "tabom":
+        table.add_row("... of these, with non_ltr_positions", str(report.num_listed))
+        table.add_row("... of these, as they follow from the order", str(report.num_agreeing))
+    table.add_section()
+    for reason, count, first in report.reasons():
+        table.add_row(reason, str(count), Path(first.place).name)
+    if report.block_length is None:
+        table.caption = "--block_length is not given: all positions of a response count as compared"
+    return table
 
 
-def import_released(
-    file: Path,
-    output_dir: Path,
-    *,
-    tokenizer: str,
-    methods: Sequence[str] = (),
-    is_chat: bool = True,
-    rows_per_shard: int = 1000,
-    block_length: int | None = None,
-) -> ImportReport:
-    """Write the usable rows of ``file`` as shards, ``import_report.json`` and, last, the manifest.
+def import_trajectories(request: "ImportRequest", output_dir: Path) -> "ImportReport":
+    """Write the usable rows as shards, ``import_report.json`` and, last, the manifest.
 
     Args:
-        file: JSON Lines or a JSON array; see :mod:`tabom.trajectories.released`. It is read once more for its checksum.
+        request: What is imported. Files are read once more for their checksum.
         output_dir: Directory; must not hold trajectories yet.
-        tokenizer: Of the model that decoded: ``characters``, a directory or a hub id.
-        methods: Values of ``method`` that are wanted; empty if all are.
-        is_chat: Whether prompts stand in the tokenizer's chat template, as the released recipes have them.
-        rows_per_shard: Trajectories a file, and how many are held in memory.
-        block_length: Response positions that were decoded before any to their right, which the file does not say; the
-            length of the response if there were no blocks. None if it is not known.
 
     Raises:
-        TabomError: If the file is missing, nothing of it can be kept, or ``output_dir`` holds trajectories.
+        TabomError: If a source is missing, nothing of it can be kept, a value of ``request`` is none, or ``output_dir``
+            holds trajectories.
     """
-    import rich.progress
-
-    from tabom.data.encoding import encode_prompts
     from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-    from tabom.storage.files import file_sha256, whole_file
+    from tabom.storage.files import whole_file
     from tabom.trajectories import Manifest, Origin, check_output_dir, shard_name
-    from tabom.trajectories.released import read_released
-    from tabom.types import SpecialIds
+    from tabom.trajectories.formats import ImportReport, checksum, usable_rows
 
-    require(rows_per_shard >= 1, f"rows_per_shard: expected at least 1, got {rows_per_shard}")
-    check_range("block_length", block_length, least=1)
-    require(file.is_file(), f"{file}: expected a JSON Lines file of trajectories, found no such file")
+    request.check()
     check_output_dir(output_dir)
-    loaded = load_tokenizer(tokenizer)
-    report = ImportReport(str(file), file_sha256(file), block_length=block_length)
-    shards = []
-    response_length = 0
-    with rich.progress.open(file, "rb", description=file.name) as lines:
-        released = read_released(
-            lines,
-            vocabulary_size=max(loaded.get_vocab().values()) + 1,
-            methods=methods,
-            encode_prompt=lambda prompt, query_id: encode_prompts(loaded, [prompt], [query_id], chat=is_chat)[0],
-        )
-        rows = _kept(released, report, SpecialIds.of(loaded).mask)
-        while chunk := list(itertools.islice(rows, rows_per_shard)):
-            response_length = len(chunk[0].response_ids)
-            path = output_dir / shard_name(len(shards))
-            shards.append(_write_chunk(chunk, path, loaded, report, is_chat=is_chat))
-    _require_rows(report)
+    loaded = load_tokenizer(request.tokenizer)
+    codec = _codec(loaded, is_chat=request.is_chat)
+    parse = request.parser(codec.mask_token_id)
+    sources = [{"source": source, "sha256": checksum(source)} for source in request.sources]
+    report = ImportReport(request.format, sources, block_length=request.block_length)
+    rows = _kept(usable_rows(_found(request), parse, codec, response_length=request.response_length), report)
+    shards, response_length = [], 0
+    while chunk := list(itertools.islice(rows, request.rows_per_shard)):
+        response_length = len(chunk[0].response_ids)
+        path = output_dir / shard_name(len(shards))
+        shards.append(_write_chunk(chunk, path, loaded, report, is_chat=request.is_chat))
+    report.require_rows()
     with whole_file(output_dir / REPORT_NAME) as written:
         written.write((json.dumps(report.content(), indent=2) + "\n").encode())
     origin = Origin(
         response_length=response_length,
-        mask_token_id=SpecialIds.of(loaded).mask,
+        mask_token_id=codec.mask_token_id,
         tokenizer_fingerprint=tokenizer_fingerprint(loaded),
         model_fingerprint="unknown (imported)",
         query_fingerprint="",
         num_shards=len(shards),
-        settings={
-            "imported_from": file.name,
-            "sha256": report.sha256,
-            **({} if block_length is None else {"block_length": block_length}),
-        },
+        settings=request.settings(sources),
     )
     Manifest(origin=origin, shards=tuple(shards)).save(output_dir)
     return report
 
 
-def _kept(
-    released: "Iterable[ReleasedRow | Rejection]", report: ImportReport, mask_token_id: int
-) -> "Iterator[ReleasedRow]":
-    from tabom.trajectories.released import Rejection
+def _codec(tokenizer: Any, *, is_chat: bool) -> "Codec":
+    from tabom.data.encoding import encode_prompts, encode_text
+    from tabom.trajectories.formats import Codec
+    from tabom.types import SpecialIds
 
-    for row in released:
+    special = SpecialIds.of(tokenizer)
+    return Codec(
+        vocabulary_size=max(tokenizer.get_vocab().values()) + 1,
+        mask_token_id=special.mask,
+        eos_token_id=special.eos,
+        encode_prompt=lambda prompt, query_id: encode_prompts(tokenizer, [prompt], [query_id], chat=is_chat)[0],
+        encode_text=lambda text, query_id: encode_text(tokenizer, [text], [query_id])[0],
+    )
+
+
+def _found(request: "ImportRequest") -> Iterator[tuple[str, object]]:
+    """Rows of all sources, with a bar that has the rate and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from tabom.trajectories.formats import source_rows
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for source in request.sources:
+            task = progress.add_task(Path(source).name, total=1.0, rate="")
+            found = source_rows(source, name=request.name, split=request.split, revision=request.revision)
+            for number, (place, row, share) in enumerate(found, 1):
+                seconds = progress.tasks[task].elapsed or 0.0
+                rate = f"{number / seconds:.0f} rows/s" if seconds > 1 else ""
+                progress.update(task, completed=share, rate=rate)
+                yield place, row
+
+
+def _kept(found: "Iterable[ImportedRow | Rejection]", report: "ImportReport") -> "Iterator[ImportedRow]":
+    from tabom.trajectories.formats import Rejection
+
+    for row in found:
         if isinstance(row, Rejection):
             report.rejections.append(row)
-        elif mask_token_id in row.response_ids:
-            detail = f"got {mask_token_id} at position {row.response_ids.index(mask_token_id)}"
-            report.rejections.append(Rejection(row.line, "mask token in the response", detail))
         else:
             report.num_kept += 1
             report.num_prompts += row.sample == 0
@@ -186,7 +138,7 @@ def _kept(
 
 
 def _write_chunk(
-    rows: "Sequence[ReleasedRow]", path: Path, tokenizer: Any, report: ImportReport, *, is_chat: bool
+    rows: "Sequence[ImportedRow]", path: Path, tokenizer: Any, report: "ImportReport", *, is_chat: bool
 ) -> "ShardInfo":
     """Steps without gaps, text up to the end-of-sequence token; counts the rows whose positions agree."""
     import torch
@@ -235,11 +187,3 @@ def _write_chunk(
         num_tokens=int(is_decoded.sum()),
         rejected={"not correct, as the file says": num_rejected} if num_rejected else {},
     )
-
-
-def _require_rows(report: ImportReport) -> None:
-    if report.num_kept == 0:
-        message = f"{report.file}: expected at least one usable row, found none among {report.num_rows}"
-        for reason, count, first in report.reasons()[:1]:
-            message += f"; {count} x {reason}, such as line {first.line}: {first.detail}"
-        raise TabomError(message)
