@@ -5,6 +5,7 @@ Axes: N response positions.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -109,7 +110,16 @@ class Model:
         return [Generation(*parts) for parts in zip(texts, *(part.tolist() for part in record), strict=True)]
 
 
-def load(path: str, *, adapter: str | None = None, dtype: str = "auto", device: str | torch.device = "cpu") -> Model:
+def load(
+    path: str,
+    *,
+    adapter: str | None = None,
+    dtype: str = "auto",
+    device: str | torch.device = "cpu",
+    attention: Literal["full", "causal"] | None = None,
+    shift: bool | None = None,
+    mask_token: str | None = None,
+) -> Model:
     """Read a model with its tokenizer.
 
     Args:
@@ -118,11 +128,23 @@ def load(path: str, *, adapter: str | None = None, dtype: str = "auto", device: 
         adapter: Directory or hub id of a trained adapter by the original checkpoint's names; None: the model itself.
         dtype: Of the weights; ``auto`` is as stored.
         device: Where the model goes.
+        attention: What tokens see; this and the next two as :class:`tabom.backbones.PretrainedBackbone` has them. None
+            is the family's; all three are needed for a decoder of another family.
+        shift: Whether hidden state ``i`` predicts token ``i + 1``.
+        mask_token: Mask token, by its text.
 
     Raises:
         TabomError: If there is no such checkpoint, it is incomplete, or its family is unknown.
     """
-    tokenizer = load_tokenizer(path)
-    backbone = PretrainedBackbone(path, dtype=dtype, adapter=adapter).load(tokenizer)  # pyright: ignore[reportArgumentType]
+    tokenizer = load_tokenizer(path, mask_token)
+    source = PretrainedBackbone(
+        path,
+        dtype=dtype,  # pyright: ignore[reportArgumentType]
+        adapter=adapter,
+        attention=attention,
+        shift=shift,
+        mask_token=mask_token,
+    )
+    backbone = source.load(tokenizer)
     found = defaults(checkpoint_dir(path, with_weights=False), tokenizer)
     return Model(backbone.eval().to(device), tokenizer, Sampler(**found.sampler))
