@@ -19,7 +19,7 @@ def test_python_of_readme_and_library_page_runs(repository, tmp_path, monkeypatc
     write_trajectories(tmp_path / "runs/demo/trajectories", tokenizer)
     monkeypatch.chdir(tmp_path)
     text = "".join((repository / page).read_text() for page in ("README.md", "docs/library.md"))
-    assert len(re.findall(r'"sudoku [0-4]{16}="', text)) == 2
+    assert len(re.findall(r'"sudoku [0-4]{16}="', text)) == 3
     for long, short in (
         ("batch_size=48", "batch_size=4"),
         ("=150", "=2"),
@@ -34,7 +34,8 @@ def test_python_of_readme_and_library_page_runs(repository, tmp_path, monkeypatc
         if language == "python":
             exec(compile(code, "README.md and docs/library.md", "exec"), names)
     out = capsys.readouterr().out
-    assert "steps" in out
+    assert "steps: " in out
+    assert any(line.count(".") >= 18 for line in out.splitlines())
     assert "tensor([0.0667])" in out
     assert (tmp_path / "runs/library/weights/model.safetensors").is_file()
 

@@ -11,13 +11,15 @@ from helpers import ParseOnlyTrainer, parsed, slow
 from pages import blocks, command_lines
 
 from tabom.cli.lightning_cli import run
-from tabom.cli.verbs import convert, report, trajectories, view
+from tabom.cli.verbs import chat, convert, generate, report, trajectories, view
 from tabom.pipelines import command as pipelines
 from tabom.sweeping import command as sweep
 
 RUN = ("own_task.md",)  # its configurations are on the page itself
 PAGES = sorted(f"docs/{p.name}" for p in (Path(__file__).parents[1] / "docs").glob("*.md") if p.name not in RUN)
-PARSERS = {module.__name__.split(".")[-1]: module.parser for module in (convert, report, trajectories, view)} | {
+PARSERS = {
+    module.__name__.split(".")[-1]: module.parser for module in (chat, convert, generate, report, trajectories, view)
+} | {
     "sweep": sweep.parser,
     "pipeline": pipelines.parser,
     "demo": pipelines.demo_parser,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tabom.backbones.checkpoint import Naming, check_tensors, read_json
+from tabom.backbones.checkpoint import CONFIG_NAME, Naming, check_tensors, read_json
 from tabom.errors import TabomError, require
 
 if TYPE_CHECKING:  # peft takes seconds to import and is needed with an adapter only
@@ -168,6 +168,20 @@ class Adapter:
             self._model, adapter_name=_NAME, save_embedding_layers=False
         )
         return {_PREFIX + self._naming.original(name): tensor.detach() for name, tensor in state.items()}
+
+
+def base_and_adapter(path: str) -> tuple[str, str | None]:
+    """The checkpoint that a path stands for, and the adapter on it, where the path is the directory of an adapter.
+
+    Raises:
+        TabomError: If an adapter does not say what its base is.
+    """
+    file = Path(path) / ADAPTER_CONFIG_NAME
+    if not file.is_file() or (Path(path) / CONFIG_NAME).is_file():
+        return path, None
+    base = read_json(file, "the configuration of an adapter").get("base_model_name_or_path")
+    require(isinstance(base, str), f"{file}: base_model_name_or_path: expected the base of the adapter, got {base!r}")
+    return str(base), path
 
 
 def read_adapter_config(directory: Path) -> "LoraConfig":

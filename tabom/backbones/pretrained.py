@@ -133,6 +133,10 @@ class PretrainedBackbone(BackboneSource):
         make = functools.partial(family.from_config, attn_implementation=self.attn_implementation)
         return self._prepared(native_config(make, config, directory))
 
+    def check_family(self) -> None:
+        """Raise ``TabomError`` if there is no such checkpoint, or its family is not known; reads no weights."""
+        self._family(checkpoint_dir(self.path, self.revision, with_weights=False))
+
     def _family(self, directory: Path) -> "type[DecoderBackbone | MaskedLMBackbone]":
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 

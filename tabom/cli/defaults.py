@@ -135,7 +135,8 @@ def fill_in_tokenizer(config: Namespace) -> None:
 
 def _is_without_class(file: Any, key: str) -> bool:
     """Whether a configuration, or the file of that name, has options under a key and no class."""
-    text = Path(file).read_text() if Path(file).is_file() else str(file)
+    is_text = "{" in str(file) or "\n" in str(file)
+    text = str(file) if is_text or not Path(file).is_file() else Path(file).read_text()
     content = yaml.safe_load(text)
     options = content.get(key) if isinstance(content, dict) else None
     return isinstance(options, dict) and "class_path" not in options

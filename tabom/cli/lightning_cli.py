@@ -38,6 +38,7 @@ from tabom.cli.defaults import ConfigFile, add_defaults, callbacks_of, fill_in_t
 from tabom.cli.former_names import renamed_words, renaming
 from tabom.cli.help import configs as shipped_configs
 from tabom.cli.input_errors import sentence
+from tabom.cli.model_path import with_model_path
 from tabom.cli.run_directory import fill_in_directory
 from tabom.cli.trainer import TabomTrainer
 from tabom.cli.trainer_options import check_ranges
@@ -295,7 +296,7 @@ def run(words: Sequence[str], trainer_class: type[TabomTrainer] = TabomTrainer) 
                 save_config_callback=CommandRecorder,  # pyright: ignore[reportArgumentType]
                 save_config_kwargs={"command": list(words)},
                 parser_kwargs={words[0]: {"verb": words[0]}},
-                args=["--help" if word == "--help=all" else word for word in words],
+                args=["--help" if word == "--help=all" else word for word in with_model_path(words)],
             )
         except Interrupted as interruption:
             rank_zero_only(print)(f"tabom: {interruption.reason}", file=sys.stderr)

@@ -16,6 +16,8 @@ VERBS = {
     "test": ("tabom.cli.lightning_cli", "measure on the test split"),
     "predict": ("tabom.cli.lightning_cli", "decode queries and write trajectory shards"),
     "evaluate": ("tabom.cli.lightning_cli", "run a benchmark: GSM8K, MATH500, HumanEval, MBPP, IFEval or another"),
+    "chat": ("tabom.cli.verbs.chat", "talk to a model, and watch in which order it decodes"),
+    "generate": ("tabom.cli.verbs.generate", "decode prompts with a model, to a terminal or as JSON"),
     "export": ("tabom.cli.lightning_cli", "write a trained model or adapter for other tools"),
     "convert": ("tabom.cli.verbs.convert", "write a GGUF file as a checkpoint"),
     "trajectories": ("tabom.cli.verbs.trajectories", "check, show, compare, import, annotate or export trajectories"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from tabom.types import NEVER, NO_TOKEN, Example, PromptBatch, SpecialIds, Traje
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 """Token ids, or steps, of one sequence."""
+Conversation = Sequence[Mapping[str, str]]
+"""Turns of a chat, each with ``role`` (``system``, ``user`` or ``assistant``) and ``content``."""
 
 
 @dataclass(frozen=True)
@@ -97,28 +99,26 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], query_
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    query_ids: Sequence[str],
-    *,
-    chat: bool,
-    systems: Sequence[str] | None = None,
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Conversation], query_ids: Sequence[str], *, chat: bool
 ) -> list[list[int]]:
     """Token ids of each prompt.
 
     Args:
         tokenizer: Gives ids and the chat template.
-        prompts: Texts.
+        prompts: Texts, or conversations whose next turn is the assistant's.
         query_ids: Named in error messages.
-        chat: Whether each prompt is a user's turn, followed by the template's generation prompt.
-        systems: In a chat, what the system says before each of them; None for nothing.
+        chat: Whether each text is a user's turn. Turns are followed by the template's generation prompt.
 
     Raises:
-        TabomError: If a prompt has no token, or holds the mask token, which decoding would fill in.
+        TabomError: If a prompt has no token, or holds the mask token, which decoding would fill in; if it is a
+            conversation, and ``chat`` is false.
     """
-    firsts = [[]] * len(prompts) if systems is None else [[{"role": "system", "content": text}] for text in systems]
-    chats = [first + _turns(prompt) for first, prompt in zip(firsts, prompts, strict=True)] if chat else []
-    texts = [_render(tokenizer, turns, opened=True) for turns in chats] if chat else prompts
+    texts: list[str] = []
+    for query_id, prompt in zip(query_ids, prompts, strict=True):
+        is_text = isinstance(prompt, str)
+        require(is_text or chat, f"{query_id}: expected a text, since this is no chat, got a conversation")
+        turns = _turns(prompt) if is_text else prompt
+        texts.append(_render(tokenizer, turns, opened=True) if chat else str(prompt))
     encoded = encode_text(tokenizer, texts, query_ids)
     mask = SpecialIds.of(tokenizer).mask
     for query_id, ids in zip(query_ids, encoded, strict=True):
@@ -251,7 +251,7 @@ def _turns(user: str, assistant: str | None = None) -> list[dict[str, str]]:
     return turns if assistant is None else [*turns, {"role": "assistant", "content": assistant}]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, opened: bool) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, turns: Conversation, *, opened: bool) -> str:
     """Text of a conversation; ``opened`` asks for the generation prompt at its end."""
     require(tokenizer.chat_template is not None, "chat_template: expected a tokenizer that has one, got one without")
     batch: Any = [turns]  # of one, since an empty conversation is refused otherwise

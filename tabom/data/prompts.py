@@ -216,7 +216,9 @@ class PromptDataModule(LightningDataModule):
 
     def query_settings(self) -> dict[str, Any]:
         """What decides which queries are decoded and how they are judged, as JSON can hold it."""
+        mask_token = {} if self._mask_token is None else {"mask_token": self._mask_token}
         return {
+            **mask_token,
             "task": f"{type(self.task).__module__}.{type(self.task).__qualname__}",
             "verifier": getattr(self.task, "verifier", None),
             "chat_template": self.chat_template,

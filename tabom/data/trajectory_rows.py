@@ -80,7 +80,8 @@ def tell_answers(
         return [front + ids for front, ids in zip(fronts, prompts, strict=True)]
     (plain,) = encode_prompts(tokenizer, ["-"], ["-"], chat=True)
     told: list[list[int]] = []
-    with_answers = encode_prompts(tokenizer, ["-"] * len(texts), query_ids, chat=True, systems=texts)
+    chats = [[{"role": "system", "content": text}, {"role": "user", "content": "-"}] for text in texts]
+    with_answers = encode_prompts(tokenizer, chats, query_ids, chat=True)
     for query_id, ids, with_answer in zip(query_ids, prompts, with_answers, strict=True):
         require(with_answer != plain, "chat_template: expected one with a system's turn, got one that leaves it out")
         pairs = zip(reversed(plain), reversed(with_answer), strict=False)

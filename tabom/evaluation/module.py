@@ -11,7 +11,7 @@ from tabom.evaluation.benchmarks import Benchmark
 from tabom.evaluation.data import BenchmarkDataModule
 from tabom.evaluation.likelihood import MonteCarlo
 from tabom.evaluation.responses import ResponseStore
-from tabom.modules.checkpoints import check_weights, read_checkpoint
+from tabom.modules.checkpoints import load_weights, read_checkpoint
 from tabom.samplers import Sampler
 from tabom.storage.run_record import BenchmarkResult
 
@@ -88,15 +88,11 @@ class BenchmarkModule(LightningModule):
             return
         self.backbone = self.source.load(self.data.tokenizer)
         if self.ckpt_path is not None:
-            self._load(read_checkpoint(Path(self.ckpt_path)))
+            checkpoint = read_checkpoint(Path(self.ckpt_path))
+            self.callback_states = checkpoint.get("callbacks", {})
+            load_weights(self, checkpoint)
         if self._is_compiled:
             self.backbone.compile(dynamic=True)
-
-    def _load(self, checkpoint: dict[str, Any]) -> None:
-        self.callback_states = checkpoint.get("callbacks", {})
-        check_weights(self, checkpoint)
-        weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("backbone.")}
-        self.load_state_dict(weights, strict=not self.backbone.has_adapter)
 
     @property
     def data(self) -> BenchmarkDataModule:

@@ -122,6 +122,21 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def load_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Take over the weights of the backbone from a checkpoint.
+
+    Args:
+        module: With a ``backbone``.
+        checkpoint: As :func:`read_checkpoint` gives it.
+
+    Raises:
+        TabomError: If it holds another adapter, or another model, than the module has.
+    """
+    check_weights(module, checkpoint)
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("backbone.")}
+    module.load_state_dict(weights, strict=not cast("Backbone", module.backbone).has_adapter)
+
+
 def check_weights(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Compare the weights of a checkpoint, and what defines its adapter, with the module's backbone.
 

@@ -5,11 +5,13 @@ import json
 
 import pytest
 import rich.console
-from helpers import origin_of
+from helpers import a2d_tokenizer_files, origin_of, write_trajectories
 
 from tabom.cli.main import main
 from tabom.cli.verbs.trajectory_stats import statistics
+from tabom.data import PromptDataModule
 from tabom.data.tokenizer import load_tokenizer
+from tabom.tasks import Sudoku4x4
 from tabom.trajectories import Manifest, TrajectoryStore
 from tabom.types import TrajectoryRow
 
@@ -224,3 +226,14 @@ def test_no_directory(tmp_path, capsys, action):
     assert failure(capsys, action, path) == (
         f"{path}/manifest.json: expected the manifest of a finished distillation, found no such file"
     )
+
+
+@pytest.mark.parametrize(("action", "shown"), [("stats", "decoded"), ("show", "Tokens by step, 1 to 19")])
+def test_a_mask_token_of_the_configuration_alone_is_known(tmp_path, capsys, action, shown):
+    """The tokenizer's files name none; the manifest says what the configuration named."""
+    path = str(tmp_path / "model")
+    a2d_tokenizer_files(tmp_path / "model")
+    data = PromptDataModule(Sudoku4x4(), 19, num_queries=3, tokenizer=path, mask_token="<|mask|>")
+    write_trajectories(tmp_path / "run", data.tokenizer, settings=data.query_settings())
+    main(["trajectories", action, str(tmp_path / "run"), "--tokenizer", path])
+    assert shown in capsys.readouterr().out

@@ -57,7 +57,7 @@ def print_row(
 
 
 def load_matching(directory: Path, tokenizer: str | None) -> "tuple[Manifest, Any]":
-    """The manifest and the tokenizer, None without a name.
+    """The manifest and the tokenizer, None without a name; a mask token of the configuration is added to it.
 
     Raises:
         TabomError: If the trajectories were not made with this tokenizer.
@@ -70,7 +70,8 @@ def load_matching(directory: Path, tokenizer: str | None) -> "tuple[Manifest, An
 
     from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 
-    loaded = load_tokenizer(tokenizer)
+    mask_token = manifest.origin.settings.get("mask_token")
+    loaded = load_tokenizer(tokenizer, mask_token if isinstance(mask_token, str) else None)
     expected, got = manifest.origin.tokenizer_fingerprint, tokenizer_fingerprint(loaded)
     require(
         got == expected, f"{directory}: expected the tokenizer {expected[:12]}, got {tokenizer}, which is {got[:12]}"
@@ -90,11 +91,12 @@ def _tokens(row: "TrajectoryRow", tokenizer: Any, *, is_coloured: bool) -> "Text
         return Text(" ".join(f"{piece}@{step}" for piece, step in zip(pieces, steps, strict=True)))
     text = Text()
     for piece, step in zip(pieces, row.unmask_step, strict=True):
-        style = "dim" if step == NEVER else _colour(step / max(last, 1))
+        style = "dim" if step == NEVER else colour(step / max(last, 1))
         text.append(piece if tokenizer is None else piece[1:-1], style).append(" " if tokenizer is None else "")
     return text
 
 
-def _colour(share: float) -> str:
+def colour(share: float) -> str:
+    """Rich's name of the colour of a step, which lies a share of the way from the first to the last."""
     channels = (round(a + share * (b - a)) for a, b in zip(FIRST_COLOUR, LAST_COLOUR, strict=True))
     return f"rgb({','.join(map(str, channels))})"
