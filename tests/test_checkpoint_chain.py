@@ -1,7 +1,9 @@
 """LLaDA and Dream from a directory in their original layout, through the shipped configurations, and back."""
 
 import functools
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,13 @@ from helpers import (
 )
 from safetensors.torch import load_file
 
+import tabom
 from tabom.backbones import PretrainedBackbone
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
 from tabom.backbones.stock import A2DLlamaBackbone, A2DQwen2Backbone, A2DQwen3Backbone, IlladaBackbone
 from tabom.cli.lightning_cli import run
+from tabom.cli.main import main
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import TabomError
 
@@ -171,33 +175,51 @@ def test_distil_train_export_and_reload(trajectories, tmp_path, capsys, caplog):
         trajectories("export", "tabom", in_float32, "--output_dir=new", "--ckpt_path=none.ckpt")
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    ["llada_ling_coder:illada", *slow("llada_ling_coder:a2d-qwen3", "dream_ling_coder:a2d-llama")],
-    indirect=True,
-)
-def test_from_a_hub_cache_to_an_evaluation(recipe, repository, tmp_path, monkeypatch):
-    """A wholly trained model, with a tied head or without: what is exported is what is evaluated."""
+EVERY_FAMILY = [
+    *("llada_ling_coder", "dream_ling_coder", "llada_ling_coder:a2d-qwen3", "llada_ling_coder:a2d-qwen2"),
+    *("dream_ling_coder:a2d-llama", "llada_ling_coder:illada"),
+]
+
+
+@pytest.mark.parametrize("recipe", [*EVERY_FAMILY[-1:], *slow(*EVERY_FAMILY[:-1])], indirect=True)
+def test_from_a_hub_cache_to_a_chat_and_an_evaluation(recipe, repository, tmp_path, monkeypatch, capsys):
+    """A wholly trained model, with a tied head or without: what is exported is what talks and is evaluated."""
     snapshot = tmp_path / "hub/models--some--dlm/snapshots/0123abcd"
     snapshot.parent.mkdir(parents=True)
     (tmp_path / "model").rename(snapshot)
     (tmp_path / "hub/models--some--dlm/refs").mkdir()
     (tmp_path / "hub/models--some--dlm/refs/main").write_text("0123abcd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    _distil_fit_export_evaluate(recipe, repository, "some/dlm", [])
+    _distil_fit_export(recipe, "some/dlm", [])
+    _chat_and_evaluate(repository, ["--model", "merged"], ["--model", "merged"], capsys, monkeypatch)
+    tokens = _tokens(["--model", "some/dlm"], capsys)
+    assert tokens == tabom.load("some/dlm").generate(["2 + 2?"], response_length=8, names=["prompt 1"])[0].response_ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", EVERY_FAMILY, indirect=True)
+def test_from_a_directory_to_a_chat_and_an_evaluation(recipe, repository, monkeypatch, capsys):
+    _distil_fit_export(recipe, "model", [])
+    _chat_and_evaluate(repository, ["--model", "merged"], ["--model", "merged"], capsys, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["llada_ling_coder:a2d-qwen3"], indirect=True)
-def test_a_decoder_of_no_known_family(recipe, repository, tmp_path):
+def test_a_decoder_of_no_known_family(recipe, repository, tmp_path, monkeypatch, capsys):
     file = tmp_path / "model/config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "qwen3"}))
     with pytest.raises(TabomError, match="attention: full, shift"):
         recipe("predict", "distill", AS_OTHER[-1])
-    _distil_fit_export_evaluate(recipe, repository, "model", AS_OTHER)
+    _distil_fit_export(recipe, "model", AS_OTHER)
+    main(["trajectories", "stats", f"runs/{recipe.name}/trajectories", "--tokenizer", "model"])
+    options = {"path": "merged", "attention": "full", "shift": False, "mask_token": "<|mask|>"}
+    backbone = {"class_path": "PretrainedBackbone", "init_args": options}
+    (tmp_path / "talk.yaml").write_text(json.dumps({"model": {"backbone": backbone}}))
+    keys = ["--model.backbone.path=merged", *AS_OTHER]
+    _chat_and_evaluate(repository, ["--config", "talk.yaml"], keys, capsys, monkeypatch)
 
 
-def _distil_fit_export_evaluate(recipe, repository, path, keys):
+def _distil_fit_export(recipe, path, keys):
     options = [f"--model.backbone.path={path}", f"--data.tokenizer={path}", *keys]
     recipe("predict", "distill", *options)
     weights = [*options, '--model.backbone={"init_args": {"lora": null}}', "--model.backbone.dtype=float32"]
@@ -206,20 +228,38 @@ def _distil_fit_export_evaluate(recipe, repository, path, keys):
     recipe("export", "tabom", *weights, f"--ckpt_path={checkpoint}", "--output_dir=merged")
     mask_token = "<|mask|>" if keys else None
     exported, base = (
-        PretrainedBackbone(each, attention="full", shift=False, mask_token=mask_token).load(
+        PretrainedBackbone(each, attention="full", shift=None if not keys else False, mask_token=mask_token).load(
             load_tokenizer(each, mask_token)
         )
         for each in ("merged", path)
     )
     assert exported.fingerprint() == cli.model.backbone.fingerprint() != base.fingerprint()
-    evaluated = run(
-        [
-            *("evaluate", "--config", str(repository / "configs/demo/evaluate.yaml"), "--trainer.logger=false"),
-            *("--model.backbone.path=merged", "--data.benchmark.num_examples=2", "--run_dir=evaluated", *keys),
-        ]
-    )
-    assert evaluated.model.backbone.fingerprint() == exported.fingerprint()
-    assert json.loads(Path("evaluated/results.json").read_text())["results"]["sudoku"]["accuracy,none"] in (0, 0.5, 1)
+
+
+def _chat_and_evaluate(repository, talking, evaluating, capsys, monkeypatch):
+    """``talking`` and ``evaluating`` name the exported model."""
+    tokens = _tokens(talking, capsys)
+    assert len(tokens) == 8
+    monkeypatch.setattr(sys, "stdin", io.StringIO("2 + 2?\nand 3?\n"))
+    main(["chat", *talking, "--max_new_tokens", "8", "--json"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines()[-2:])
+    assert [turn["role"] for turn in second["prompt"]] == ["user", "assistant", "user"]
+    assert second["prompt"][1]["content"] == first["response"]
+    config = str(repository / "configs/demo/evaluate.yaml")
+    options = ["--trainer.logger=false", "--data.benchmark.num_examples=2", "--run_dir=evaluated"]
+    evaluated = run(["evaluate", "--config", config, *options, *evaluating])
+    if talking == evaluating:
+        assert evaluated.datamodule.chat_template
+        model = tabom.Model(evaluated.model.backbone, evaluated.datamodule.tokenizer, tabom.load("merged").sampler)
+        assert model.generate(["2 + 2?"], response_length=8, names=["prompt 1"])[0].response_ids == tokens
+    results = json.loads(Path("evaluated/results.json").read_text())["results"]
+    assert results["sudoku"]["accuracy,none"] in (0, 0.5, 1)
+
+
+def _tokens(talking, capsys):
+    capsys.readouterr()
+    main(["generate", *talking, "--prompt", "2 + 2?", "--max_new_tokens", "8", "--json"])
+    return json.loads(capsys.readouterr().out.splitlines()[-1])["tokens"]
 
 
 @pytest.mark.slow
