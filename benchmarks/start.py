@@ -37,6 +37,7 @@ STEP = "first step"
 WAYS = {
     REFERENCE: ["-c", REFERENCE],
     "help": [*FIT, "--help"],
+    "help of chat": ["-m", "tabom", "chat", "--help"],
     "typo": [*DEMO, "--trainer.max_stepz=3"],
     "missing base": DEMO,
     STEP: [
@@ -52,7 +53,7 @@ WAYS = {
         "--trainer.callbacks+=start.SayTime",
     ],
 }
-GOALS = {"help": 1.3, "typo": 1.3, "missing base": 1.3, STEP: 2.0}
+GOALS = {"help": 1.3, "help of chat": 0.25, "typo": 1.3, "missing base": 1.3, STEP: 2.0}
 LENGTH = 19
 
 
