@@ -124,8 +124,8 @@ class TestGenerate:
         (tmp_path / "prompts.txt").write_text("abc\n\nx\ndef f(x):\n")
         words = ["generate", "--model", checkpoint, "--file", tmp_path / "prompts.txt", "--max_new_tokens", 6]
         rows, others = (
-            decoded(*words, "--temperature", 1),
-            decoded(*words, "--temperature", 1, "--batch_size", batch_size),
+            decoded(*words, "--temperature", 3),
+            decoded(*words, "--temperature", 3, "--batch_size", batch_size),
         )
         assert [row["prompt"] for row in rows] == ["abc", "x", "def f(x):"]
         for row, other in zip(rows, others, strict=True):
@@ -226,6 +226,7 @@ class TestModels:
         )
         for (row,) in (both, alone):
             same(row, expected)
+        assert tabom.load(str(tmp_path / "adapter")).generate(["abc"], response_length=6) == [expected]
         assert base[0]["unmask_entropy"] != both[0]["unmask_entropy"]
 
 
