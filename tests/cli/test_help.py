@@ -10,7 +10,7 @@ VERBS = ("fit", "validate", "test", "predict", "evaluate", "export")
 def test_help_is_one_screen_about_tabom(verb, capsys):
     main([verb, "--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) < 50
+    assert len(lines) < 55
     assert max(map(len, lines)) < 150
     text = "\n".join(lines)
     assert "--print_config=skip_default" in text
@@ -47,5 +47,5 @@ def test_the_configurations_of_a_verb_are_those_that_it_can_run(repository):
     fit, predict, evaluate = map(str, map(verb_help.configs, ("fit", "predict", "evaluate")))
     assert "distill" not in fit + evaluate
     assert "distill" in predict
-    assert "gsm8k" in evaluate
-    assert "gsm8k" not in fit + predict
+    assert "llada_gsm8k" in evaluate
+    assert "llada_gsm8k" not in fit + predict
