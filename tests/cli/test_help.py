@@ -10,7 +10,7 @@ VERBS = ("fit", "validate", "test", "predict", "evaluate", "export")
 def test_help_is_one_screen_about_tabom(verb, capsys):
     main([verb, "--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) < 55
+    assert len(lines) < 50
     assert max(map(len, lines)) < 150
     text = "\n".join(lines)
     assert "--print_config=skip_default" in text
