@@ -311,6 +311,10 @@ class TestAnnotate:
             assert failure(capsys, "annotate", source, f"--output_dir={output}", f"--backbone={checkpoint}") == (
                 f"--output_dir: expected a directory outside of that of the trajectories, got {output}"
             )
+        link = tmp_path / "link"
+        link.symlink_to(source)
+        words = ("annotate", link, f"--output_dir={source}", f"--backbone={checkpoint}")
+        assert failure(capsys, *words).startswith("--output_dir: expected a directory outside of that of the trajecto")
         words = ("annotate", source, f"--output_dir={tmp_path / 'out'}")
         assert failure(capsys, *words, f"--backbone={checkpoint}", "--batch_size=0") == (
             "batch_size: expected at least 1, got 0"
