@@ -62,8 +62,8 @@ def test_version_is_that_of_the_package(capsys, repository):
 
 def test_unknown_verb(capsys):
     assert fails(capsys, "fti") == (
-        "fti: expected one of fit, validate, test, predict, evaluate, export, trajectories, view, report, sweep, init, "
-        "pipeline, demo, --help or --version; did you mean fit?"
+        "fti: expected one of fit, validate, test, predict, evaluate, chat, generate, export, convert, "
+        "trajectories, view, report, sweep, init, pipeline, demo, --help or --version; did you mean fit?"
     )
 
 

@@ -43,7 +43,7 @@ def test_a_path_is_enough(path, verb, is_joined):
     assert (sampler.score, sampler.block_length, sampler.temperature) == ("confidence", 32, 0.0)
     assert cli.datamodule.chat_template
     assert cli.datamodule.tokenizer.mask_token_id == 5
-    assert cli.model._source.path == str(path)
+    assert cli.model.source.path == str(path)
 
 
 def test_a_configuration_wins_but_for_the_path(path, tmp_path):
@@ -55,7 +55,7 @@ def test_a_configuration_wins_but_for_the_path(path, tmp_path):
     )
     words = ["evaluate", "--model", str(path), "--config", "c.yaml", *COMMON, *DATA["evaluate"]]
     cli = run(words, trainer_class=ParseOnlyTrainer)
-    assert (cli.model._source.path, cli.model._source.dtype) == (str(path), "bfloat16")
+    assert (cli.model.source.path, cli.model.source.dtype) == (str(path), "bfloat16")
     assert cli.model.sampler.score == "margin"
     assert not cli.datamodule.chat_template
 
@@ -65,7 +65,7 @@ def test_the_directory_of_an_adapter(path, tmp_path):
     content = {"base_model_name_or_path": str(path), "peft_type": "LORA"}
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(content))
     words = ["evaluate", "--model", "adapter", *COMMON, *DATA["evaluate"]]
-    source = run(words, trainer_class=ParseOnlyTrainer).model._source
+    source = run(words, trainer_class=ParseOnlyTrainer).model.source
     assert (source.path, source.adapter) == (str(path), "adapter")
 
 

@@ -60,6 +60,6 @@ def test_of_an_objective():
     where = torch.ones(10_000, 5).bool()
     torch.testing.assert_close(late, late_mask_ratio(where, ratio, bias=2.0).mean(0), rtol=0, atol=0.02)
     plain, same = (
-        make()(batch, MASK, row_draws(batch)) for make in (UniformMasking, lambda: UniformMasking(late_bias=0))
+        make()(batch, MASK, row_draws(batch)) for make in (UniformMasking, lambda: UniformMasking(late_bias=0.0))
     )
     assert torch.equal(plain.is_target, same.is_target)

@@ -212,7 +212,7 @@ def masks(stage, monkeypatch):
         seen.append(corrupted.noisy_ids)
         raise StopIteration
 
-    monkeypatch.setattr("tabom.modules.training.TargetPass", keep)
+    monkeypatch.setattr("tabom.modules.reference.TargetPass", keep)
 
     def call(row_numbers=(3, 1, 4, 5), rows=(0, 1, 2, 3), batch_idx=0, seed=0, **place):
         batch = dataclasses.replace(first, row_numbers=torch.tensor(row_numbers)).select(rows)
