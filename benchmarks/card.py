@@ -44,7 +44,7 @@ def main() -> None:
         steps = sorted((Path(folder) / "runs/card/steps").glob("*.json"))
         record["seconds"] = {file.stem: json.loads(file.read_text())["seconds"] for file in steps}
         records = find_records([Path(folder) / "runs/card"])
-        record["measured"] = {each.name: each.checks[-1].values for each in records if each.checks}
+        record["measured"] = {each.directory.name: each.checks[-1].values for each in records if each.checks}
     common.save(record, arguments)
 
 

@@ -53,7 +53,8 @@ def _decoding(name: str, shape: tuple[str, ...], batch: int, prompt: int, respon
     size = ("--prompt", str(prompt), "--response", str(response), "--block", "32")
     options = (*shape, *size, "--batch", str(batch), "--queries", str(batch), "--rounds", "1", "--cases", "none")
     small = (*SMALL, *SMALL_DECODING, "--batch", "2", "--queries", "2", "--rounds", "1", "--cases", "none")
-    return Part(name, "distill.py", (*options, "--ways", "ours", "compiled"), small, minutes)
+    ways = ("--ways", "ours", "compiled")
+    return Part(name, "distill.py", (*options, *ways), (*small, *(ways if batch == 32 else ())), minutes)
 
 
 _QWEN3_SIZE = ("--prompt", "256", "--response", "64", "--block", "32")

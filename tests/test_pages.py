@@ -5,6 +5,7 @@ stand-ins. Models that learn nothing in one step would verify no answer, so here
 """
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -71,6 +72,7 @@ def has_then(words):
     return words[:2] == ["tabom", "sweep"] and path.is_file() and "\nthen:" in path.read_text()
 
 
+OTHERS = ["trajectories", "import"]
 NOT_RUN = {
     "installs from the network": lambda words: words[0] == "pip",
     "is a target of make, which test_readme.py looks up": lambda words: words[0] == "make",
@@ -81,8 +83,11 @@ NOT_RUN = {
     "evaluates on data of the hub after each training": has_then,
     "is a benchmark of speed": lambda words: words[0] == "python" and words[1].startswith("benchmarks/"),
     "reads a data set of the hub": lambda words: "LmEvalBenchmark" in " ".join(words),
-    "works on SmolLM2, with which test_smollm2.py does the same": lambda words: (
-        words[0] in ("tabom", "unzip") and "smollm2" in " ".join(words)
+    "works on SmolLM2 or another GGUF file, as test_smollm2.py does": lambda words: (
+        words[0] == "unzip" or words[:2] == ["tabom", "convert"] or (words[0] == "tabom" and "smollm2" in str(words))
+    ),
+    "reads trajectories of others, as test_trajectory_formats.py does": lambda words: (
+        words[:3] == ["tabom", "trajectories", "annotate"] or (words[1:3] == OTHERS and "--format" in words)
     ),
     "belongs to the shell or to SLURM": lambda words: words[0] in ("source", "if"),
 }
@@ -92,6 +97,7 @@ NOT_RUN = {
 TRAINED = ["llada_prm12k", "dream_prm12k"]
 PROGRAM = {"task_id": "x/0", "prompt": "def one():\n", "entry_point": "one", "test": "def check(one):\n    one()"}
 FILES = {
+    "prompts.txt": ["How many legs have two spiders?"],
     "train.jsonl": [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(200)],
     "math500/test.jsonl": [{"problem": "1 + 1?", "solution": "It is $\\boxed{2}$."}],
     "humaneval/HumanEval.jsonl": [PROGRAM | {"canonical_solution": "    return 1"}],
@@ -147,7 +153,11 @@ def here(prepared, tmp_path, monkeypatch):
 
 def small(words):
     """A command of tabom with options that make it small."""
+    if ">" in words:
+        words = words[: words.index(">")]
     verb, text = words[0], " ".join(words)
+    if "--help" in words:
+        return words
     if verb == "sweep":
         fit = text if "--config" in words else Path(words[1]).read_text()
         options = [*HERE, *SIZES["demo" if "demo/" in fit else "recipe"]["fit"]]
@@ -171,6 +181,7 @@ def small(words):
 def run(words):
     """Whether a command of tabom succeeds; figures are blank, since to draw them takes as long as all else."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.StringIO())  # a chat ends at once
         if words[0] in LIGHTNING:
             patch.setattr(Figure, "savefig", lambda self, path, **_: Image.new("L", (1, 1)).save(path))
         try:
