@@ -42,10 +42,13 @@ class Run(Job):
         self.num_reported = 0
         self._stage, _, self._name = metric.partition("/")
         self._directories = [directory, *(directory / f"then-{number}" for number in range(1, num_commands))]
-        finished = [any(one.state == "finished" for one in _records(path)) for path in self._directories]
-        self._number = min([*(i for i, is_done in enumerate(finished) if not is_done), num_commands - 1])
         self._wandb_id = ""
         self.is_tried = self.is_running()
+        if self.is_tried:  # its record may have ended already: the last directory there is is its own
+            self._number = max(number for number, path in enumerate(self._directories) if path.is_dir())
+        else:
+            finished = [any(one.state == "finished" for one in _records(path)) for path in self._directories]
+            self._number = min([*(i for i, is_done in enumerate(finished) if not is_done), num_commands - 1])
         self.metric: float | None = None  # at its end
         if not self.is_tried:
             self.finish()

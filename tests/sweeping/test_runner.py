@@ -1,7 +1,9 @@
 """A local sweep makes each run once, whatever happens to it meanwhile; a stand-in takes the place of ``tabom``."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -447,6 +449,21 @@ class TestThen:
         thread.join()
         done = [("fit", "finished"), ("evaluate", "finished"), ("evaluate", "finished")]
         assert self.records("x=0.1-seed=1") == [[one] for one in done]
+
+    def test_a_command_that_has_written_its_end_but_lives_is_waited_for(self):
+        """Then comes the next one, and it is not taken for the one that runs."""
+        self.sweep(x=[0.1], seeds=[1], then=[])
+        place = OUT / "x=0.1-seed=1"
+        shutil.rmtree(place / "then-2")
+        with (place / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = run.Run(place, 0, {}, 1, "validate/score", num_commands=3)
+            assert found.is_tried
+        assert found.finish() == ""
+        assert not found.is_tried
+        found.start([["fit"], ["evaluate"], ["evaluate", "--ckpt_path=none"]], 1)
+        wait_for(lambda: not found.is_running())
+        assert (place / "then-2").is_dir()
 
     def test_a_server_runs_one_command(self):
         write_sweep(then=[["evaluate"]])
