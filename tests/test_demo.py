@@ -187,6 +187,7 @@ def run_until_killed(seconds):
             return Path("out.txt").read_text()
         process.kill()
     for lock in Path("runs/demo/steps").glob("*.lock"):
+        wait_for(lambda lock=lock: lock.read_text() or not is_locked(lock))  # asked for, and still importing
         if is_locked(lock):
             os.killpg(int(lock.read_text()), signal.SIGKILL)
             wait_for(lambda lock=lock: not is_locked(lock))

@@ -59,7 +59,6 @@ class Job:
                     exit_file=self._exit_file,
                 )
                 if pid is not None:
-                    lock.write(str(pid))
                     return
             if self._exit_file is not None:
                 command = ["/bin/sh", "-c", _NOTING_ITS_EXIT_CODE, "sh", str(self._exit_file), *command]

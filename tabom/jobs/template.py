@@ -59,7 +59,7 @@ class Template:
             environment: Variables of the process; those that libraries read when they are imported are taken from the
                 first command.
             output: Open file that gets what is printed.
-            lock: Open file that stays open until the process has ended.
+            lock: Open file that gets the id of the session, and stays open until the process has ended.
             exit_file: Gets the exit code at the end; None for none.
 
         Returns:
@@ -133,8 +133,8 @@ def _reap(*_: object) -> None:
 
 def _run(connection: socket.socket, request: dict[str, Any], output: int, lock: int) -> None:
     """Run a command in a copy of this process, which only waits for its end: a copy may be killed at any moment."""
-    del lock  # open until this process and its copy have ended
     os.setsid()
+    os.write(lock, str(os.getpid()).encode())  # here, since who asked may have been killed meanwhile; it stays open
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (1, 2):
         os.dup2(output, number)
