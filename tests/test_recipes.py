@@ -5,6 +5,7 @@ Rows, columns and repeated prompts are those of the real data sets, of which the
 
 import contextlib
 import random
+import shutil
 from pathlib import Path
 
 import datasets
@@ -231,6 +232,7 @@ def small_options(entry):
 @pytest.mark.slow  # seven processes
 def test_the_papers_pipeline_from_the_questions_to_the_report(world, monkeypatch, repository):
     monkeypatch.setenv("PYTHONPATH", str(repository))
+    shutil.rmtree("runs", ignore_errors=True)  # of the recipe's own test
     content = yaml.safe_load((ROOT / "pipelines/paper.yaml").read_text())
     content["parameters"] |= {"methods": ["sft_gt", "tabom"], "benchmarks": ["gsm8k"], "code_benchmarks": []}
     content["parameters"]["data_dir"] = "."
