@@ -1,7 +1,10 @@
 """The one exception whose message is meant for the user as it stands."""
 
+import textwrap
 from math import isfinite, isinf
 from operator import ge, gt, le, lt
+
+_MAX_REASON_LENGTH = 400  # characters
 
 
 class TabomError(ValueError):
@@ -12,6 +15,11 @@ def require(condition: bool, message: str) -> None:
     """Raise ``TabomError(message)`` unless ``condition`` holds."""
     if not condition:
         raise TabomError(message)
+
+
+def short_reason(error: Exception) -> str:
+    """What a library says went wrong, its cause where it names one, as a part of a sentence of ours."""
+    return textwrap.shorten(str(error.__cause__ or error), _MAX_REASON_LENGTH)
 
 
 def check_range(

@@ -17,9 +17,9 @@ def blocks(text):
 
 
 def command_lines(content):
-    """Words of the commands of a block; a backslash continues a line."""
+    """Words of the commands of a block, without where their output goes; a backslash continues a line."""
     lines = (shlex.split(line, comments=True) for line in content.replace("\\\n", " ").splitlines())
-    return [words for words in lines if words]
+    return [words[: words.index(">")] if ">" in words else words for words in lines if words]
 
 
 @pytest.fixture(scope="session")

@@ -153,8 +153,6 @@ def here(prepared, tmp_path, monkeypatch):
 
 def small(words):
     """A command of tabom with options that make it small."""
-    if ">" in words:
-        words = words[: words.index(">")]
     verb, text = words[0], " ".join(words)
     if "--help" in words:
         return words

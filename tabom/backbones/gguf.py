@@ -1,5 +1,7 @@
 """Checkpoints in the hub's layout from GGUF files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ def convert_gguf(file: Path, output_dir: Path, *, mask_token: str) -> int:
         TabomError: If the package gguf is missing, the file is missing or unreadable, the vocabulary has no such token,
             or ``output_dir`` holds a model.
     """
+    from transformers import AutoModelForCausalLM
+
     require(
         find_spec("gguf") is not None,
         f"{file}: expected the package gguf to read it, found none; pip install 'tabom[gguf]'",
@@ -36,16 +40,15 @@ def convert_gguf(file: Path, output_dir: Path, *, mask_token: str) -> int:
     require(file.is_file(), f"{file}: expected a GGUF file, found no such file")
     check_no_model(output_dir)
     source: Any = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    try:
+    with _reading(file, "with a tokenizer"):
         tokenizer: Any = AutoTokenizer.from_pretrained(**source)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise TabomError(f"{file}: expected a GGUF file with a tokenizer that transformers reads ({error})") from error
     mask_token_id = tokenizer.get_vocab().get(mask_token)
     if mask_token_id is None:
         special = sorted(token.content for token in tokenizer.added_tokens_decoder.values())
         raise TabomError(f"mask_token: expected a token of the vocabulary, such as {special[-3:]}, got {mask_token!r}")
     tokenizer.add_special_tokens({"mask_token": mask_token})
-    model = _read_model(source, file)
+    with _reading(file, "of a model"):
+        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     embeddings = model.get_input_embeddings().weight.data
     embeddings[mask_token_id] = embeddings.mean(0)
     known = type(model.config)().to_dict().keys()  # the file adds fields of its own, such as its quantisation
@@ -58,10 +61,9 @@ def convert_gguf(file: Path, output_dir: Path, *, mask_token: str) -> int:
     return mask_token_id
 
 
-def _read_model(source: dict[str, Any], file: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
+@contextmanager
+def _reading(file: Path, what: str) -> Iterator[None]:
     try:
-        return AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        yield
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise TabomError(f"{file}: expected a GGUF file of a model that transformers reads ({error})") from error
+        raise TabomError(f"{file}: expected a GGUF file {what} that transformers reads ({error})") from error

@@ -1,18 +1,15 @@
 """Questions with answers, from a data set of the hub."""
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabom.errors import TabomError
+from tabom.errors import TabomError, short_reason
 from tabom.tasks.questions import Questions, Source, Verifier
 from tabom.tasks.rows import stored_columns, text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_MAX_REASON_LENGTH = 400  # characters; a column of another type brings both schemas along
 
 
 class QuestionDataset(Questions):
@@ -91,9 +88,9 @@ class QuestionDataset(Questions):
         try:
             return datasets.load_dataset(self.path, self.name, split=split, revision=self.revision)
         except Exception as error:  # the hub's client, Arrow and the readers of many formats raise their own kinds
-            reason = textwrap.shorten(str(error.__cause__ or error), _MAX_REASON_LENGTH)
+            place, reason = self.source(is_test).place, short_reason(error)
             raise TabomError(
-                f"{self.source(is_test).place}: expected a data set of the hub or a directory in its layout ({reason})"
+                f"{place}: expected a data set of the hub or a directory in its layout ({reason})"
             ) from error
 
     def _split(self, is_test: bool) -> str:

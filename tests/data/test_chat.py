@@ -21,17 +21,6 @@ PROMPTS = {
 TURNS = {"llada": "four<|eot|>", "dream": "four<|im_end|>\n"}
 
 
-@pytest.fixture(params=PROMPTS)
-def chat(request, tmp_path):
-    """(tokenizer, family): one template opens the assistant's turn unasked, the other when it is asked to."""
-    if request.param == "llada":
-        ids = llada_tokenizer_files(tmp_path)
-        (tmp_path / "config.json").write_text(json.dumps(llada_config(**ids)))
-    else:
-        dream_tokenizer_files(tmp_path)
-    return load_tokenizer(str(tmp_path)), request.param
-
-
 def prompt_text(tokenizer, **settings):
     (ids,) = encode_prompts(tokenizer, ["What is 2 + 2?"], ["q"], **settings)
     return tokenizer.decode(ids)

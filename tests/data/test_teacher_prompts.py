@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import DREAM_TEMPLATE, dream_tokenizer_files, llada_config, llada_tokenizer_files
+from helpers import DREAM_TEMPLATE, dream_tokenizer_files
 
 from tabom.data import TrajectoryDataModule, ValidationSizes
 from tabom.data.encoding import Row, collate_rows, encode_prompts
@@ -23,16 +23,6 @@ FIRST = {
     "dream": "<|im_start|>system\nReference Answer: four<|im_end|>\n"
     "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n",
 }
-
-
-@pytest.fixture(params=FIRST)
-def chat(request, tmp_path):
-    if request.param == "llada":
-        ids = llada_tokenizer_files(tmp_path)
-        (tmp_path / "config.json").write_text(json.dumps(llada_config(**ids)))
-    else:
-        dream_tokenizer_files(tmp_path)
-    return load_tokenizer(str(tmp_path)), request.param
 
 
 def told(tokenizer, prompts, *, chat, indices=(0, 1)):

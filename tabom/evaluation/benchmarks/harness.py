@@ -3,19 +3,16 @@
 import importlib.metadata
 import importlib.util
 import logging
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, require, short_reason
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
-
-_MAX_REASON_LENGTH = 400  # characters; errors of the hub bring whole answers along
 
 
 def package_version(package: str) -> str:
@@ -64,8 +61,7 @@ def loading(name: str, expected: str) -> Iterator[None]:
     except ImportError as error:
         raise _missing(str(error)) from error
     except Exception as error:  # tasks run code of their own; the hub's client and many readers raise their own kinds
-        reason = textwrap.shorten(str(error.__cause__ or error), _MAX_REASON_LENGTH)
-        raise TabomError(f"{name}: expected {expected} ({reason})") from error
+        raise TabomError(f"{name}: expected {expected} ({short_reason(error)})") from error
 
 
 def stock_tasks(folder: str) -> "TaskManager":

@@ -2,12 +2,11 @@
 
 import hashlib
 import re
-import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, require, short_reason
 from tabom.storage.files import file_sha256
 from tabom.storage.rows import json_rows
 from tabom.trajectories.formats import prophet
@@ -15,7 +14,6 @@ from tabom.trajectories.formats import prophet
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_MAX_REASON_LENGTH = 400  # characters
 _ROWS_A_PIECE = 100
 _TENSORS = "question_*.pt"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -108,7 +106,7 @@ def _parquet_rows(path: Path) -> Iterator[Found]:
                     yield Found(f"{path}: row {number}", row, (number + 1) / num_rows)
                     number += 1
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise TabomError(f"{path}: expected a Parquet file ({_short(error)})") from error
+        raise TabomError(f"{path}: expected a Parquet file ({short_reason(error)})") from error
 
 
 def _is_saved(path: Path) -> bool:
@@ -121,7 +119,7 @@ def _saved(path: Path, split: str) -> "Dataset":
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:  # Arrow and datasets raise many kinds
-        raise TabomError(f"{path}: expected what save_to_disk of datasets wrote ({_short(error)})") from error
+        raise TabomError(f"{path}: expected what save_to_disk of datasets wrote ({short_reason(error)})") from error
     if isinstance(data, datasets.DatasetDict):
         require(split in data, f"{path}: expected the split {split}, found {', '.join(map(str, data))}")
         return data[split]
@@ -135,9 +133,5 @@ def _from_hub(source: str, name: str | None, split: str, revision: str | None) -
         return datasets.load_dataset(source, name, split=split, revision=revision)
     except Exception as error:  # the hub's client, Arrow and the readers of many formats raise their own kinds
         raise TabomError(
-            f"{source}: expected a file, a data set of the hub or a directory in its layout ({_short(error)})"
+            f"{source}: expected a file, a data set of the hub or a directory in its layout ({short_reason(error)})"
         ) from error
-
-
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error.__cause__ or error), _MAX_REASON_LENGTH)
