@@ -41,7 +41,7 @@ def demo_parser() -> argparse.ArgumentParser:
     text = f"Run {DEMO}: a tiny base, its trajectories, trainings, tests, and a page of tables and figures."
     options = argparse.ArgumentParser("tabom demo", description=text)
     options.add_argument("verb", help=argparse.SUPPRESS)
-    options.add_argument("--seeds", type=int, nargs="+", help="of the post-trainings (1 2)")
+    options.add_argument("--seeds", type=int, nargs="+", help="of the post-trainings (1)")
     options.add_argument("--public_test", type=Path, help="CSV of public 4x4 Sudoku puzzles to be tested on as well")
     options.add_argument("--full", action="store_true", help=f"all methods, at equal forgetting: {DEMO_FULL}")
     options.add_argument("--jobs", type=int, default=_num_cores(), help="steps at once, with one thread each (cores)")
