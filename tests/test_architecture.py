@@ -43,6 +43,7 @@ HOMES = {
     "optuna": {"sweeping"},
     "jinja2": {"reporting", "viewer"},
     "pandas": {"reporting"},
+    "scipy": {"reporting"},
 }
 
 

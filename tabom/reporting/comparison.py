@@ -56,8 +56,10 @@ class Column:
         known: Any = pd.Series(list(values), dtype=float).dropna()
         return self.with_error(known.mean(), known.std()) if len(known) else MISSING
 
-    def measured(self, values: Iterable[float | None], errors: Iterable[float | None] = ()) -> str:
-        """Mean over the seeds ± its standard error over the questions, and the standard deviation over the seeds.
+    def measured(
+        self, values: Iterable[float | None], errors: Iterable[float | None] = (), replicates: str = "seeds"
+    ) -> str:
+        """Mean over the replicates ± its standard error over the questions, and their standard deviation.
 
         >>> Column("accuracy", "accuracy, %", scale=100).measured([0.4, 0.6], [0.02, 0.02])
         '50.0 ± 2.0 (seeds ± 14.1)'
@@ -65,7 +67,7 @@ class Column:
         known, error = (cast("Any", pd.Series(list(part), dtype=float).dropna()) for part in (values, errors))
         if not len(known):
             return MISSING
-        spread = f" (seeds ± {self.scale * known.std():.{self.digits}f})" if len(known) > 1 else ""
+        spread = f" ({replicates} ± {self.scale * known.std():.{self.digits}f})" if len(known) > 1 else ""
         return self.with_error(known.mean(), error.mean()) + spread
 
 
@@ -120,24 +122,27 @@ def measurements(models: Iterable[tuple[str, int, float | None, Mapping[str, flo
     return names.astype({"learning_rate": float}).join(pd.DataFrame([row[3] for row in rows], dtype=float))
 
 
-def comparison_rows(results: Frame, columns: Sequence[Column]) -> Rows:
+def comparison_rows(results: Frame, columns: Sequence[Column], replicates: str = "seeds") -> Rows:
     """Head, then one row a method and learning rate, in order of first appearance.
 
     Args:
         results: As :func:`measurements` makes them; standard errors of ``NAME`` are in ``NAME_error``.
         columns: That are shown.
+        replicates: What the column ``seed`` counts.
 
     Returns:
-        Method, learning rate (only if they differ), number of seeds, then the columns as :meth:`Column.measured`
+        Method, learning rate (only if they differ), number of replicates, then the columns as :meth:`Column.measured`
         shows them; a dash where no seed has the metric.
     """
     has_rates = len(set(results["learning_rate"].dropna())) > 1
     return table_rows(
         {"method": str(method)}
         | ({"learning rate": show_value(rate)} if has_rates else {})
-        | {"seeds": str(len(group))}
+        | {replicates: str(len(group))}
         | {
-            column.heading: column.measured(group.get(column.metric, ()), group.get(f"{column.metric}_error", ()))
+            column.heading: column.measured(
+                group.get(column.metric, ()), group.get(f"{column.metric}_error", ()), replicates
+            )
             for column in columns
         }
         for (method, rate), group in results.groupby(["method", "learning_rate"], sort=False, dropna=False)

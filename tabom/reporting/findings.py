@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, mean, stdev
 
+from tabom.reporting.bases import base_findings, common_levels, frontier_points, gains_at
 from tabom.reporting.benchmarks import Answers
 from tabom.reporting.comparison import PERCENT, POINTS, grouped
 from tabom.reporting.frontier import accuracies_at, matched_levels
@@ -79,18 +80,26 @@ def verdict(difference: float, error: float, num_comparisons: int = 1) -> str:
     return "more than chance" if abs(difference) > threshold * error else "no more than chance"
 
 
-def finding(results: Results, metric: str = METRIC, baseline: str = BASELINE) -> str:
+def finding(
+    results: Results, metric: str = METRIC, baseline: str = BASELINE, levels: Sequence[float] | None = None
+) -> str:
     """Which method gained how much over the base and the baseline, for how much forgetting, and whether by chance.
 
     Args:
         results: Of the runs.
         metric: An accuracy in [0, 1].
         baseline: Method that the best one is compared with beside the base.
+        levels: KL at which methods are compared over several bases; None are those that all of them reach.
 
     Returns:
-        A few sentences; without a base among the runs they say how far the best method or setting is from the worst.
+        A few sentences, over several bases one for each level; without a base among the runs they say how far the best
+        method or setting is from the worst.
         Empty where no model has the metric.
     """
+    if results.has_bases and results.models:
+        points = frontier_points(results, metric)
+        gains = gains_at(points, metric, levels or common_levels(points))
+        return " ".join(base_findings(gains, human_name(baseline), title_of(metric)))
     scores = {name: score_of(name, models, metric) for name, models in results.shown(metric).items()}
     base = scores.pop(BASE, None)
     methods = sorted((score for score in scores.values() if score), key=lambda score: -score.value)

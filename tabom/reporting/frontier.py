@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tabom.reporting.comparison import MISSING, PERCENT, POINTS, Frame, Rows, table_rows
@@ -111,20 +112,31 @@ def plot_frontiers(results: Frame, base_accuracy: float, metric: str = "accuracy
         style = line_style(index)
         axes.plot(*zip(*line, strict=True), **style, markersize=5, linewidth=1.3, label=method)
         axes.errorbar(own["kl"], own["gain"], own["error"], fmt="none", ecolor=style["color"], alpha=0.35)
-    axes.set_xlim(left=0)
     far, near = means["kl"].max(), means["kl"][means["kl"] > 0].min()
     if is_wide := far > _WIDE * near:
         axes.set_xscale("symlog", linthresh=near)
         axes.set_xlim(right=1.5 * far)
-    else:
+    dress_frontier(axes, "Gain against forgetting over learning rates", is_wide=is_wide)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
+    return figure
+
+
+def dress_frontier(axes: Axes, title: str, *, is_wide: bool = False) -> None:
+    """Name the axes of a figure of gain against forgetting, and mark where nothing is gained.
+
+    Args:
+        axes: Of the figure.
+        title: Above them.
+        is_wide: Whether forgetting has a logarithmic scale already; else it gets one by its square root.
+    """
+    if not is_wide:
         axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(
-        title="Gain against forgetting over learning rates",
+        title=title,
         xlabel="forgetting: KL(base ‖ model) on base-domain text\n"
         f"(nats, {'logarithmic' if is_wide else 'square-root'} scale)",
         ylabel="accuracy gained (points)",
     )
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
-    return figure

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from tabom.errors import require
+from tabom.reporting.bases import frontier_of_bases
 from tabom.reporting.benchmarks import benchmark_sections, collect_benchmarks
 from tabom.reporting.comparison import (
     MISSING,
@@ -26,7 +27,7 @@ from tabom.reporting.comparison import (
 from tabom.reporting.curves import CURVES, curve_positions, plot_lines
 from tabom.reporting.findings import benchmark_finding, finding, score_of
 from tabom.reporting.frontier import frontier_rows, matched_levels, mean_gains, plot_frontiers
-from tabom.reporting.names import BASELINE, MAIN, METRIC, column_of, human_name, title_of
+from tabom.reporting.names import BASE, BASELINE, MAIN, METRIC, column_of, human_name, title_of
 from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.results import Model, Results
 from tabom.reporting.runs import cost_section, runs_section
@@ -43,7 +44,11 @@ they learnt: the frontier compares methods at equal forgetting."""
 
 
 def sections(
-    records: Sequence[RunRecord], results: Results, metric: str = METRIC, baseline: str | None = None
+    records: Sequence[RunRecord],
+    results: Results,
+    metric: str = METRIC,
+    baseline: str | None = None,
+    levels: Sequence[float] | None = None,
 ) -> list[Section]:
     """All sections that the runs have data for; the first says what was found, and what was left out.
 
@@ -52,6 +57,7 @@ def sections(
         results: Of them.
         metric: Accuracy that is set against forgetting.
         baseline: Method, or model in benchmarks, that differences are taken to; None is ``sft_sd`` where there is one.
+        levels: KL at which methods are compared; None are those that all of them reach.
 
     Raises:
         TabomError: If runs were measured but none has the metric, or none is of the baseline.
@@ -68,7 +74,9 @@ def sections(
     baseline, shown = baseline or BASELINE, results.shown(metric)
     parts: list[Section | str] = []
     if results.compared:
-        parts += [_sensitivity(results, metric), _table(results), _frontier(results, metric, human_name(baseline))]
+        frontier = frontier_of_bases if results.has_bases else _frontier
+        parts += [_sensitivity(results, metric), _table(results)]
+        parts += [frontier(results, metric, human_name(baseline), levels)]
         parts += [_before_and_after(results, metric), _along_curves(results.stage, shown, metric)]
         parts += [_training(shown, metric)]
     parts += [*benchmark_sections(answers, baseline), cost_section(records, results), runs_section(records, results)]
@@ -94,7 +102,7 @@ def sections(
     texts = [" ".join(counts)]
     if results.num_left_out:
         texts.append(f"Runs that do not count: {results.num_left_out}. The table of the runs says why of each.")
-    lead = " ".join(filter(None, [finding(results, metric, baseline), benchmark_finding(answers)]))
+    lead = " ".join(filter(None, [finding(results, metric, baseline, levels), benchmark_finding(answers)]))
     found = Section("In short", texts, warnings=results.warnings(), lead=lead)
     return [found, *shown_parts]
 
@@ -117,7 +125,7 @@ def about(paths: Iterable[Path], records: Sequence[RunRecord]) -> str:
     return f"{', '.join(places)} · {days} · commit {commits}"
 
 
-def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
+def _frontier(results: Results, metric: str, baseline: str, levels: Sequence[float] | None) -> Section | str:
     """Accuracy gained against forgetting, and the table at matched forgetting."""
     points: Frame = results.on_frontier().reindex(
         columns=["method", "seed", "learning_rate", "kl", metric, f"{metric}_error"]
@@ -132,7 +140,10 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
             "methods and without a checkpoint, and give its directory as well."
         )
     if len(results.base_models) > 1:
-        return "No frontier: the runs start from different base models. Give the runs of one base model at a time."
+        return (
+            "No frontier: the runs start from different base models, of which not every one was measured. Run tabom "
+            f"{results.stage} without a checkpoint for each, or give the runs of one base model at a time."
+        )
     accuracy = statistics.mean(bases)
     means = mean_gains(points, accuracy, metric)
     single = list(means["method"].drop_duplicates(keep=False))
@@ -169,7 +180,7 @@ def _frontier(results: Results, metric: str, baseline: str) -> Section | str:
         caption = f"Accuracy at matched forgetting: {title_of(metric)} in %, KL(base || model) in nats per token"
         if baseline in set(compared["method"]):
             caption += f"; in brackets the difference to {baseline} with the same seed ± its standard error"
-        rows = frontier_rows(compared, accuracy, metric, matched_levels(compared), baseline)
+        rows = frontier_rows(compared, accuracy, metric, levels or matched_levels(compared), baseline)
         tables = [Table(f"{caption}; {MISSING}: not every seed goes so far", rows)]
     return Section("Gain against forgetting", texts, [plot], tables)
 
@@ -180,7 +191,8 @@ def _table(results: Results) -> Section:
     accuracies = sorted(name for name in names if re.fullmatch(r"accuracy_\d+_per_step", name))
     main = [*map(column_of, accuracies), *(column for column in MAIN if column.metric in names)]
     others = [column_of(name) for name in sorted(names - {column.metric for column in main})]
-    cells = comparison_rows(rows, main)
+    replicates = "bases" if results.has_bases else "seeds"
+    cells = comparison_rows(rows, main, replicates)
     best = _best(rows, cells, main)
     for name in reversed(accuracies):
         place = cells[0].index(column_of(name).heading) + 1
@@ -192,7 +204,7 @@ def _table(results: Results) -> Section:
             best = frozenset((i, j + (j >= place)) for i, j in best)
     tables = [Table("After post-training", cells, best)]
     if others:
-        cells = comparison_rows(rows, others)
+        cells = comparison_rows(rows, others, replicates)
         if len(cells) < len(cells[0]):
             cells = list(map(list, zip(*cells, strict=True)))
         tables.append(Table("All else that was measured", cells, is_folded=True))
@@ -216,15 +228,27 @@ def _best(rows: Frame, cells: Sequence[Sequence[str]], columns: Sequence[Column]
 
 def _gain_cells(results: Results, metric: str) -> list[str]:
     """Points over the base, one cell a row of the results; empty where the base has no such accuracy."""
-    base = score_of("", results.base, metric)
-    if base is None:
-        return []
     groups = grouped(results.compared, lambda model: (model.method, model.rate, model.interpolation))
-    scores = [score_of("", models, metric) for models in groups.values()]
-    return [
-        MISSING if score is None or number < 1 else POINTS.with_error(*score.less(base))
-        for number, score in enumerate(scores)
-    ]
+    bases = {name: score_of("", own, metric) for name, own in grouped(results.base, lambda m: m.base_model).items()}
+    if None in (bases.values() if results.has_bases else [score_of("", results.base, metric)]):
+        return []
+
+    def gain(models: list[Model]) -> str:
+        own = grouped(models, lambda model: model.base_model) if results.has_bases else {"": models}
+        before = bases if results.has_bases else {"": score_of("", results.base, metric)}
+        gains = [
+            after.less(reference)
+            for name, group in own.items()
+            if (after := score_of("", group, metric)) and (reference := before[name])
+        ]
+        if not gains:
+            return MISSING
+        if len(gains) == 1:
+            return POINTS.with_error(*gains[0])
+        differences = [difference for difference, _ in gains]
+        return POINTS.with_error(statistics.mean(differences), statistics.stdev(differences) / len(gains) ** 0.5)
+
+    return [gain(models) if models[0].label != BASE else MISSING for models in groups.values()]
 
 
 def _before_and_after(results: Results, metric: str) -> Section | str:

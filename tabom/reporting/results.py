@@ -10,6 +10,7 @@ from typing import Any
 
 from tabom.errors import require
 from tabom.reporting.comparison import Frame, Value, grouped, measurements, short_names, show_value
+from tabom.reporting.extent import OTHERWISE, TASK, extent_of, measured_otherwise
 from tabom.reporting.names import BASE, human_name
 from tabom.reporting.sensitivity import Setting
 from tabom.storage.run_record import RunRecord
@@ -19,29 +20,15 @@ BENCHMARK = "benchmark"
 RATE = "model.optimizer.lr"
 INTERPOLATION = "model.interpolation"
 STAGES = ("test", "validate")
-_TASK = "data.task"
 _SETTINGS = re.compile(
     r"(model|data)(\.|$)|trainer\.(max_steps|max_epochs|precision|gradient_clip_val|gradient_clip_algorithm|"
     r"accumulate_grad_batches|limit_train_batches)$"
 )
 _NO_SETTINGS = re.compile(r"(\.path|\.tokenizer|_dir|_file|_workers|_path)$")
-_OTHERWISE = "measured on"
 # What a test is run with comes from its own configuration, all else from that of the training.
 _MEASURED_WITH = re.compile(
-    rf"(model|data)\.validation\.|{_TASK}(\.|$)|{INTERPOLATION}$|trainer\.(limit_(test|val)_batches|fast_dev_run)$"
+    rf"(model|data)\.validation\.|{TASK}(\.|$)|{INTERPOLATION}$|trainer\.(limit_(test|val)_batches|fast_dev_run)$"
 )
-_EXTENT = {
-    stage: (
-        f"data.validation.num_{prompts}_prompts",
-        *(f"data.validation.{name}" for name in ("num_base_examples", "num_base_prompts", "mask_seed")),
-        *(f"trainer.{name}" for name in (limit, "fast_dev_run")),
-    )
-    for stage, prompts, limit in (
-        ("test", "test", "limit_test_batches"),
-        ("validate", "validation", "limit_val_batches"),
-    )
-}
-"""How much a stage measures: runs that differ in it are not compared."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,11 @@ class Model:
     def seed(self) -> int:
         """Of the training."""
         return self.source.seed
+
+    @property
+    def base_model(self) -> str:
+        """What the training started from, or the base that was measured."""
+        return self.source.base_model
 
     @property
     def rate(self) -> float | None:
@@ -130,9 +122,25 @@ class Results:
         return [*self.base, *self.models]
 
     @property
-    def base_models(self) -> set[str]:
+    def base_models(self) -> list[str]:
         """What the models that are compared started from."""
-        return {model.source.base_model for model in self.compared} - {""}
+        return list(dict.fromkeys(filter(None, (model.base_model for model in self.compared))))
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether there are several base models and each was measured, so that every base is a replicate."""
+        return len(self.base_models) > 1 and {model.base_model for model in self.base} == set(self.base_models)
+
+    def by_base(self) -> "dict[str, Results]":
+        """The models of each base model by themselves."""
+        return {
+            name: replace(
+                self,
+                base=[model for model in self.base if model.base_model == name],
+                models=[model for model in self.models if model.base_model == name],
+            )
+            for name in self.base_models
+        }
 
     @property
     def methods(self) -> list[str]:
@@ -159,9 +167,16 @@ class Results:
         return shown | ({BASE: self.base} if self.base else {})
 
     def rows(self) -> Frame:
-        """One a model, the base first, for tables; an interpolated one has a method of its own."""
-        names = ["" if model.interpolation == 1 else f" x {model.interpolation:g}" for model in self.compared]
-        return measurements((m.method + x, m.seed, m.rate, m.values) for m, x in zip(self.compared, names, strict=True))
+        """One a model, the base first, for tables; an interpolated one has a method of its own.
+
+        With several bases there is one a base: means over its seeds, with the base's number in the place of the seed.
+        """
+        ends = ["" if model.interpolation == 1 else f" x {model.interpolation:g}" for model in self.compared]
+        places = [self.base_models.index(m.base_model) if self.has_bases else m.seed for m in self.compared]
+        numbered = zip(self.compared, ends, places, strict=True)
+        rows = measurements((m.method + end, place, m.rate, m.values) for m, end, place in numbered)
+        groups = rows.groupby(["method", "seed", "learning_rate"], sort=False, dropna=False)
+        return groups.mean().reset_index()[list(rows.columns)] if self.has_bases else rows
 
     def on_frontier(self) -> Frame:
         """One a point: each method over its learning rates, and towards the base over its interpolation weights."""
@@ -188,13 +203,15 @@ class Results:
 
     def warnings(self) -> list[str]:
         """What the compared runs differ in although they should not."""
-        data = [model.source.data[:12] for model in self.models]
+        by_base = self.by_base().values() if self.has_bases else [self]
+        data = [[model.source.data[:12] for model in own.models if model.source.data] for own in by_base]
+        bases = [model.base_model for model in self.compared if model.base_model]
         parts = {
-            "base model": [model.source.base_model for model in self.compared if model.source.base_model],
-            "trajectories (SHA-256 of the manifest)": list(filter(None, data)),
+            "base model": [] if self.has_bases else bases,
+            "trajectories (SHA-256 of the manifest)": max(data, key=lambda own: len(set(own)), default=[]),
         }
         texts = differences("The runs", [model.record for model in self.compared], parts)
-        otherwise = Counter(role for role in self.roles.values() if role.startswith(_OTHERWISE))
+        otherwise = Counter(role for role in self.roles.values() if role.startswith(OTHERWISE))
         texts += [f"Left out, since {_runs(count)} {role}." for role, count in otherwise.items()]
         num_unknown = sum(model.record.parent is not None and not model.trainings for model in self.compared)
         if num_unknown:
@@ -231,12 +248,12 @@ def collect(records: Sequence[RunRecord], stage: str | None = None) -> Results:
     extent = max(
         extents, key=lambda extent: (extents.count(extent), -sum("limit" in key for key in extent)), default={}
     )
-    roles |= {m.record.path: _measured_otherwise(m.extent, extent) for m in models if m.extent != extent}
+    roles |= {m.record.path: measured_otherwise(m.extent, extent) for m in models if m.extent != extent}
     latest: dict[tuple[Any, ...], Model] = {}
     for model in _with_settings([model for model in models if model.extent == extent]):
         unknown = None if model.trainings else model.record.parent
         numbers = (model.rate, model.interpolation, model.seed, model.source.data, unknown)
-        key = (model.label, *model.settings.items(), *numbers)
+        key = (model.label, model.base_model, *model.settings.items(), *numbers)
         if key in latest:
             roles[latest[key].record.path] = f"repeated by {model.record.run_id}"
         latest[key] = model
@@ -352,28 +369,11 @@ def _model(record: RunRecord, stage: str, made_by: list[RunRecord], label: str) 
     keys = flat_config((made_by or [record])[-1].config)
     keys |= {key: value for key, value in flat_config(record.config).items() if _MEASURED_WITH.match(key)}
     values = {name: value for name, value in record.last(stage).items() if value == value}
-    return Model(record, made_by, label, keys, _extent(keys, stage), values)
-
-
-def _extent(keys: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The task with the file that it was tested on, and how much of it counted, without limits that limit nothing."""
-    parts = [str(keys[name]) for name in (_TASK, f"{_TASK}.test_file") if keys.get(name) is not None]
-    sizes = {key.rpartition(".")[2]: keys.get(key) for key in _EXTENT[stage]}
-    is_all = (None, False)
-    return {"": " ".join(parts)} | {
-        name: value
-        for name, value in sizes.items()
-        if value not in is_all and not (type(value) is float and value == 1)
-    }
+    return Model(record, made_by, label, keys, extent_of(keys, stage), values)
 
 
 def _runs(count: int) -> str:
     return "1 run was" if count == 1 else f"{count} runs were"
-
-
-def _measured_otherwise(extent: Mapping[str, Any], counted: Mapping[str, Any]) -> str:
-    differing = [name for name in {**extent, **counted} if extent.get(name) != counted.get(name)]
-    return f"{_OTHERWISE} {', '.join(f'{name} {extent.get(name)}'.strip() for name in differing)}, not counted"
 
 
 def _with_settings(models: Sequence[Model]) -> list[Model]:

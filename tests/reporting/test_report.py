@@ -354,7 +354,8 @@ def test_what_is_missing_is_said(tmp_path):
     write_record(tmp_path, "test", "c", lines=[check("test", 0, accuracy_1_per_step=0.4)])
     page = read(tmp_path)
     assert page["The runs"].paragraphs[1] == (
-        "No frontier: the runs start from different base models. Give the runs of one base model at a time."
+        "No frontier: the runs start from different base models, of which not every one was measured. Run tabom test "
+        "without a checkpoint for each, or give the runs of one base model at a time."
     )
     assert page["In short"].warnings == ["The runs differ in their base model: runs/demo/base (2), other (1)."]
 

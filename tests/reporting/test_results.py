@@ -209,7 +209,7 @@ def test_of_several_tasks_the_one_with_the_most_runs_counts(write, read):
 def test_a_model_from_scratch_has_no_base_model_to_be_warned_of(write, read):
     write("a", "fit", config_files=["pretrain.yaml"], backbone={"class_path": "TinyTransformer"}, inputs={})
     write("b", "fit")
-    assert read().base_models == {"runs/demo/base"}
+    assert read().base_models == ["runs/demo/base"]
     assert read().warnings() == []
 
 
@@ -278,4 +278,4 @@ def test_settings_have_the_names_of_the_command_line_whatever_wrote_the_record(w
         (0.1, 1e-3, 1.0),
         (0.2, 2e-3, 0.5),
     ]
-    assert results.base_models == {"runs/demo/base"}
+    assert results.base_models == ["runs/demo/base"]

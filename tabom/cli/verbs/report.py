@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabom.errors import require
+from tabom.errors import check_range, require
 
 if TYPE_CHECKING:
     from tabom.reporting.page import Section
@@ -31,6 +31,10 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--baseline", metavar="LABEL", help="method that differences are taken to (sft_sd)")
     options.add_argument("--metric", default="accuracy_1_per_step", help="set against forgetting (accuracy_1_per_step)")
+    options.add_argument(
+        "--levels", type=float, nargs="+", metavar="KL",
+        help="forgetting at which methods are compared (what all of them reach)",
+    )  # fmt: skip
     options.add_argument("--stage", choices=("test", "validate"), help="what is read (test, where there is one)")
     options.add_argument(
         "--print", action="store_true", dest="is_printed", help="print the main table and what was found as well"
@@ -46,6 +50,8 @@ def run(words: Sequence[str]) -> None:
     for output in outputs:
         require(output.suffix in (".html", ".md"), f"--output: expected a file ending in .html or .md, got {output}")
     options.pop("verb")
+    for level in options["levels"] or ():
+        check_range("--levels", level, above=0)
     is_printed = options.pop("is_printed")
     content = write_pages(options.pop("paths"), outputs, **options)
     if is_printed:
@@ -73,6 +79,7 @@ def write_pages(
     metric: str,
     stage: str | None = None,
     baseline: str | None = None,
+    levels: Sequence[float] | None = None,
     figures: Path | None = None,
 ) -> list["Section"]:
     """Write what the runs below some paths say; the options are those of ``tabom report``.
@@ -90,7 +97,7 @@ def write_pages(
     from tabom.storage.run_record import find_records
 
     records = find_records(paths)
-    content, line = sections(records, collect(records, stage), metric, baseline), about(paths, records)
+    content, line = sections(records, collect(records, stage), metric, baseline, levels), about(paths, records)
     if figures is not None:
         save_figures(content, figures)
     for output in outputs:
