@@ -32,6 +32,7 @@ from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.results import Model, Results
 from tabom.reporting.runs import cost_section, runs_section
 from tabom.reporting.sensitivity import plot_sensitivity, sensitivity_rows
+from tabom.reporting.speed import speed_section
 from tabom.storage.run_record import RunRecord
 
 _AT_THEIR_BEST = "A method with several learning rates is shown at the one with the highest mean {metric}."
@@ -79,7 +80,12 @@ def sections(
         parts += [frontier(results, metric, human_name(baseline), levels)]
         parts += [_before_and_after(results, metric), _along_curves(results.stage, shown, metric)]
         parts += [_training(shown, metric)]
-    parts += [*benchmark_sections(answers, baseline), cost_section(records, results), runs_section(records, results)]
+    parts += [
+        speed_section(shown, answers),
+        *benchmark_sections(answers, baseline),
+        cost_section(records, results),
+        runs_section(records, results),
+    ]
     shown_parts = [part for part in parts if isinstance(part, Section)]
     missing = [part for part in parts if isinstance(part, str)]
     shown_parts[-1].paragraphs.extend(missing)

@@ -108,6 +108,7 @@ def test_sections_in_order(page):
         "An answer before and after",
         "By denoising step and mask ratio",
         "Over training",
+        "Speed against accuracy",
         "Cost",
         "The runs",
     ]
@@ -343,6 +344,7 @@ def test_what_is_missing_is_said(tmp_path):
         "No answers before and after: the tests did not keep any, or there is none of the base.",
         "No curves by step or mask ratio: the runs recorded none.",
         "No curves over training: no training with its checks on validation is among the runs.",
+        "No curve of accuracy against speed: no model was measured at several numbers of tokens per step.",
     ]
     other = {"class_path": "PretrainedBackbone", "init_args": {"path": "other"}}
     lines = [check("test", accuracy_1_per_step=0.5, kl=0.1)]
@@ -429,6 +431,8 @@ No answers before and after: the tests did not keep any, or there is none of the
 
 No curves by step or mask ratio: the runs recorded none.
 
+No curve of accuracy against speed: no model was measured at several numbers of tokens per step.
+
 **Every run**
 
 | run | verb | method | seed | state | counts as | made from | changed against the first of its verb |
@@ -457,7 +461,8 @@ def test_without_a_directory_for_figures_markdown_has_tables_alone(runs, tmp_pat
     main(["report", str(runs), "-o", str(tmp_path / "page.md"), "-o", str(tmp_path / "page.html")])
     text = (tmp_path / "page.md").read_text()
     assert re.findall("^## (.*)", text, re.MULTILINE) == [
-        "In short", "Results", "Gain against forgetting", "An answer before and after", "Cost", "The runs",
+        "In short", "Results", "Gain against forgetting", "An answer before and after",
+        "Speed against accuracy", "Cost", "The runs",
     ]  # fmt: skip
     assert "![" not in text
     assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
@@ -581,7 +586,7 @@ def test_points_can_be_hovered_with_and_without_the_script(open_page, written):
 def test_headings_and_links(open_page, written):
     page = open_page(written[0])
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(e => e.tagName)")
-    assert levels == ["H1", *["H2"] * 8]
+    assert levels == ["H1", *["H2"] * 9]
     targets = page.evaluate(
         "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash).textContent)"
     )
