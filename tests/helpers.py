@@ -166,6 +166,38 @@ def illada_config(**changes):
     }
 
 
+def llada2_config(**changes):
+    """``config.json`` of a LLaDA2 of two narrow layers, the second with 8 experts in 4 groups."""
+    return {
+        "model_type": "llada2_moe",
+        "architectures": ["LLaDA2MoeModelLM"],
+        "dtype": "float32",
+        "first_k_dense_replace": 1,
+        "head_dim": 16,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "max_position_embeddings": 512,
+        "moe_intermediate_size": 24,
+        "n_group": 4,
+        "num_attention_heads": 4,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "num_shared_experts": 1,
+        "pad_token_id": 125,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 6e5,
+        "rotary_dim": 8,
+        "routed_scaling_factor": 2.5,
+        "topk_group": 2,
+        "vocab_size": 128,
+        **changes,
+    }
+
+
 def family_checkpoint(path, family, config, seed=0):
     """Random weights of a family in its original layout; large enough that rounding decides no argmax."""
     torch.manual_seed(seed)

@@ -3,14 +3,15 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tabom.errors import TabomError, require
@@ -162,7 +163,13 @@ def save_checkpoint(
                 shutil.copyfile(file, path / file.name)
     with whole_file(path / CONFIG_NAME) as file:
         file.write((json.dumps(config, indent=2) + "\n").encode())
-    save_torch_state_dict(dict(state), path)
+    shards = split_torch_state_dict_into_shards(dict(state))
+    for name, tensors in shards.filename_to_tensors.items():  # views are written without the tensor they are part of
+        save_file({key: state[key].contiguous() for key in tensors}, path / name, metadata={"format": "pt"})
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        with whole_file(path / INDEX_NAME) as file:
+            file.write((json.dumps(index, indent=2) + "\n").encode())
 
 
 class Naming:
@@ -184,9 +191,17 @@ class Naming:
         """Name in the original checkpoint."""
         return _translate(name, self._to_original)
 
+    def original_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """What the original checkpoint holds in place of a native tensor, by name; views where it is cut up."""
+        yield self.original(name), tensor
+
+    def original_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A native state by original names."""
+        return dict(pair for name, tensor in state.items() for pair in self.original_tensors(name, tensor))
+
     def key_mapping(self) -> dict[str, str] | None:
         """The same for ``from_pretrained``, as regular expressions over original names."""
-        return {rf"^{old}\.": f"{new}." for old, new in self._to_native.items()} or None
+        return {rf"^{old}(?=\.|$)": new for old, new in self._to_native.items()} or None
 
 
 def _pattern(name: str) -> str:

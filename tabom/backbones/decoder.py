@@ -41,6 +41,11 @@ class DecoderBackbone(TransformersBackbone):
         """
 
     @classmethod
+    def model_class(cls, native: "PreTrainedConfig") -> Any:
+        """What computes a configuration; the causal language model of transformers unless the family has its own."""
+        return model_class(native)
+
+    @classmethod
     def read_config(cls, directory: Path) -> dict[str, Any]:
         """Content of ``config.json``.
 
@@ -54,7 +59,7 @@ class DecoderBackbone(TransformersBackbone):
         """A model with random weights, on torch's default device and in its default dtype."""
         native = cls._bidirectional(config)
         native._attn_implementation = attn_implementation
-        return cls(model_class(native)(native), config)
+        return cls(cls.model_class(native)(native), config)
 
     @classmethod
     def from_pretrained(
@@ -78,8 +83,13 @@ class DecoderBackbone(TransformersBackbone):
         original = cls.naming.original
         check_tensors(
             weight_files(directory),
-            {original(name): tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()},
+            {name: tuple(t.shape) for name, t in cls.naming.original_state(skeleton.state_dict()).items()},
             {original(name): original(source) for name, source in skeleton.all_tied_weights_keys.items()},
+        )
+        merged = next((name for name, tensor in skeleton.named_parameters() if tensor.dim() > 2), None)
+        require(
+            quantization_config is None or merged is None,
+            f"quantization: expected a model of linear layers alone, got {merged}, which would not be quantised",
         )
         model = read_weights(
             type(skeleton),

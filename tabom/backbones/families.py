@@ -11,6 +11,7 @@ from tabom.backbones.checkpoint import CONFIG_NAME, read_json
 from tabom.backbones.decoder import DecoderBackbone
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
+from tabom.backbones.llada2 import Llada2Backbone
 from tabom.backbones.stock import (
     ILLADA_MASK_ID,
     A2DLlamaBackbone,
@@ -54,6 +55,7 @@ FAMILIES: dict[str, Family] = {
     "a2d-qwen3": Family(A2DQwen3Backbone, "<|mask|>", "<|im_end|>", {"enable_thinking": False}, _CONFIDENCE),
     "illada": Family(IlladaBackbone, ILLADA_MASK_ID, sampler={**_CONFIDENCE, "block_length": 32}),
     "llada": Family(LladaBackbone, end_of_turn="<|eot_id|>", sampler={**_CONFIDENCE, "block_length": 32}),
+    "llada2_moe": Family(Llada2Backbone, "<|mask|>", "<|role_end|>", sampler={**_CONFIDENCE, "block_length": 32}),
     MODEL_TYPE: Family(TinyDLM),
 }
 

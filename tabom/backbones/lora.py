@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,12 @@ class Adapter:
         if not isinstance(config.target_modules, str):  # peft keeps a set, whose order changes from run to run
             self._config.target_modules = sorted(config.target_modules or ())
         head = model.get_output_embeddings()
-        layers = {
+        layers: dict[str, nn.Linear | None] = {
             naming.original(name): module for name, module in model.named_modules() if isinstance(module, nn.Linear)
         }
+        for name, tensor in model.state_dict().items():
+            parts = [part for part, _ in naming.original_tensors(name, tensor)]
+            layers |= dict.fromkeys((part.rpartition(".")[0] for part in parts), None) if len(parts) > 1 else {}
         found = _find_targets(config.target_modules, layers, head)
         native = copy.copy(config)
         native.target_modules = [naming.native(name) for name in sorted(found)]
@@ -213,9 +216,14 @@ def read_adapter_config(directory: Path) -> "LoraConfig":
     return LoraConfig(**{key: content[key] for key in _TAKEN_OVER if key in content})
 
 
-def _find_targets(targets: Any, layers: dict[str, nn.Linear], head: nn.Module | None) -> set[str]:
-    """Names of the layers that ``targets`` stands for, as peft understands it."""
-    available = sorted({name.rpartition(".")[2] for name, layer in layers.items() if layer is not head})
+def _find_targets(targets: Any, layers: Mapping[str, nn.Linear | None], head: nn.Module | None) -> set[str]:
+    """Names of the layers that ``targets`` stands for, as peft understands it; an expert is no layer, but None."""
+    refused = {
+        name: "the language model head" if layer is head else "an expert"
+        for name, layer in layers.items()
+        if layer is head or layer is None
+    }
+    available = sorted({name.rpartition(".")[2] for name in layers.keys() - refused.keys()})
     choice = f"the model has {', '.join(available)}"
     found: set[str] = set()
     for target in [targets] if isinstance(targets, str) else sorted(targets):
@@ -224,13 +232,11 @@ def _find_targets(targets: Any, layers: dict[str, nn.Linear], head: nn.Module | 
         else:
             matches = {name for name in layers if name == target or name.endswith(f".{target}")}
         require(len(matches) > 0, f"target_modules: {target!r} matches no linear layer; {choice}")
-        for name in matches:
-            if layers[name] is head:
-                inside = next((re.sub(r"\d+", r"\\d+", re.escape(other)) for other in sorted(matches - {name})), None)
-                hint = f"; to adapt the blocks alone give the pattern '{inside}'" if inside else ""
-                raise TabomError(
-                    f"target_modules: {target!r} matches the language model head {name}, which is never adapted; "
-                    f"{choice}{hint}"
-                )
+        for name in sorted(matches & refused.keys()):
+            inside = {re.sub(r"\d+", r"\\d+", re.escape(other)) for other in matches - refused.keys()}
+            hint = f"; to adapt the other layers give the pattern '{'|'.join(sorted(inside))}'" if inside else ""
+            raise TabomError(
+                f"target_modules: {target!r} matches {refused[name]} {name}, which is never adapted; {choice}{hint}"
+            )
         found |= matches
     return found

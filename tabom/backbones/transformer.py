@@ -118,8 +118,8 @@ class TransformersBackbone(Backbone):
     def save_pretrained(self, path: Path) -> None:
         """Write the original layout: names, ``config.json``, and the files beside it; tied weights once."""
         tied = self.transformer.all_tied_weights_keys
-        state = {self.naming.original(name): t for name, t in self._native_state().items() if name not in tied}
-        save_checkpoint(path, self._config_with_dtype(), state, self.directory)
+        state = {name: tensor for name, tensor in self._native_state().items() if name not in tied}
+        save_checkpoint(path, self._config_with_dtype(), self.naming.original_state(state), self.directory)
 
     def reference(self) -> Denoiser:
         """With an adapter: the same weights with the adapter switched off, no copy."""

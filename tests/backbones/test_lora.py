@@ -99,7 +99,7 @@ class TestTargets:
                 "llada",
                 ("ff_out",),
                 "target_modules: 'ff_out' matches the language model head model.transformer.ff_out, which is never "
-                f"adapted; {LLADA_HAS}; to adapt the blocks alone give the pattern "
+                f"adapted; {LLADA_HAS}; to adapt the other layers give the pattern "
                 r"'model\.transformer\.blocks\.\d+\.ff_out'",
             ),
             (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, illada_config, tiny_checkpoint, write_trajectories
+from helpers import TINY, illada_config, llada2_config, tiny_checkpoint, write_trajectories
 from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from tabom.backbones import Lora, NewTinyDLM
+from tabom.backbones.llada2 import Llada2Backbone
 from tabom.backbones.sharding import gather, release, shard
 from tabom.backbones.stock import IlladaBackbone
 from tabom.cli.lightning_cli import run
@@ -377,25 +378,38 @@ def test_the_head_is_whole_between_forward_and_backward(mesh, tokenizer, is_gath
     torch.testing.assert_close(backbone.head.weight.grad.full_tensor(), whole.head.weight.grad)
 
 
-def test_a_tied_head_is_one_weight_in_shards_too(mesh):
-    """Its gradient is that of both, and a step moves both."""
-    whole = IlladaBackbone.from_config(illada_config())
+def whole_and_sharded(family, config, mesh):
+    """A model and its shards, each after a step on the same rows, and these rows."""
+    whole = family.from_config(config)
     for parameter in whole.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    backbone = copy.deepcopy(whole)
-    shard(backbone, mesh)
+    sharded = copy.deepcopy(whole)
+    shard(sharded, mesh)
     ids, mask = torch.arange(10, 22).view(2, 6), torch.ones(2, 6, dtype=torch.bool)
-    for model in (whole, backbone):
+    for model in (whole, sharded):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         model.logits(model(ids, mask)).square().mean().backward()
         optimizer.step()
+    return whole, sharded, (ids, mask)
+
+
+def test_a_tied_head_is_one_weight_in_shards_too(mesh):
+    """Its gradient is that of both, and a step moves both."""
+    whole, backbone, rows = whole_and_sharded(IlladaBackbone, illada_config(), mesh)
     named = [name for name, _ in backbone.named_parameters() if "lm_head" in name or "embed_tokens" in name]
     assert len(named) == 1
     assert backbone.transformer.lm_head.weight is backbone.transformer.get_input_embeddings().weight
     moved, alone = backbone.transformer.lm_head.weight, whole.head.weight
     torch.testing.assert_close(moved.grad.full_tensor(), alone.grad)
     torch.testing.assert_close(moved.full_tensor(), alone)
-    torch.testing.assert_close(backbone.logits(backbone(ids, mask)), whole.logits(whole(ids, mask)))
+    torch.testing.assert_close(backbone.logits(backbone(*rows)), whole.logits(whole(*rows)))
+
+
+def test_experts_are_sharded_with_their_block(mesh):
+    whole, backbone, rows = whole_and_sharded(Llada2Backbone, llada2_config(), mesh)
+    moved, alone = (model.transformer.model.layers[1].mlp.experts.down_proj for model in (backbone, whole))
+    torch.testing.assert_close(moved.full_tensor(), alone)
+    torch.testing.assert_close(backbone.logits(backbone(*rows)), whole.logits(whole(*rows)))
 
 
 def test_quantised_shards_are_refused(mesh, tokenizer):
