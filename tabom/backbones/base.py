@@ -40,9 +40,39 @@ class Denoiser(nn.Module, ABC):
         """Rows of the head that no token of the tokenizer has; never chosen, as the mask token is not."""
         return ()
 
+    @property
+    def block_size(self) -> int | None:
+        """Tokens in a block, if the attention is block-causal: a token sees its own block and those before it.
+
+        Blocks are counted from a row's first real token, so padding moves none. None where every token sees every
+        other.
+        """
+        return None
+
     @abstractmethod
     def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Hidden states; entry ``i`` predicts token ``i``."""
+
+    def denoise(
+        self,
+        noisy_ids: Int[Tensor, "B L"],
+        clean_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"],
+        is_target: Bool[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states of a sequence that is learnt: entry ``i`` predicts token ``i`` as in decoding.
+
+        Of a block-causal backbone each sees its own block of ``noisy_ids`` and the earlier blocks of ``clean_ids``, for
+        all blocks at once. With full attention it sees ``noisy_ids`` alone.
+
+        Args:
+            noisy_ids: With masks in place of tokens.
+            clean_ids: Without.
+            attention_mask: False on padding.
+            is_target: Entries that are read; all others may hold anything. None for all.
+        """
+        del clean_ids, is_target
+        return self(noisy_ids, attention_mask)
 
     @property
     @abstractmethod
@@ -73,8 +103,9 @@ class Denoiser(nn.Module, ABC):
     ) -> Float[Tensor, "B P D"]:
         """Hidden states that predict the tokens at ``positions``, computed for these alone.
 
-        They attend to the whole canvas; keys and values elsewhere come from ``cache``, which is left as it is. Exact if
-        the cache is of the same input; an approximation once a token has changed, those at ``positions`` included.
+        They attend to what they see in ``forward``; keys and values elsewhere come from ``cache``, which is left as it
+        is. Exact if the cache is of the same input, or, in a block-causal model, of the same input in the blocks before
+        those of ``positions``, the rest of which are computed; else an approximation.
 
         Args:
             input_ids: The whole canvas; only the ids that are computed are read.

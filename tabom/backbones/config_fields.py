@@ -8,6 +8,8 @@ from huggingface_hub.errors import StrictDataclassError
 
 from tabom.errors import TabomError, require
 
+_OF_ALL = ("block_size",)
+"""Fields that every decoder computes, beside the rotary ones."""
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
 _CONFIG_ERRORS = (
     *(TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError),
@@ -59,7 +61,7 @@ class ConfigFields(NamedTuple):
         """Raise ``TabomError`` if the configuration asks for what is not computed here; its field is named."""
         missing = [key for key in self.required if config.get(key) is None]
         require(not missing, f"config.json: expected the keys of {self._a_model}, found no {', '.join(missing)}")
-        known = {*self.required, *self.optional, *self.without_effect, *_ROPE, *_WITHOUT_EFFECT}
+        known = {*self.required, *self.optional, *self.without_effect, *_ROPE, *_OF_ALL, *_WITHOUT_EFFECT}
         for key, got in config.items():
             if key in self.values:
                 self.expect(key, got, self.values[key])

@@ -1,35 +1,53 @@
-"""Decoders of transformers with full instead of causal attention."""
+"""Decoders of transformers with full or block-causal instead of causal attention."""
 
 import hashlib
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import transformers
 from torch import Tensor
 
+from tabom.backbones.block_attention import Tokens, ready_mask
 from tabom.backbones.cache import CanvasCache, PartialPass
 from tabom.backbones.checkpoint import check_tensors, read_json, weight_files
 from tabom.backbones.config_fields import native_config
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
-from tabom.errors import require
+from tabom.errors import check_range, require
+from tabom.functional.masking import block_index
 
 if TYPE_CHECKING:  # model classes take seconds to import, and are needed with a model only
-    from transformers import BitsAndBytesConfig, Cache, PreTrainedConfig
+    from transformers import BitsAndBytesConfig, Cache, PreTrainedConfig, PreTrainedModel
 
 _PARTIAL_ATTENTION = ("sdpa", "eager", "flex_attention")  # flash: transformers takes the queries for the last columns
 
 
 class DecoderBackbone(TransformersBackbone):
-    """A decoder of transformers with full instead of causal attention; a checkpoint family is a subclass.
+    """A decoder of transformers with full or block-causal attention; a checkpoint family is a subclass.
 
     Attributes:
+        own_block_size: Of a family that is block-causal; ``block_size`` in ``config.json`` goes before it.
         shift: Whether hidden state ``i`` of the model predicts token ``i + 1``, as in a model that was made from an
             autoregressive one. The shift is undone here and nowhere else.
     """
 
+    own_block_size: ClassVar[int | None] = None
     shift: bool = False
+
+    def __init__(self, transformer: "PreTrainedModel", config: dict[str, Any], directory: Path | None = None) -> None:
+        super().__init__(transformer, config, directory)
+        self.block_size = config.get("block_size", self.own_block_size)
+
+    @property
+    def block_size(self) -> int | None:
+        """Tokens in a block; None for full attention, or causal."""
+        return self._block_size
+
+    @block_size.setter
+    def block_size(self, size: int | None) -> None:
+        check_range("block_size", size, least=1)
+        self._block_size = size
 
     @classmethod
     @abstractmethod
@@ -109,10 +127,14 @@ class DecoderBackbone(TransformersBackbone):
         del directory
 
     def fingerprint(self) -> str:
-        """Of the weights, a shift that is not the family's, and causal attention: by them they are another model."""
+        """Of the weights, and of a shift that is not the family's and of causal attention or its blocks.
+
+        By each of these it is another model.
+        """
         weights = super().fingerprint()
         changes = [f"shift {self.shift}"] if self.shift != type(self).shift else []
         changes += ["causal"] if self._is_causal else []
+        changes += [f"block_size {self.block_size}"] if self.block_size is not None else []
         return hashlib.sha256(" ".join([weights, *changes]).encode()).hexdigest() if changes else weights
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -120,8 +142,50 @@ class DecoderBackbone(TransformersBackbone):
 
         With a shift each is taken from its left neighbour; a row's first real token keeps its own.
         """
-        hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), None)
+        hidden = self._run(input_ids, _position_ids(attention_mask), self._visible(attention_mask), None)
         return _shifted(hidden, attention_mask) if self.shift else hidden
+
+    def denoise(
+        self, noisy_ids: Tensor, clean_ids: Tensor, attention_mask: Tensor, is_target: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states as the targets have them in decoding, in one pass.
+
+        A row's last block with a target stands noisy behind the clean ones. Of the blocks before it, those that have a
+        target and a token that differs go along as a noisy copy, which sees itself and the clean blocks before it.
+        Where decoding left all before the last block final, nothing is copied.
+        """
+        size, length = self.block_size, noisy_ids.shape[1]
+        if size is None or size >= length:
+            return self(noisy_ids, attention_mask)
+        is_target = attention_mask if is_target is None else is_target
+        block = block_index(attention_mask, block_length=size)
+        last = block.masked_fill(~is_target, 0).amax(1, keepdim=True)
+        width = int((attention_mask & (block <= last)).any(0).nonzero().max()) + 1
+        noisy_ids, clean_ids, attention_mask, is_target, block = (
+            each[:, :width] for each in (noisy_ids, clean_ids, attention_mask, is_target, block)
+        )
+        is_earlier = attention_mask & (block < last)
+        is_copied = is_earlier & _in_block(is_target, block) & _in_block(is_earlier & (noisy_ids != clean_ids), block)
+        order = is_copied.long().argsort(dim=1, descending=True, stable=True)
+        copied = order[:, : int(is_copied.sum(1).max())]
+        is_noisy = is_copied.gather(1, copied)
+        stream = Tokens(block, torch.zeros_like(attention_mask), attention_mask)
+        both = stream.and_also(Tokens(block.gather(1, copied), is_noisy, is_noisy))
+        position_ids = _position_ids(attention_mask)
+        hidden = self._run(
+            torch.cat([clean_ids.where(is_earlier, noisy_ids), noisy_ids.gather(1, copied)], 1),
+            torch.cat([position_ids, position_ids.gather(1, copied)], 1),
+            self._mask(both, both),
+            None,
+        )
+        before, noisy = hidden[:, :width], hidden[:, width:]
+        index = copied[..., None].expand_as(noisy)
+        within = before.scatter(1, index, noisy.where(is_noisy[..., None], before.gather(1, index)))
+        if self.shift:
+            source = _left_neighbours(torch.arange(width, device=block.device), attention_mask)
+            is_first = (block.gather(1, source) < block)[..., None]
+            within = _gathered(before, source).where(is_first, _gathered(within, source))
+        return torch.nn.functional.pad(within, (0, 0, 0, length - width))
 
     def forward_with_cache(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, CanvasCache]:
         """Hidden states as from :meth:`forward`, and keys and values, which are never shifted.
@@ -137,7 +201,7 @@ class DecoderBackbone(TransformersBackbone):
             f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
         )
         kept: Any = transformers.DynamicCache()
-        hidden = self._run(input_ids, attention_mask, _position_ids(attention_mask), kept)
+        hidden = self._run(input_ids, _position_ids(attention_mask), self._visible(attention_mask), kept)
         require(len(kept) > 0, "cache: expected a backbone in evaluation mode, got one in training")
         cache = CanvasCache([keys for keys, _, _ in kept], [values for _, values, _ in kept])
         return _shifted(hidden, attention_mask) if self.shift else hidden, cache
@@ -145,7 +209,7 @@ class DecoderBackbone(TransformersBackbone):
     def forward_from_cache(
         self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
     ) -> Tensor:
-        """Hidden states at ``positions``, which attend to the whole canvas.
+        """Hidden states at ``positions``, which attend to the canvas as in :meth:`forward`.
 
         With a shift their left neighbours are computed as well: P + 1 columns if positions are consecutive.
         """
@@ -174,13 +238,40 @@ class DecoderBackbone(TransformersBackbone):
     def _run_part(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache) -> Tensor:
         """The model's own hidden states at ``positions`` (B, P), beside the cache of the whole canvas."""
         position_ids = _position_ids(attention_mask).gather(1, positions)
-        return self._run(input_ids.gather(1, positions), attention_mask, position_ids, PartialPass(cache, positions))
+        visible = self._visible(attention_mask, positions)
+        return self._run(input_ids.gather(1, positions), position_ids, visible, PartialPass(cache, positions))
 
-    def _run(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: "Cache | None") -> Tensor:
-        """The model's own hidden states (B, P, D) of ids (B, P), which attend where the mask (B, L) is true."""
+    def _config_with_dtype(self) -> dict[str, Any]:
+        """With the block size, where it was chosen and the configuration has none or another."""
+        config = super()._config_with_dtype()
+        is_own = self.block_size == config.get("block_size", self.own_block_size)
+        return config if is_own else {**config, "block_size": self.block_size}
+
+    def _visible(self, attention_mask: Tensor, positions: Tensor | None = None) -> Any:
+        """What tokens of a canvas see, those at ``positions`` (B, P) or all, as transformers takes it."""
+        if self.block_size is None or self.block_size >= attention_mask.shape[1]:
+            return attention_mask
+        block = block_index(attention_mask, block_length=self.block_size)
+        keys = Tokens(block, is_noisy=torch.zeros_like(attention_mask), is_real=attention_mask)
+        return self._mask(keys if positions is None else keys.at(positions), keys)
+
+    def _mask(self, queries: Tokens, keys: Tokens) -> Any:
+        model = self.transformer
+        return ready_mask(queries, keys, implementation=model.config._attn_implementation, dtype=model.dtype)
+
+    def _run(self, input_ids: Tensor, position_ids: Tensor, visible: Any, cache: "Cache | None") -> Tensor:
+        """The model's own hidden states (B, P, D) of ids (B, P).
+
+        Args:
+            input_ids: What is computed.
+            position_ids: Place of each among the real tokens of its row.
+            visible: True where there is a real token (B, L), for all to see; or what each sees, as
+                :func:`tabom.backbones.block_attention.ready_mask` gives it.
+            cache: Of the other tokens, if there are any.
+        """
         output = self.transformer.base_model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=visible,
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=False,
@@ -197,6 +288,11 @@ def model_class(native: "PreTrainedConfig") -> Any:
 
 def _position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def _in_block(is_there: Tensor, block: Tensor) -> Tensor:
+    """Whether the block of each position has one that is there (B, L)."""
+    return torch.zeros_like(block).scatter_add(1, block, is_there.long()).gather(1, block) > 0
 
 
 def _left_neighbours(positions: Tensor, attention_mask: Tensor) -> Tensor:

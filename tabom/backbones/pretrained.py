@@ -18,7 +18,7 @@ from tabom.backbones.lora import Lora
 from tabom.backbones.masked_lm import MaskedLMBackbone
 from tabom.backbones.stock import other
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone
-from tabom.errors import TabomError, require
+from tabom.errors import TabomError, check_range, require
 
 
 class PretrainedBackbone(BackboneSource):
@@ -42,7 +42,10 @@ class PretrainedBackbone(BackboneSource):
             is ``auto``.
         attention: ``full``: tokens see what follows them. ``causal``: they see what precedes them alone, as in a causal
             model that has not been adapted; with ``block_length: 1`` of the sampler it is decoded from left to right.
-            None is the family's, which is full in all that are known.
+            ``block_causal``: they see their own block and those before it, as in block diffusion. None is block-causal
+            where ``config.json`` has a block size, and full everywhere else.
+        block_size: Tokens in a block, with ``block_causal``; counted from a row's first token. None is that of
+            ``config.json``.
         shift: Whether hidden state ``i`` of the model predicts token ``i + 1`` (``right_shift_logits``). None is the
             family's: true for Dream, false for all others.
         mask_token: Mask token, by its text; where the tokenizer has no such token, it is added. None is that of the
@@ -67,7 +70,8 @@ class PretrainedBackbone(BackboneSource):
         lora: Lora | None = None,
         adapter: str | None = None,
         quantization: Literal["8bit", "4bit"] | None = None,
-        attention: Literal["full", "causal"] | None = None,
+        attention: Literal["full", "causal", "block_causal"] | None = None,
+        block_size: int | None = None,
         shift: bool | None = None,
         mask_token: str | None = None,
     ) -> None:
@@ -77,6 +81,11 @@ class PretrainedBackbone(BackboneSource):
             f"quantization: expected lora or adapter beside {quantization}, since quantised weights are not trained, "
             "got neither",
         )
+        check_range("block_size", block_size, least=1)
+        require(
+            block_size is None or attention == "block_causal",
+            f"block_size: expected attention: block_causal beside it, got {attention or 'none'}",
+        )
         self.path = path
         self.revision = revision
         self.dtype: DType = dtype
@@ -85,7 +94,8 @@ class PretrainedBackbone(BackboneSource):
         self.lora = lora
         self.adapter = adapter
         self.quantization: Literal["8bit", "4bit"] | None = quantization
-        self.attention: Literal["full", "causal"] | None = attention
+        self.attention: Literal["full", "causal", "block_causal"] | None = attention
+        self.block_size = block_size
         self.shift = shift
         self.mask_token = mask_token
 
@@ -145,7 +155,7 @@ class PretrainedBackbone(BackboneSource):
         if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             kind = f"a masked language model of type {model_type}"
             require(not self.shift, f"shift: expected false for {kind}, got true")
-            require(self.attention != "causal", f"attention: expected full for {kind}, got causal")
+            require(self.attention in (None, "full"), f"attention: expected full for {kind}, got {self.attention}")
             return MaskedLMBackbone
         if model_type in FAMILIES:
             return FAMILIES[model_type].backbone
@@ -172,10 +182,8 @@ class PretrainedBackbone(BackboneSource):
         )
 
     def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
-        if self.shift is not None and isinstance(backbone, DecoderBackbone):
-            backbone.shift = self.shift
-        if self.attention == "causal":
-            backbone.transformer.config.is_causal = True
+        if isinstance(backbone, DecoderBackbone):
+            self._set_quirks(backbone)
         if self.gradient_checkpointing:
             backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:
@@ -183,3 +191,15 @@ class PretrainedBackbone(BackboneSource):
         if self.adapter is not None:
             backbone.load_adapter(checkpoint_dir(self.adapter), self.path)
         return backbone.train()
+
+    def _set_quirks(self, backbone: DecoderBackbone) -> None:
+        if self.shift is not None:
+            backbone.shift = self.shift
+        if self.attention == "causal":
+            backbone.transformer.config.is_causal = True
+        if self.attention == "block_causal":
+            size = self.block_size or backbone.block_size
+            require(size is not None, "block_size: expected the tokens in a block, as config.json has none, got none")
+            backbone.block_size = size
+        elif self.attention is not None:
+            backbone.block_size = None

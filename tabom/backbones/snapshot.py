@@ -31,11 +31,24 @@ class Present(Denoiser):
         """The backbone's."""
         return self._backbone[0].unused_ids
 
+    @property
+    def block_size(self) -> int | None:
+        """The backbone's."""
+        return self._backbone[0].block_size
+
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states."""
         with self._restored() as backbone:
             return backbone(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def denoise(
+        self, noisy_ids: Tensor, clean_ids: Tensor, attention_mask: Tensor, is_target: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states."""
+        with self._restored() as backbone:
+            return backbone.denoise(noisy_ids, clean_ids, attention_mask, is_target)
 
     @property
     def head(self) -> Head:

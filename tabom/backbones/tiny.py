@@ -1,17 +1,17 @@
-"""A small bidirectional transformer for laptops and tests, on transformers' own Llama modules."""
+"""A small transformer for laptops and tests, on transformers' own Llama modules."""
 
 from transformers import PreTrainedTokenizerBase
 
 from tabom.backbones.base import BackboneSource
 from tabom.backbones.stock import SIZES, StockDecoder
-from tabom.errors import require
+from tabom.errors import check_range, require
 from tabom.types import SpecialIds
 
 MODEL_TYPE = "tabom_tiny"
 
 
 class TinyDLM(StockDecoder):
-    """A Llama with full attention that predicts every masked token at once."""
+    """A Llama with full or block-causal attention that predicts every masked token at once."""
 
     family = "tiny"
     parent = "llama"
@@ -29,6 +29,7 @@ class NewTinyDLM(BackboneSource):
         intermediate_size: Width of the gated feed-forward layer.
         rope_theta: Base of the rotary embedding; short canvases learn positions sooner with a small one.
         initializer_range: Standard deviation of the initial weights.
+        block_size: Tokens in a block of a block-causal model; None for full attention.
 
     Raises:
         TabomError: If the width is not divisible by the number of heads, or a size is below 1.
@@ -44,6 +45,7 @@ class NewTinyDLM(BackboneSource):
         intermediate_size: int = 256,
         rope_theta: float = 100.0,
         initializer_range: float = 0.06,
+        block_size: int | None = None,
     ) -> None:
         sizes = {
             "hidden_size": hidden_size,
@@ -59,9 +61,11 @@ class NewTinyDLM(BackboneSource):
         )
         for name, value in {"rope_theta": rope_theta, "initializer_range": initializer_range}.items():
             require(value > 0, f"{name}: expected a number above 0, got {value}")
+        check_range("block_size", block_size, least=1)
         self._sizes = sizes
         self._rope_theta = rope_theta
         self._initializer_range = initializer_range
+        self._block_size = block_size
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> TinyDLM:
         """Make the model with weights drawn from torch's global generator."""
@@ -83,6 +87,8 @@ class NewTinyDLM(BackboneSource):
             "is_causal": False,
             "tie_word_embeddings": False,
         }
+        if self._block_size is not None:
+            config["block_size"] = self._block_size
         backbone = TinyDLM.from_config(config)
         backbone.check_tokenizer(tokenizer)
         return backbone

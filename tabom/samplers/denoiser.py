@@ -23,6 +23,11 @@ class Denoiser(Protocol):
         """Ids without a token."""
         ...
 
+    @property
+    def block_size(self) -> int | None:
+        """Tokens in a block of a block-causal model; None where every token sees every other."""
+        ...
+
     def __call__(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Hidden states; entry ``i`` predicts token ``i``."""
         ...
