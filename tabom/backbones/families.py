@@ -18,6 +18,7 @@ from tabom.backbones.stock import (
     A2DQwen2Backbone,
     A2DQwen3Backbone,
     IlladaBackbone,
+    SdarBackbone,
 )
 from tabom.backbones.tiny import MODEL_TYPE, TinyDLM
 from tabom.types import SpecialIds
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
     "illada": Family(IlladaBackbone, ILLADA_MASK_ID, sampler={**_CONFIDENCE, "block_length": 32}),
     "llada": Family(LladaBackbone, end_of_turn="<|eot_id|>", sampler={**_CONFIDENCE, "block_length": 32}),
     "llada2_moe": Family(Llada2Backbone, "<|mask|>", "<|role_end|>", sampler={**_CONFIDENCE, "block_length": 32}),
+    "sdar": Family(SdarBackbone, end_of_turn="<|im_end|>", sampler=_CONFIDENCE),
     MODEL_TYPE: Family(TinyDLM),
 }
 

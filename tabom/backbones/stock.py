@@ -25,7 +25,7 @@ _NOT_TAKEN_OVER = ("model_type", "dtype", "torch_dtype")
 
 
 class StockDecoder(DecoderBackbone):
-    """A decoder of transformers under its own tensor names and fields, with full attention in every layer."""
+    """A decoder of transformers under its own tensor names and fields, with the same attention in every layer."""
 
     family: ClassVar[str]
     """Name for error messages."""
@@ -111,6 +111,18 @@ class IlladaBackbone(StockDecoder):
     def special_ids(self) -> dict[str, int]:
         """With the mask token, which the config does not name."""
         return {"mask": ILLADA_MASK_ID, **super().special_ids}
+
+
+class SdarBackbone(StockDecoder):
+    """SDAR: Qwen3's computation and names with block-causal attention, such as JetLM/SDAR-1.7B-Chat."""
+
+    family = "SDAR"
+    parent = "qwen3"
+    required = (*SIZES, "block_size", "mask_token_id")
+    values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "ep_size": (1, None),
+        "fuse_cross_entropy": (True, False, None),  # how the original computes its loss
+    }
 
 
 class OtherDecoder(StockDecoder):
