@@ -24,7 +24,7 @@ from tabom.backbones.tiny import TinyDLM
 from tabom.errors import TabomError
 
 CONFIGS = {"llada": (LladaBackbone, llada_config), "Dream": (DreamBackbone, dream_config)}
-KNOWN = "['Dream', 'a2d-llama', 'a2d-qwen2', 'a2d-qwen3', 'illada', 'llada', 'llada2_moe', 'tabom_tiny']"
+KNOWN = "['Dream', 'a2d-llama', 'a2d-qwen2', 'a2d-qwen3', 'illada', 'llada', 'llada2_moe', 'sdar', 'tabom_tiny']"
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
 BLOCK_WEIGHT = {"llada": "model.transformer.blocks.1.q_proj.weight", "Dream": "model.layers.1.self_attn.q_proj.weight"}
 
