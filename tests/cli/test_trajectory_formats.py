@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write_trajectories
+from helpers import a2d_config, a2d_tokenizer_files, family_checkpoint, write_trajectories
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tabom.backbones.stock import A2DQwen3Backbone
 from tabom.cli.main import main
 from tabom.data.tokenizer import tokenizer_fingerprint
 from tabom.errors import TabomError
@@ -303,6 +304,27 @@ class TestAnnotate:
         annotate(source, tmp_path / "parts", checkpoint)
         assert written == [0, 1, 1, 2]
         assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+    def test_another_mask_token_than_the_familys(self, tmp_path, capsys):
+        """Said at the import, where the manifest keeps it, and in the backbone's YAML file."""
+        model = tmp_path / "model"
+        family_checkpoint(model, A2DQwen3Backbone, a2d_config(**a2d_tokenizer_files(model)))
+        rows = [{"prompt": "a", "response_token_ids": [9, 40, 41, 42], "decoding_order": [3, 2, 1, 0]}]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        options = (f"--output_dir={tmp_path}/imported", f"--tokenizer={model}", "--mask_token=<|im_start|>")
+        run("import", tmp_path / "rows.jsonl", *options, "--no_chat_template")
+        assert Manifest.load(tmp_path / "imported").origin.mask_token_id == 257
+
+        def backbone(mask_token):
+            content = {"class_path": "PretrainedBackbone", "init_args": {"path": str(model), "mask_token": mask_token}}
+            (tmp_path / "backbone.yaml").write_text(json.dumps(content))
+            return tmp_path / "backbone.yaml"
+
+        annotate(tmp_path / "imported", tmp_path / "annotated", backbone("<|im_start|>"))
+        (row,) = rows_of(tmp_path / "annotated")
+        assert np.isfinite(row.unmask_entropy).all()
+        words = (f"--output_dir={tmp_path}/other", f"--backbone={backbone('<|mask|>')}")
+        assert "expected the tokenizer" in failure(capsys, "annotate", tmp_path / "imported", *words)
 
     def test_bad_input(self, tmp_path, checkpoint, numbers, capsys):
         source = without_entropies(tmp_path)

@@ -85,6 +85,7 @@ def _add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add.add_argument(
         "--tokenizer", required=True, help="directory or hub id of the tokenizer of the model that decoded"
     )
+    add.add_argument("--mask_token", help="its mask token by the text, where its files have none")
     add.add_argument("--format", default="tabom", help="tabom, d3llm, step_map or prophet (tabom)")
     add.add_argument("--method", nargs="+", choices=METHODS, default=(), help="tabom: rows of these methods only (all)")
     add.add_argument("--first_step", type=int, help="step_map: number of the first step, 0 or 1")
@@ -188,6 +189,7 @@ def _import(arguments: argparse.Namespace) -> None:
         name=arguments.name,
         split=arguments.split,
         revision=arguments.revision,
+        mask_token=arguments.mask_token,
     )
     with whole_directory(arguments.output_dir, "trajectories import") as directory:
         report = import_trajectories(request, directory)

@@ -50,7 +50,8 @@ def annotate(
         f"--output_dir: expected a directory outside of that of the trajectories, got {output_dir}",
     )
     source = _source(backbone)
-    manifest, loaded = load_matching(directory, tokenizer or getattr(source, "path", None) or backbone)
+    name, mask_token = (getattr(source, key, None) for key in ("path", "mask_token"))
+    manifest, loaded = load_matching(directory, tokenizer or name or backbone, mask_token)
     num_states = [int((table.unmask_step.max(1, initial=-1) + 1).sum()) for _, table in stream_shards(directory)]
     model = _on(source.load(loaded).eval(), device)
     store = TrajectoryStore(output_dir)

@@ -57,7 +57,7 @@ def import_trajectories(request: "ImportRequest", output_dir: Path) -> "ImportRe
 
     request.check()
     check_output_dir(output_dir)
-    loaded = load_tokenizer(request.tokenizer)
+    loaded = load_tokenizer(request.tokenizer, request.mask_token)
     codec = _codec(loaded, is_chat=request.is_chat)
     parse = request.parser(codec.mask_token_id)
     sources = [{"source": source, "sha256": checksum(source)} for source in request.sources]

@@ -56,8 +56,8 @@ def print_row(
     console.print(_tokens(content, loaded, is_coloured=console.is_terminal))
 
 
-def load_matching(directory: Path, tokenizer: str | None) -> "tuple[Manifest, Any]":
-    """The manifest and the tokenizer, None without a name; a mask token of the configuration is added to it.
+def load_matching(directory: Path, tokenizer: str | None, mask_token: str | None = None) -> "tuple[Manifest, Any]":
+    """The manifest and the tokenizer, None without a name; with the mask token given here, or that in the manifest.
 
     Raises:
         TabomError: If the trajectories were not made with this tokenizer.
@@ -70,8 +70,8 @@ def load_matching(directory: Path, tokenizer: str | None) -> "tuple[Manifest, An
 
     from tabom.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 
-    mask_token = manifest.origin.settings.get("mask_token")
-    loaded = load_tokenizer(tokenizer, mask_token if isinstance(mask_token, str) else None)
+    recorded = manifest.origin.settings.get("mask_token")
+    loaded = load_tokenizer(tokenizer, mask_token or (recorded if isinstance(recorded, str) else None))
     expected, got = manifest.origin.tokenizer_fingerprint, tokenizer_fingerprint(loaded)
     require(
         got == expected, f"{directory}: expected the tokenizer {expected[:12]}, got {tokenizer}, which is {got[:12]}"

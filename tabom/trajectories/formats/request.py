@@ -27,6 +27,7 @@ class ImportRequest:
     Attributes:
         sources: Files, folders or data sets of the hub; see :func:`tabom.trajectories.formats.source_rows`.
         tokenizer: Of the model that decoded: ``characters``, a directory or a hub id.
+        mask_token: Its mask token by the text, where its files have none; the manifest keeps it.
         format: One of :data:`tabom.trajectories.formats.FORMATS`.
         methods: Values of ``method`` that are wanted, in the format ``tabom``; empty if all are.
         first_step: Number of the first step, in the format ``step_map``.
@@ -54,6 +55,7 @@ class ImportRequest:
     name: str | None = None
     split: str = "train"
     revision: str | None = None
+    mask_token: str | None = None
 
     def check(self) -> None:
         """Raise ``TabomError`` if a value is out of range, missing, or of another format."""
@@ -104,7 +106,7 @@ class ImportRequest:
         Args:
             sources: As an :class:`~tabom.trajectories.formats.report.ImportReport` has them.
         """
-        options = ("block_length", "first_step", "response_length", "name", "revision")
+        options = ("block_length", "first_step", "response_length", "name", "revision", "mask_token")
         given = {name: getattr(self, name) for name in options if getattr(self, name) is not None}
         named = [
             {**source, "source": Path(source["source"]).name if source["sha256"] else source["source"]}
