@@ -51,7 +51,7 @@ class EndingModel:
         head[EOS] = 0.0
         head[EOS, -1] = 30.0  # more, and the CPU computes with denormal numbers
         self.mask_token_id = self.backbone.mask_token_id
-        self.unused_ids = ()
+        self.unused_ids, self.block_size = (), None
         self.num_weights = common.num_layer_weights(self.backbone)
         self.num_operations = 0
 

@@ -366,6 +366,7 @@ class ScriptedDLM:
     """A model whose logits are a table (N, V), whatever it sees: the order of decoding is known by hand."""
 
     unused_ids = ()
+    block_size = None
 
     def __init__(self, table, mask_token_id=0):
         self.table = torch.as_tensor(table)

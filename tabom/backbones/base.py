@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from tabom.backbones.cache import CanvasCache
+from tabom.backbones.cache import CanvasCache, KeysAndValues, SlotCache
 from tabom.errors import TabomError, require
 from tabom.functional.head import Head
 from tabom.types import SpecialIds
@@ -99,7 +99,7 @@ class Denoiser(nn.Module, ABC):
         input_ids: Int[Tensor, "B L"],
         attention_mask: Bool[Tensor, "B L"],
         positions: Int[Tensor, "B P"],
-        cache: CanvasCache,
+        cache: KeysAndValues,
     ) -> Float[Tensor, "B P D"]:
         """Hidden states that predict the tokens at ``positions``, computed for these alone.
 
@@ -111,12 +111,22 @@ class Denoiser(nn.Module, ABC):
             input_ids: The whole canvas; only the ids that are computed are read.
             attention_mask: Of the whole canvas.
             positions: Columns of the canvas, ascending in each row; a row with fewer repeats its last one.
-            cache: From ``forward_with_cache`` of this backbone, of as many rows and columns.
+            cache: From ``forward_with_cache`` of this backbone, of as many rows and columns. Or rows of ``slot_cache``,
+                of canvases without padding on the left: what is computed is put into these.
 
         Raises:
             TabomError: If the backbone cannot keep keys and values.
         """
         del input_ids, attention_mask, positions, cache
+        raise self._no_cache()
+
+    def slot_cache(self, num_slots: int, length: int) -> SlotCache:
+        """Room for the keys and values of rows of at most ``length`` tokens, still empty.
+
+        Raises:
+            TabomError: If the backbone cannot keep them.
+        """
+        del num_slots, length
         raise self._no_cache()
 
     def _no_cache(self) -> TabomError:

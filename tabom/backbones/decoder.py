@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 from tabom.backbones.block_attention import Tokens, ready_mask
-from tabom.backbones.cache import CanvasCache, PartialPass
+from tabom.backbones.cache import CanvasCache, KeysAndValues, SlotCache
 from tabom.backbones.checkpoint import check_tensors, read_json, weight_files
 from tabom.backbones.config_fields import native_config
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
@@ -194,20 +194,26 @@ class DecoderBackbone(TransformersBackbone):
             TabomError: If the attention is causal or its implementation cannot compute a part of the canvas, or in
                 training with gradient checkpointing, where transformers keeps nothing.
         """
-        require(not self._is_causal, "cache: expected attention full of the backbone, got causal")
-        attention = self.transformer.config._attn_implementation
-        require(
-            attention in _PARTIAL_ATTENTION,
-            f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
-        )
+        self._check_cache()
         kept: Any = transformers.DynamicCache()
         hidden = self._run(input_ids, _position_ids(attention_mask), self._visible(attention_mask), kept)
         require(len(kept) > 0, "cache: expected a backbone in evaluation mode, got one in training")
         cache = CanvasCache([keys for keys, _, _ in kept], [values for _, values, _ in kept])
         return _shifted(hidden, attention_mask) if self.shift else hidden, cache
 
+    def slot_cache(self, num_slots: int, length: int) -> SlotCache:
+        """Room for the keys and values of rows.
+
+        Raises:
+            TabomError: As :meth:`forward_with_cache` does.
+        """
+        self._check_cache()
+        is_kept = not (self.training and self.transformer.is_gradient_checkpointing)
+        require(is_kept, "cache: expected a backbone in evaluation mode, got one in training")
+        return SlotCache(num_slots, length)
+
     def forward_from_cache(
-        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: KeysAndValues
     ) -> Tensor:
         """Hidden states at ``positions``, which attend to the canvas as in :meth:`forward`.
 
@@ -235,11 +241,19 @@ class DecoderBackbone(TransformersBackbone):
         native.is_causal = False
         return native
 
-    def _run_part(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache) -> Tensor:
+    def _check_cache(self) -> None:
+        require(not self._is_causal, "cache: expected attention full of the backbone, got causal")
+        attention = self.transformer.config._attn_implementation
+        require(
+            attention in _PARTIAL_ATTENTION,
+            f"cache: expected attn_implementation to be one of {list(_PARTIAL_ATTENTION)}, got {attention}",
+        )
+
+    def _run_part(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: KeysAndValues) -> Tensor:
         """The model's own hidden states at ``positions`` (B, P), beside the cache of the whole canvas."""
         position_ids = _position_ids(attention_mask).gather(1, positions)
         visible = self._visible(attention_mask, positions)
-        return self._run(input_ids.gather(1, positions), position_ids, visible, PartialPass(cache, positions))
+        return self._run(input_ids.gather(1, positions), position_ids, visible, cache.partial(positions))
 
     def _config_with_dtype(self) -> dict[str, Any]:
         """With the block size, where it was chosen and the configuration has none or another."""

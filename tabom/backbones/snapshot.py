@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
+from tabom.backbones.cache import KeysAndValues, SlotCache
 from tabom.functional.head import Head
 
 
@@ -49,6 +50,19 @@ class Present(Denoiser):
         """Hidden states."""
         with self._restored() as backbone:
             return backbone.denoise(noisy_ids, clean_ids, attention_mask, is_target)
+
+    @torch.no_grad()
+    def forward_from_cache(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: KeysAndValues
+    ) -> Tensor:
+        """Hidden states."""
+        with self._restored() as backbone:
+            return backbone.forward_from_cache(input_ids, attention_mask, positions, cache)
+
+    def slot_cache(self, num_slots: int, length: int) -> SlotCache:
+        """The backbone's."""
+        with without_dropout(self._backbone[0]):
+            return self._backbone[0].slot_cache(num_slots, length)
 
     @property
     def head(self) -> Head:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tabom.backbones.base import Backbone, Denoiser, without_dropout
-from tabom.backbones.cache import CanvasCache
+from tabom.backbones.cache import CanvasCache, KeysAndValues, SlotCache
 from tabom.backbones.checkpoint import Naming, save_checkpoint
 from tabom.backbones.lora import Adapter, Lora, read_adapter_config
 from tabom.errors import TabomError, require
@@ -196,12 +196,17 @@ class AdapterOff(Denoiser):
 
     @torch.no_grad()
     def forward_from_cache(
-        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: CanvasCache
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, cache: KeysAndValues
     ) -> Tensor:
         """Hidden states without the adapter."""
         (backbone,) = self._backbone
         with backbone.adapter_off(), without_dropout(backbone):
             return backbone.forward_from_cache(input_ids, attention_mask, positions, cache)
+
+    def slot_cache(self, num_slots: int, length: int) -> SlotCache:
+        """The backbone's."""
+        with without_dropout(self._backbone[0]):
+            return self._backbone[0].slot_cache(num_slots, length)
 
     @property
     def head(self) -> Head:

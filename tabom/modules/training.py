@@ -330,6 +330,7 @@ class TrainingModule(LightningModule):
                 self.device,
                 base_domains=self._data.base_domains,
                 base_tasks=self._data.base_tasks,
+                block_size=self.backbone.block_size,
             )
             self._base = [base.to(self.device) for base in self._base]
         for part in (self.backbone, *self._base):

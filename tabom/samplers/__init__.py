@@ -10,6 +10,7 @@ from tabom.samplers.schedules import (
     LinearTimesteps,
     RoundedTimesteps,
     Schedule,
+    StepsPerBlock,
 )
 from tabom.samplers.trace_credit import TraceCredit
 
@@ -23,5 +24,6 @@ __all__ = [
     "RoundedTimesteps",
     "Sampler",
     "Schedule",
+    "StepsPerBlock",
     "TraceCredit",
 ]

@@ -18,22 +18,23 @@ class BlockCache:
     The keys and values of the prompt and of finished blocks are kept from that first step. In a bidirectional model
     they change a little with every token that is revealed, so that this is an approximation.
 
+    Args:
+        backbone: Has ``forward_with_cache`` and ``forward_from_cache``.
+
     References:
         Prefix cache of Fast-dLLM, arXiv:2505.22618.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backbone: Any) -> None:
+        self._backbone = backbone
         self._rows: list[int] = []
         self._width = 0
         self._kept: Any = None
 
-    def hidden(
-        self, backbone: Any, ids: Int[Tensor, "S L"], is_there: Bool[Tensor, "S L"], turn: Turn
-    ) -> Float[Tensor, "S N D"]:
+    def hidden(self, ids: Int[Tensor, "S L"], is_there: Bool[Tensor, "S L"], turn: Turn) -> Float[Tensor, "S N D"]:
         """Hidden states of the responses, 0 left of the blocks of rows that are computed in part.
 
         Args:
-            backbone: Has ``forward_with_cache`` and ``forward_from_cache``.
             ids: Canvases of the active rows.
             is_there: False on their padding.
             turn: What the step works on.
@@ -48,7 +49,7 @@ class BlockCache:
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         if first:
             slots = torch.tensor(first, device=ids.device)
-            states, kept = backbone.forward_with_cache(ids[slots], is_there[slots])
+            states, kept = self._backbone.forward_with_cache(ids[slots], is_there[slots])
             self._keep(rows, first, kept)
             self._width = width
             columns = torch.arange(length, device=ids.device).expand(len(first), -1)
@@ -59,7 +60,7 @@ class BlockCache:
             columns = starts[:, None] + torch.arange(length - int(starts.min()))
             columns = columns.clamp(max=length - 1).to(ids.device)
             kept = self._kept.select(slots) if first else self._kept
-            states = backbone.forward_from_cache(ids[slots], is_there[slots], columns + width - length, kept)
+            states = self._backbone.forward_from_cache(ids[slots], is_there[slots], columns + width - length, kept)
             parts.append((slots, columns, states))
         hidden = parts[0][2].new_zeros(len(rows), length, parts[0][2].shape[-1])
         for slots, columns, states in parts:

@@ -45,7 +45,9 @@ class Turn(NamedTuple):
         step: Steps that each has taken.
         block_step: Steps that each has taken in its current block.
         row_numbers: The same as ``rows``, on the host.
-        block_starts: First column of each row's current block, on the host.
+        prompt_lengths: Tokens of each row's prompt, on the host.
+        block_starts: First column of each row's current block, on the host; below 0 for a block that begins within the
+            prompt.
         is_first: Whether it is each row's first step in that block, on the host.
         candidates: Masked positions of the current blocks.
         num_prompt: Prompt tokens of the row that has most of them.
@@ -56,6 +58,7 @@ class Turn(NamedTuple):
     step: Int[Tensor, " S"]
     block_step: Int[Tensor, " S"]
     row_numbers: list[int]
+    prompt_lengths: list[int]
     block_starts: list[int]
     is_first: list[bool]
     candidates: Positions
@@ -77,6 +80,8 @@ class DecodingState:
         response_length: N.
         block_length: Columns that are decoded before any to their right.
         num_slots: Rows that are active at a time.
+        counts_prompt: Whether blocks are counted from a prompt's first token, so that a row's first block is what its
+            prompt's last one leaves; else they are counted from the response's.
 
     Attributes:
         rows: Numbers of the active rows (S,).
@@ -85,13 +90,20 @@ class DecodingState:
     """
 
     def __init__(
-        self, prompt_lengths: Int[np.ndarray, " B"], response_length: int, block_length: int, num_slots: int
+        self,
+        prompt_lengths: Int[np.ndarray, " B"],
+        response_length: int,
+        block_length: int,
+        num_slots: int,
+        *,
+        counts_prompt: bool = False,
     ) -> None:
         num_rows = len(prompt_lengths)
         self.prompt_lengths = prompt_lengths
         self.num_slots = num_slots
-        self.block_of = np.arange(response_length) // block_length
+        self.response_length = response_length
         self.block_length = block_length
+        self._num_before = prompt_lengths % block_length * counts_prompt  # prompt tokens in each row's first block
         self.is_masked = np.ones((num_rows, response_length), dtype=bool)
         self.end = np.full(num_rows, response_length)
         self.step = np.zeros(num_rows, dtype=np.int64)
@@ -104,15 +116,17 @@ class DecodingState:
         """What the next step works on, on the device."""
         rows = self.rows
         is_candidate, block = self._current()
+        block_starts = block * self.block_length - self._num_before[rows]
         columns = np.stack([rows, self.step[rows], self.block_step[rows]])
         return Turn(
             *torch.from_numpy(columns).to(device, non_blocking=True),
             row_numbers=rows.tolist(),
-            block_starts=(block * self.block_length).tolist(),
+            prompt_lengths=self.prompt_lengths[rows].tolist(),
+            block_starts=block_starts.tolist(),
             is_first=(self.block_step[rows] == 0).tolist(),
             candidates=self._positions(is_candidate, device),
             num_prompt=int(self.prompt_lengths[rows].max()),
-            response_length=len(self.block_of),
+            response_length=self.response_length,
         )
 
     def waiting(self, device: torch.device) -> Positions:
@@ -137,7 +151,7 @@ class DecodingState:
         self.step[rows] += 1
         is_left = (is_candidate & self.is_masked[rows]).any(1)
         self.block_step[rows] = np.where(is_left, self.block_step[rows] + 1, 0)
-        is_before_end = np.arange(len(self.block_of)) < self.end[rows, None]
+        is_before_end = np.arange(self.response_length) < self.end[rows, None]
         is_finished = ~(self.is_masked[rows] & is_before_end).any(1)
         self.rows = rows[~is_finished]
         self._refill()
@@ -151,8 +165,10 @@ class DecodingState:
     def _current(self) -> tuple[Bool[np.ndarray, "S N"], Int[np.ndarray, " S"]]:
         """Masked positions of the active rows' current blocks, and the numbers of these blocks."""
         is_masked = self.is_masked[self.rows]
-        block = self.block_of[is_masked.argmax(1)]
-        return is_masked & (self.block_of == block[:, None]), block
+        num_before = self._num_before[self.rows]
+        block = (num_before + is_masked.argmax(1)) // self.block_length
+        block_of = (num_before[:, None] + np.arange(self.response_length)) // self.block_length
+        return is_masked & (block_of == block[:, None]), block
 
     def _positions(self, where: Bool[np.ndarray, "S N"], device: torch.device) -> Positions:
         slot, column = np.nonzero(where)

@@ -16,14 +16,15 @@ from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
 from tabom.samplers.decoding_state import DecodingState, Positions, Turn
 from tabom.samplers.denoiser import Denoiser
-from tabom.samplers.filtering import gumbel, likeliest, likely_tokens
-from tabom.samplers.schedules import BlockState, FixedTokens, Schedule
+from tabom.samplers.exact_cache import ExactCache
+from tabom.samplers.filtering import check_ids, gumbel, likeliest, likely_tokens
+from tabom.samplers.schedules import BlockState, FixedTokens, Schedule, most_steps
 from tabom.samplers.trace import Canvas, Trace
 from tabom.samplers.trace_credit import TraceCredit
 from tabom.seeding import branch, stream_key, uniform
 from tabom.types import DecodedBatch, PromptBatch
 
-Score = Literal["entropy", "confidence", "margin", "random"]
+Score = Literal["entropy", "confidence", "margin", "random", "position"]
 ScoreDistribution = Literal["model", "sampling"]
 TokenChoice = Literal["drawn", "likeliest"]
 
@@ -55,7 +56,7 @@ class Sampler:
     Args:
         score: What a position is ranked by. ``entropy``: smallest predictive entropy first; ``confidence``: largest
             probability of the chosen token; ``margin``: largest difference of the two largest probabilities;
-            ``random``: a uniform draw.
+            ``random``: a uniform draw; ``position``: from left to right.
         tokens_per_step: Tokens revealed a step; 1 is full decoding. The last step takes what is left.
         temperature: 0 chooses the likeliest token; above 0 draws it (Gumbel-max in float64), or see ``token_choice``.
         seed: Together with the query id, fixes all draws.
@@ -67,7 +68,8 @@ class Sampler:
             (0, 1]; None does not filter.
         top_k: Draw from the ``top_k`` likeliest tokens; None does not filter.
         block_length: Response tokens decoded before any to their right (semi-autoregressive); the last block may be
-            shorter. None: the whole response.
+            shorter. None: the whole response, or the blocks of a block-causal model, which has no others; a row's first
+            block is then what its prompt's last one leaves.
         schedule: How many positions a step reveals, or which, in place of ``tokens_per_step``; None keeps that.
         cfg_scale: Classifier-free guidance; above 0, logits are uncond + (scale + 1) * (cond - uncond), where the
             unconditional ones come from a second forward pass without the prompt (masked).
@@ -77,8 +79,11 @@ class Sampler:
         trace_credit: Fuses logits with earlier predictions of the block; tokens and scores come from the fused ones.
         token_choice: ``drawn`` at the temperature, or the ``likeliest`` token, so that temperature and filters decide
             the ``sampling`` distribution of the scores alone (the paper's released code for Dream).
-        cache_blocks: Keep the keys and values of the prompt and of finished blocks while a block is decoded: faster,
-            and an approximation (:class:`tabom.samplers.block_cache.BlockCache`).
+        top_k_first: Whether ``top_p`` counts probabilities among the ``top_k`` tokens, as in SDAR.
+        cache_blocks: Keep the keys and values of the prompt and of finished blocks while a block is decoded, which is
+            faster. In a block-causal model it changes nothing that is decoded
+            (:class:`tabom.samplers.exact_cache.ExactCache`), in any other it is an approximation
+            (:class:`tabom.samplers.block_cache.BlockCache`). None: where it changes nothing.
 
     Raises:
         TabomError: If a value is out of range, a schedule is given together with ``tokens_per_step``, or guidance
@@ -104,8 +109,9 @@ class Sampler:
         forbidden_token_ids: tuple[int, ...] = (),
         deferred_token_ids: tuple[int, ...] = (),
         trace_credit: TraceCredit | None = None,
-        cache_blocks: bool = False,
+        cache_blocks: bool | None = None,
         token_choice: TokenChoice = "drawn",
+        top_k_first: bool = False,
     ) -> None:
         check_range("tokens_per_step", tokens_per_step, least=1)
         check_used("tokens_per_step", tokens_per_step, 1, is_used=schedule is None, owner="a schedule")
@@ -132,6 +138,7 @@ class Sampler:
         self.trace_credit = trace_credit
         self.cache_blocks = cache_blocks
         self.token_choice: TokenChoice = token_choice
+        self.top_k_first = top_k_first
 
     @property
     def is_random(self) -> bool:
@@ -163,14 +170,14 @@ class Sampler:
         """Raise ``TabomError`` if a step is to reveal more tokens than a response has."""
         check_range("tokens_per_step", self.tokens_per_step, most=response_length)
 
-    def num_steps(self, response_length: int) -> int:
-        """Most denoising steps that a response of ``response_length`` tokens takes.
+    def num_steps(self, response_length: int, block_size: int | None = None) -> int:
+        """Most denoising steps that a response takes of a model with this ``block_size``.
 
         Raises:
-            TabomError: If the schedule does not fit the blocks.
+            TabomError: If the schedule does not fit the blocks, or these not the model's.
         """
-        lengths = self._block_lengths(response_length)
-        return sum(self._schedule.max_num_steps(length, len(lengths)) for length in lengths)
+        length = self._block_length(response_length, block_size)
+        return most_steps(self._schedule, response_length, length, begins_anywhere=block_size is not None)
 
     @torch.inference_mode()
     def decode(
@@ -203,18 +210,24 @@ class Sampler:
             Tokens and the record of their unmasking, in the order of the batch.
 
         Raises:
-            TabomError: If the schedule does not fit the blocks, or an id is outside the vocabulary.
+            TabomError: If schedule or ``block_length`` does not fit, or an id is outside the vocabulary.
         """
         length = int(batch.is_response[0].sum())
-        num_blocks, num_steps = len(self._block_lengths(length)), self.num_steps(length)
+        num_steps = self.num_steps(length, backbone.block_size)
+        block_length = self._block_length(length, backbone.block_size)
         end_token_id = -1 if eos_token_id is None else eos_token_id
         canvas, device = batch.noisy_ids.clone(), batch.noisy_ids.device
         trace = Trace(canvas[:, -length:], num_steps if record_steps else 0)
         excluded = torch.tensor([backbone.mask_token_id, *backbone.unused_ids], device=device)
         row_keys = torch.tensor([stream_key(self.seed, *query) for query in batch.queries], device=device)
         prompt_lengths = (batch.attention_mask.sum(1) - length).cpu().numpy()
-        state = DecodingState(prompt_lengths, length, self.block_length or length, num_slots or len(canvas))
-        credit, cache = None, BlockCache() if self.cache_blocks else None
+        num_slots, is_block_causal = num_slots or len(canvas), backbone.block_size is not None
+        state = DecodingState(prompt_lengths, length, block_length, num_slots, counts_prompt=is_block_causal)
+        credit, cache = None, None
+        if self.cache_blocks and not is_block_causal:
+            cache = BlockCache(backbone)
+        elif self.cache_blocks is not False and is_block_causal and self.cfg_scale == 0 and not record_steps:
+            cache = ExactCache(backbone, len(state.rows), canvas.shape[1])
         while len(state.rows):
             turn = state.turn(device)
             hidden = self._hidden(backbone, canvas, batch, turn, cache)
@@ -228,7 +241,7 @@ class Sampler:
                     logits = self._logits(backbone, hidden, waiting)
                     trace.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
                 trace.look_at(turn.candidates, choice.entropy)
-            is_revealed = self._select(choice, turn, num_blocks, row_keys)
+            is_revealed = self._select(choice, turn, block_length, row_keys)
             tokens = turn.spread(choice.tokens, -1)
             trace.reveal(turn, is_revealed, tokens, choice.entropy)
             if on_step is not None:
@@ -249,9 +262,12 @@ class Sampler:
     def _schedule(self) -> Schedule:
         return FixedTokens(self.tokens_per_step) if self.schedule is None else self.schedule
 
-    def _block_lengths(self, response_length: int) -> list[int]:
-        block_length = self.block_length or response_length
-        return [min(block_length, response_length - start) for start in range(0, response_length, block_length)]
+    def _block_length(self, response_length: int, block_size: int | None) -> int:
+        require(
+            block_size is None or self.block_length in (None, block_size),
+            f"block_length: expected null or {block_size}, the block size of the model, got {self.block_length}",
+        )
+        return block_size or self.block_length or response_length
 
     def _hidden(
         self,
@@ -259,13 +275,13 @@ class Sampler:
         canvas: Int[Tensor, "B L"],
         batch: PromptBatch,
         turn: Turn,
-        cache: BlockCache | None,
+        cache: BlockCache | ExactCache | None,
     ) -> list[Float[Tensor, "S N D"]]:
         """Hidden states of the active rows' responses; with guidance also those without the prompt."""
         width = turn.num_prompt + turn.response_length
         ids, is_there = (part[:, -width:][turn.rows] for part in (canvas, batch.attention_mask))
         if cache is not None:
-            return [cache.hidden(backbone, ids, is_there, turn)]
+            return [cache.hidden(ids, is_there, turn)]
         seen = [ids]
         if self.cfg_scale > 0:
             is_prompt = ~batch.is_response[:, -width:][turn.rows]
@@ -281,11 +297,7 @@ class Sampler:
         if self.cfg_scale > 0:
             logits = each[1] + (self.cfg_scale + 1) * (each[0] - each[1])
         for name in ("forbidden_token_ids", "deferred_token_ids"):
-            ids = getattr(self, name)
-            require(
-                all(0 <= token_id < logits.shape[-1] for token_id in ids),
-                f"{name}: expected ids from 0 to {logits.shape[-1] - 1}, got {list(ids)}",
-            )
+            check_ids(name, getattr(self, name), logits.shape[-1])
         if self.forbidden_token_ids:
             logits[:, self.forbidden_token_ids] = torch.finfo(logits.dtype).min
         return logits
@@ -303,7 +315,7 @@ class Sampler:
         sampling = fused if self.temperature == 0 else (fused / self.temperature).clamp(min=lowest)
         is_likely = None
         if self.top_p is not None or self.top_k is not None:
-            is_likely = likely_tokens(sampling, top_p=self.top_p, top_k=self.top_k)
+            is_likely = likely_tokens(sampling, top_p=self.top_p, top_k=self.top_k, top_k_first=self.top_k_first)
             sampling = sampling.masked_fill(~is_likely, lowest)
 
         tokens = likeliest(fused, excluded)
@@ -327,11 +339,15 @@ class Sampler:
             score = confidence
         elif self.score == "margin":
             score = -scored.softmax(-1).index_fill_(-1, excluded, 0.0).topk(2).values.diff().squeeze(-1)
+        elif self.score == "position":
+            score = candidates.column.neg().float()
         else:
             score = self._uniform(_SCORE, candidates, row_keys).float()
         return _Choice(tokens, entropy, confidence, score)
 
-    def _select(self, choice: _Choice, turn: Turn, num_blocks: int, row_keys: Int[Tensor, " B"]) -> Bool[Tensor, "S N"]:
+    def _select(
+        self, choice: _Choice, turn: Turn, block_length: int, row_keys: Int[Tensor, " B"]
+    ) -> Bool[Tensor, "S N"]:
         """Candidates that this step reveals."""
         candidates = turn.candidates
         is_candidate = turn.spread(torch.ones_like(choice.tokens, dtype=torch.bool), fill=False)
@@ -356,7 +372,8 @@ class Sampler:
             is_eligible=is_eligible,
             num_masked=is_candidate.sum(1),
             step=turn.block_step,
-            num_blocks=num_blocks,
+            block_length=block_length,
+            num_blocks=-(-turn.response_length // block_length),
             uniform=turn.spread(self._uniform(_SCHEDULE, candidates, row_keys), 1.0) if schedule.is_random else None,
         )
         return schedule.select(state) & is_candidate

@@ -3,6 +3,8 @@
 Axes: B rows, N response positions.
 """
 
+import functools
+import itertools
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ class BlockState(NamedTuple):
         is_eligible: Masked positions of the row's current block, without those whose chosen token is deferred.
         num_masked: Masked positions of the row's current block.
         step: Steps that the row has taken in its current block.
+        block_length: Positions of a whole block; the row's first and last ones may have fewer.
         num_blocks: Blocks of the response; a schedule over a number of steps spends an equal share in each.
         uniform: Uniform draw in [0, 1) for each position of the block; None unless the schedule is random.
     """
@@ -33,6 +36,7 @@ class BlockState(NamedTuple):
     is_eligible: Bool[Tensor, "B N"]
     num_masked: Int[Tensor, " B"]
     step: Int[Tensor, " B"]
+    block_length: int
     num_blocks: int
     uniform: Float[Tensor, "B N"] | None
 
@@ -198,6 +202,45 @@ class RoundedTimesteps(CountSchedule):
         return (num_masked * share[step.clamp(max=num_steps - 1)]).round().long().clamp(min=1)
 
 
+class StepsPerBlock(Schedule):
+    """SDAR's and LLaDA2's: each block has so many steps, among which the positions of a whole block are shared.
+
+    What does not divide goes to the earliest steps, one token each. A block with fewer positions has the same shares,
+    and is done when its positions are.
+
+    Args:
+        num_steps: Of each block.
+        threshold: Probability, in (0, 1]; a step reveals all positions whose chosen token is more probable where these
+            are at least its share. None: its share, the first by rank.
+
+    Raises:
+        TabomError: If a value is out of range.
+
+    References:
+        JetAstra/SDAR ``generate.py``, ``block_diffusion_generate``; ``generate`` of LLaDA2.0.
+    """
+
+    def __init__(self, num_steps: int, threshold: float | None = None) -> None:
+        check_range("num_steps", num_steps, least=1)
+        check_range("threshold", threshold, above=0, most=1)
+        self.num_steps = num_steps
+        self.threshold = threshold
+
+    def select(self, block: BlockState) -> Bool[Tensor, "B N"]:
+        """What is more probable than the threshold, or the step's share."""
+        share = block.block_length // self.num_steps + (block.step < block.block_length % self.num_steps).long()
+        in_turn = block.rank < share[:, None]
+        if self.threshold is None:
+            return in_turn
+        is_confident = block.is_eligible & (block.confidence > self.threshold)
+        return torch.where((is_confident.sum(1) >= share)[:, None], is_confident, in_turn)
+
+    def max_num_steps(self, length: int, num_blocks: int) -> int:
+        """Its steps, or one token per step."""
+        del num_blocks
+        return min(length, self.num_steps)
+
+
 class ConfidenceThreshold(Schedule):
     """All positions whose chosen token is at least so probable; the first by rank where none is.
 
@@ -293,6 +336,26 @@ class AncestralUnmasking(Schedule):
         """The block's share of the steps."""
         del length
         return _steps_per_block(self.num_steps, num_blocks)
+
+
+def most_steps(schedule: Schedule, response_length: int, block_length: int, *, begins_anywhere: bool) -> int:
+    """Most steps that a response takes, block by block.
+
+    Args:
+        schedule: Of every block.
+        response_length: Positions of the response.
+        block_length: Of each block but the last, which may be shorter.
+        begins_anywhere: Whether the first one may be shorter as well.
+
+    Raises:
+        TabomError: If the steps cannot be shared among the blocks.
+    """
+    most = functools.cache(functools.partial(schedule.max_num_steps, num_blocks=-(-response_length // block_length)))
+    found = 0
+    for first in range(1 if begins_anywhere else block_length, block_length + 1):
+        borders = [0, *range(first, response_length, block_length), response_length]
+        found = max(found, sum(most(end - start) for start, end in itertools.pairwise(borders)))
+    return found
 
 
 def _check_timesteps(num_steps: int, eps: float) -> None:

@@ -52,6 +52,7 @@ class DecodingMeasures(nn.Module):
         num_samples: Decoded prompts that are kept to be looked at.
         tds_end: Where a response ends for the trajectory discrimination score.
         response_length: N.
+        block_size: Of the model, if it is block-causal.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DecodingMeasures(nn.Module):
         num_samples: int,
         tds_end: End,
         response_length: int,
+        block_size: int | None,
     ) -> None:
         super().__init__()
         self._samplers = samplers
@@ -71,7 +73,7 @@ class DecodingMeasures(nn.Module):
         self.accuracy = nn.ModuleDict({name: MeanMetric() for name in samplers})
         self.num_prompts = SumMetric()
         first = next(iter(samplers.values()))
-        num_steps = first.num_steps(response_length)
+        num_steps = first.num_steps(response_length, block_size)
         self.discrimination = TrajectoryDiscriminationScore(num_steps)
         self.unmask_entropy = MeanCurve(num_steps)
         self.pass_at_k = PassAtK(tuple(pass_at.k)) if pass_at else None

@@ -104,7 +104,13 @@ class Validation(nn.Module):
             sampler.check_response_length(response_length)
 
     def prepare(
-        self, response_length: int, device: torch.device, *, base_domains: Iterable[str], base_tasks: Iterable[str]
+        self,
+        response_length: int,
+        device: torch.device,
+        *,
+        base_domains: Iterable[str],
+        base_tasks: Iterable[str],
+        block_size: int | None = None,
     ) -> None:
         """Forget earlier results, but for what the base decoded and the largest drop.
 
@@ -113,9 +119,10 @@ class Validation(nn.Module):
             device: Where the model is.
             base_domains: Names of those whose text is measured.
             base_tasks: Names of those of them that have a verifier.
+            block_size: Of the model, if it is block-causal.
 
         Raises:
-            TabomError: If probe or samplers do not fit the response length.
+            TabomError: If probe or samplers do not fit response length or blocks.
         """
         self.check_response_length(response_length)
         first = next(iter(self._samplers.values()))
@@ -126,7 +133,7 @@ class Validation(nn.Module):
             {
                 "text": TextMeasures(base_domains),
                 "decoding": DecodingMeasures(
-                    self._samplers, self._pass_at, self._num_samples, self._tds_end, response_length
+                    self._samplers, self._pass_at, self._num_samples, self._tds_end, response_length, block_size
                 ),
                 "skills": skills,
                 "trajectories": TrajectoryMeasures(self._probe, self.mask_ratios),

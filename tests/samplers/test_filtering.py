@@ -3,8 +3,8 @@ import torch
 from tabom.samplers.filtering import likely_tokens
 
 
-def kept(probabilities, top_p=None, top_k=None):
-    return likely_tokens(torch.tensor([probabilities]).log(), top_p=top_p, top_k=top_k)[0].tolist()
+def kept(probabilities, top_p=None, top_k=None, **options):
+    return likely_tokens(torch.tensor([probabilities]).log(), top_p=top_p, top_k=top_k, **options)[0].tolist()
 
 
 def test_top_p_keeps_the_token_that_exceeds_it_and_all_before():
@@ -30,3 +30,12 @@ def test_both_filters_have_to_keep_a_token():
     probabilities = [0.1, 0.4, 0.2, 0.3]
     assert kept(probabilities, top_p=0.8, top_k=2) == [False, True, False, True]
     assert kept(probabilities, top_p=0.5, top_k=3) == [False, True, False, True]
+
+
+def test_top_p_may_count_what_top_k_keeps():
+    """0.4 of 0.7 is more than a half."""
+    probabilities = [0.1, 0.4, 0.2, 0.3]
+    assert kept(probabilities, top_p=0.5, top_k=2) == [False, True, False, True]
+    assert kept(probabilities, top_p=0.5, top_k=2, top_k_first=True) == [False, True, False, False]
+    assert kept(probabilities, top_k=2, top_k_first=True) == [False, True, False, True]
+    assert kept(probabilities, top_p=0.5, top_k_first=True) == [False, True, False, True]

@@ -38,7 +38,9 @@ def replayed(backbone, prompt, response_ids, unmask_step, batch_size=4):
     ids=str,
 )
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
-def test_what_was_recorded(backbone, tokenizer, options, batch_size):
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_what_was_recorded(backbone, tokenizer, options, batch_size, block_size):
+    backbone.block_size = block_size
     prompt = tokenizer("3 + 4 =")["input_ids"]
     batch = collate_prompts(
         [(Example("q", "", ""), prompt)],

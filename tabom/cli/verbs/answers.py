@@ -82,7 +82,8 @@ class _View:
         from rich.console import Console
         from rich.live import Live
 
-        self._tokenizer, self._last = model.tokenizer, max(model.sampler.num_steps(response_length) - 1, 1)
+        num_steps = model.sampler.num_steps(response_length, model.backbone.block_size)
+        self._tokenizer, self._last = model.tokenizer, max(num_steps - 1, 1)
         self._special = frozenset(model.tokenizer.all_special_ids)
         self._pieces: dict[int, str] = {}
         self._shown = 0.0
