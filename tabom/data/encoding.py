@@ -36,6 +36,7 @@ class Row:
         unmask_entropy: Likewise, in nats.
         number: Of the row in the training data, which its random draws belong to.
         block_length: Response tokens that were decoded before any to their right; None for all of them.
+        num_in_block: Prompt tokens in the first block, in front of the response.
         row_weight: How much its loss counts; None where all rows of the data count alike.
         advantage: Verdict minus the mean verdict on its query; None where the data compare no rows.
         teacher_prompt_ids: Prompt for a teacher that is told the answer; empty where there is none.
@@ -48,6 +49,7 @@ class Row:
     unmask_entropy: Sequence[float] | npt.NDArray[np.float32] = ()
     number: int = 0
     block_length: int | None = None
+    num_in_block: int = 0
     row_weight: float | None = None
     advantage: float | None = None
     teacher_prompt_ids: Tokens = ()
@@ -291,7 +293,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int, eos_token_id: int) -
         attention_mask[number, start:end] = True
         unmask_step[number, first : first + len(row.unmask_step)] = row.unmask_step
         unmask_entropy[number, first : first + len(row.unmask_entropy)] = row.unmask_entropy
-        block[number, first:end] = np.arange(end - first) // (row.block_length or end - first)
+        block[number, first:end] = (row.num_in_block + np.arange(end - first)) // (row.block_length or end - first)
     ids, is_seen = torch.from_numpy(clean_ids), torch.from_numpy(attention_mask)
     is_response = is_seen & (torch.arange(shape[1]) >= first)
     is_filler = is_response.clone()

@@ -45,13 +45,15 @@ class TrajectoryRows(Sequence[Row]):
     def __getitem__(self, position: int) -> Row:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Row whose response, steps and entropies are views of the table."""
         table, index = self._table, self._indices[position]
+        origin, prompt_ids = table.manifest.origin, table.prompt_ids[index]
         return Row(
             table.query_ids[index],
-            table.prompt_ids[index],
+            prompt_ids,
             table.response_ids[index],
             table.unmask_step[index],
             table.unmask_entropy[index],
-            block_length=table.manifest.origin.block_length,
+            block_length=origin.block_length,
+            num_in_block=len(prompt_ids) % origin.block_size if origin.block_size else 0,
             row_weight=None if self._row_weight is None else float(self._row_weight[position]),
             advantage=None if self._advantage is None else float(self._advantage[position]),
             teacher_prompt_ids=self._teacher_prompt_ids[position] if self._teacher_prompt_ids else (),

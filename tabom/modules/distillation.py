@@ -120,7 +120,11 @@ class DistillationModule(LightningModule):
         return cast("PromptDataModule", data)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the bytes of a shard, besides the model and the queries, as JSON can hold it."""
+        """Everything that decides the bytes of a shard, besides the model and the queries, as JSON can hold it.
+
+        And the blocks of a block-causal model.
+        """
+        block_size = self.backbone.block_size
         return {
             "sampler": self.sampler.settings(),
             "batch_size": self.batch_size,
@@ -128,6 +132,7 @@ class DistillationModule(LightningModule):
             "early_finish": self.early_finish,
             "compile": self._is_compiled,
             "precision": self.trainer.precision,
+            **({} if block_size is None else {"block_size": block_size}),
         }
 
     def predict_step(self, batch: PromptShard, batch_idx: int) -> DistilledShard:

@@ -40,12 +40,19 @@ class Origin:
     settings: dict[str, Any]
 
     @property
+    def block_size(self) -> int | None:
+        """Of the block-causal model that decoded, whose blocks are counted from the prompt's start; None of another."""
+        return self.settings.get("block_size")
+
+    @property
     def block_length(self) -> int | None:
         """Response positions that were decoded before any to their right; None if the settings do not say.
 
-        Settings of a distillation have it in the sampler, where null is the whole response; those of an import as
-        ``block_length``, if it was given.
+        Settings of a distillation have it in the sampler, where null is the whole response, or as ``block_size`` of the
+        model; those of an import as ``block_length``, if it was given.
         """
+        if self.block_size is not None:
+            return self.block_size
         sampler: Any = self.settings.get("sampler")
         settings: Any = sampler if isinstance(sampler, dict) else self.settings
         if "block_length" not in settings:
@@ -160,11 +167,12 @@ def check_origin(origin: Origin, where: str) -> None:
     """Raise ``TabomError`` if a number in what a file says of a run cannot be."""
     for name, least in {"response_length": 1, "mask_token_id": 0, "num_shards": 1}.items():
         check_number(getattr(origin, name), least, f"{where}: {name}")
-    length: Any = origin.block_length
-    is_number = type(length) is int or length is None
-    require(is_number, f"{where}: settings: block_length: expected a whole number or null, got {length!r:.80}")
-    if length is not None:
-        check_number(length, 1, f"{where}: settings: block_length")
+    lengths: dict[str, Any] = {"block_size": origin.block_size, "block_length": origin.block_length}
+    for name, length in lengths.items():
+        is_number = type(length) is int or length is None
+        require(is_number, f"{where}: settings: {name}: expected a whole number or null, got {length!r:.80}")
+        if length is not None:
+            check_number(length, 1, f"{where}: settings: {name}")
 
 
 def check_info(info: ShardInfo, index: int, where: str) -> None:

@@ -298,6 +298,16 @@ class TestTrajectories:
             for batch in loader:
                 assert batch.block[:, -19:].tolist() == [expected] * len(batch.query_ids)
 
+    def test_blocks_of_a_block_causal_model_begin_within_its_prompts(self, make_trajectories):
+        path = make_trajectories(settings={"sampler": {"block_length": None}, "block_size": 7})
+        data = TrajectoryDataModule(path=str(path), batch_size=4, held_out=0.0, **common())
+        for batch in data.train_dataloader():
+            for is_there, block in zip(batch.attention_mask, batch.block[:, -19:], strict=True):
+                num_prompt = int(is_there.sum()) - 19
+                expected = [(num_prompt + k) // 7 - num_prompt // 7 for k in range(19)]
+                assert block.tolist() == expected
+                assert block.max() == 3 or num_prompt % 7 <= 2
+
     def test_questions_that_the_task_measures_on_are_not_trained_on(self, make_trajectories, tmp_path, caplog):
         """Imported trajectories know nothing of the task's splits; the test split may be missing in a training."""
         path = make_trajectories()

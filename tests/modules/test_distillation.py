@@ -29,6 +29,9 @@ def callbacks(directory="new"):
     return f"--trainer.callbacks={json.dumps([writer])}"
 
 
+BLOCKS = ("--model.backbone.attention=block_causal", "--model.backbone.block_size=7")
+
+
 def sizes(num_queries=20, queries_per_shard=8):
     return f"--data.num_queries={num_queries}", f"--data.queries_per_shard={queries_per_shard}"
 
@@ -89,6 +92,21 @@ def test_shards_hold_what_the_sampler_did(predict, tmp_path, tokenizer, checkpoi
     entropies = torch.tensor(table.unmask_entropy)
     torch.testing.assert_close(entropies, decoded.unmask_entropy, rtol=1e-3, atol=1e-5, equal_nan=True)
     assert table.prompt_ids == [tokenizer(example.prompt)["input_ids"] for example in examples]
+
+
+def test_shards_of_a_block_causal_model_say_so(predict, tmp_path, tokenizer, checkpoint):
+    predict(*BLOCKS, *sizes(5, 3), "--model.batch_size=2")
+    table = read(tmp_path / "new", tokenizer)
+    origin = table.manifest.origin
+    assert (origin.block_size, origin.block_length) == (7, 7)
+    backbone = PretrainedBackbone(str(checkpoint), attention="block_causal", block_size=7).load(tokenizer).eval()
+    assert origin.model_fingerprint == backbone.fingerprint()
+    for index, prompt_ids in enumerate(table.prompt_ids):
+        steps, num_prompt = table.unmask_step[index], len(prompt_ids)
+        assert num_prompt % 7 != 0
+        first = 7 - num_prompt % 7
+        assert steps[:first].max() < steps[first:].min()
+        assert steps[first : first + 7].max() < steps[first + 7 :].min()
 
 
 def test_verdicts_are_the_tasks(predict, tmp_path, tokenizer, monkeypatch, capsys):
@@ -152,11 +170,11 @@ def test_samples_that_would_be_the_same(predict):
         predict("--data.num_samples=3")
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_batch_size_changes_no_trajectory(predict, tmp_path, tokenizer, batch_size):
+@pytest.mark.parametrize(("batch_size", "options"), [(1, ()), (7, ()), (3, BLOCKS)])
+def test_batch_size_changes_no_trajectory(predict, tmp_path, tokenizer, batch_size, options):
     tables = []
     for size in (32, batch_size):
-        predict(f"--model.batch_size={size}", directory=f"by{size}")
+        predict(f"--model.batch_size={size}", *options, directory=f"by{size}")
         tables.append(read(tmp_path / f"by{size}", tokenizer))
     many, few = tables
     assert few.response_ids.tolist() == many.response_ids.tolist()
@@ -233,14 +251,15 @@ def test_a_shard_that_was_removed_is_decoded_again(predict, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_eight_random_moments_it_ends_with_the_same_files(repository, stage, tmp_path):
+@pytest.mark.parametrize("backbone", [(), BLOCKS], ids=["full", "block_causal"])
+def test_killed_at_eight_random_moments_it_ends_with_the_same_files(repository, stage, tmp_path, backbone):
     """Start the command again and again, and kill it a little after some shards were written.
 
     Fifty more kills, of five runs at once, are in ``test_sharing.py``.
     """
     num_kills, num_queries = 8, 100
     config = repository / "configs/demo/distill.yaml"
-    options = (*sizes(num_queries, 4), "--trainer.default_root_dir=out", "--model.batch_size=3")
+    options = (*sizes(num_queries, 4), "--trainer.default_root_dir=out", "--model.batch_size=3", *backbone)
     command = [sys.executable, "-m", "tabom", "predict", "--config", str(config), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

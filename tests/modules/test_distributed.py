@@ -64,13 +64,23 @@ def distil(run, directory, *options):
     run("predict", "distill", f"--trainer.callbacks={callback}", "--data.num_queries=11", *options)
 
 
-@pytest.mark.parametrize("queries_per_shard", [11, *slow(4)], ids=["one file for two processes", "three files"])
-def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, queries_per_shard):
-    options = (f"--data.queries_per_shard={queries_per_shard}", "--model.batch_size=3")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--data.queries_per_shard=11",),
+        *slow(
+            ("--data.queries_per_shard=4",),
+            ("--data.queries_per_shard=4", "--model.backbone.attention=block_causal", "--model.backbone.block_size=7"),
+        ),
+    ],
+    ids=["one file for two processes", "three files", "three files, block_causal"],
+)
+def test_two_processes_distil_the_same_bytes(stage, tabom, tmp_path, options):
+    options = (*options, "--model.batch_size=3")
     distil(stage, "one", *options)
     distil(tabom, "two", *options, *TWO)
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
-    assert len(one) == -(-11 // queries_per_shard) + 1
+    assert len(one) == -(-11 // int(options[0].split("=")[1])) + 1
     assert one == two
     (timing,) = map(json.loads, (tmp_path / "two/timings.jsonl").read_text().splitlines())
     assert timing["num_tokens"] == Manifest.load(tmp_path / "two").num_tokens

@@ -149,6 +149,7 @@ def test_a_manifest_of_before_december_2026_is_read(make_trajectories, tokenizer
         ({"sampler": {"block_length": 8}}, 8),
         ({"sampler": {"block_length": None}}, 19),
         ({"sampler": {}}, None),
+        ({"sampler": {"block_length": None}, "block_size": 4}, 4),
         ({"imported_from": "x"}, None),
         ({"imported_from": "x", "block_length": 4}, 4),
     ],
@@ -169,6 +170,8 @@ def test_blocks_that_cannot_be(make_trajectories, tokenizer, value, expected):
     path = make_trajectories()
     change_manifest(path, lambda content: content["origin"]["settings"].update(sampler={"block_length": value}))
     assert failure(path, tokenizer) == f"{path}/manifest.json: origin: settings: block_length: expected a {expected}"
+    change_manifest(path, lambda content: content["origin"]["settings"].update(block_size=value))
+    assert failure(path, tokenizer) == f"{path}/manifest.json: origin: settings: block_size: expected a {expected}"
 
 
 def test_the_manifest_sums_up(make_trajectories):
