@@ -204,6 +204,9 @@ class TrajectoryBatch(_Rows):
             failed. None where rows are not compared.
         replay: Rows of the same step on which the model is kept near the base; None without replay. Their numbers are
             places in a stream that has no end.
+        attention_block: Number of the block of the model's attention that each token belongs to: it sees that block and
+            those before it, which are clean while it is decoded. None where every token sees every other, or for rows
+            that no model has met yet.
         teacher_prompt_ids: Prompt of each row for a teacher that is told the answer, ``NO_TOKEN`` to its left where it
             is shorter than others; None unless the objective has such a teacher.
     """
@@ -222,6 +225,7 @@ class TrajectoryBatch(_Rows):
     row_weight: Float[Tensor, " B"] | None = None
     advantage: Float[Tensor, " B"] | None = None
     replay: "TrajectoryBatch | None" = None
+    attention_block: Int[Tensor, "B L"] | None = None
     teacher_prompt_ids: Int[Tensor, "B P"] | None = None
 
 
@@ -230,11 +234,13 @@ class Canvas(_Rows):
     """Another view of the rows of a batch, which may be wider or narrower than the batch.
 
     Attributes:
+        clean_ids: Without masks: what a block-causal model sees of the blocks before that of a target.
         noisy_ids: What is seen.
         attention_mask: False on padding.
         is_target: Positions whose token is asked for: as many in each row as in the batch, and in the same order.
     """
 
+    clean_ids: Int[Tensor, "B M"]
     noisy_ids: Int[Tensor, "B M"]
     attention_mask: Bool[Tensor, "B M"]
     is_target: Bool[Tensor, "B M"]
@@ -254,8 +260,8 @@ class CorruptedBatch(_Rows):
             before the other. All zero where the data have no order.
         recorded_entropy: Entropy in nats just before each position was revealed; NaN where none was recorded.
         query_ids: One per row.
-        mask_ratio: Probability with which each response position was masked, in (0, 1]; None where positions were not
-            masked independently of each other.
+        mask_ratio: Probability with which each response position was masked, in (0, 1], of a row or of each position;
+            None where positions were not masked independently of each other.
         domain: Base domain that the rows come from; empty for the new domain.
         token_weight: How much the negative log-likelihood of each position counts; positions that are not asked for may
             have one. None where all count alike, or the model's predictions decide.
@@ -275,7 +281,7 @@ class CorruptedBatch(_Rows):
     order: Int[Tensor, "B L"]
     recorded_entropy: Float[Tensor, "B L"]
     query_ids: tuple[str, ...]
-    mask_ratio: Float[Tensor, " B"] | None = None
+    mask_ratio: Float[Tensor, " B"] | Float[Tensor, "B L"] | None = None
     domain: str = ""
     token_weight: Float[Tensor, "B L"] | None = None
     block: Int[Tensor, "B L"] | None = None

@@ -380,6 +380,12 @@ class ScriptedDLM:
         hidden[:, -len(self.table) :] = self.table
         return hidden
 
+    def blocks(self, attention_mask):
+        return None
+
+    def denoise(self, noisy_ids, clean_ids, attention_mask, is_target=None):
+        return self(noisy_ids, attention_mask)
+
     @property
     def head(self):
         return Head(torch.eye(self.table.shape[1]))

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from tabom.backbones.cache import CanvasCache, KeysAndValues, SlotCache
 from tabom.errors import TabomError, require
 from tabom.functional.head import Head
+from tabom.functional.masking import block_index
 from tabom.types import SpecialIds
 
 
@@ -48,6 +49,10 @@ class Denoiser(nn.Module, ABC):
         other.
         """
         return None
+
+    def blocks(self, attention_mask: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"] | None:
+        """Number of the block that each token belongs to; None where every token sees every other."""
+        return None if self.block_size is None else block_index(attention_mask, block_length=self.block_size)
 
     @abstractmethod
     def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:

@@ -15,7 +15,7 @@ from tabom.backbones.checkpoint import check_tensors, read_json, weight_files
 from tabom.backbones.config_fields import native_config
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone, read_weights
 from tabom.errors import check_range, require
-from tabom.functional.masking import block_index
+from tabom.functional.blocks import num_in_block
 
 if TYPE_CHECKING:  # model classes take seconds to import, and are needed with a model only
     from transformers import BitsAndBytesConfig, Cache, PreTrainedConfig, PreTrainedModel
@@ -154,18 +154,21 @@ class DecoderBackbone(TransformersBackbone):
         target and a token that differs go along as a noisy copy, which sees itself and the clean blocks before it.
         Where decoding left all before the last block final, nothing is copied.
         """
-        size, length = self.block_size, noisy_ids.shape[1]
-        if size is None or size >= length:
+        block, length = self._several_blocks(attention_mask), noisy_ids.shape[1]
+        if block is None:
             return self(noisy_ids, attention_mask)
         is_target = attention_mask if is_target is None else is_target
-        block = block_index(attention_mask, block_length=size)
         last = block.masked_fill(~is_target, 0).amax(1, keepdim=True)
         width = int((attention_mask & (block <= last)).any(0).nonzero().max()) + 1
         noisy_ids, clean_ids, attention_mask, is_target, block = (
             each[:, :width] for each in (noisy_ids, clean_ids, attention_mask, is_target, block)
         )
         is_earlier = attention_mask & (block < last)
-        is_copied = is_earlier & _in_block(is_target, block) & _in_block(is_earlier & (noisy_ids != clean_ids), block)
+        is_copied = (
+            is_earlier
+            & (num_in_block(is_target, block) > 0)
+            & (num_in_block(is_earlier & (noisy_ids != clean_ids), block) > 0)
+        )
         order = is_copied.long().argsort(dim=1, descending=True, stable=True)
         copied = order[:, : int(is_copied.sum(1).max())]
         is_noisy = is_copied.gather(1, copied)
@@ -263,11 +266,16 @@ class DecoderBackbone(TransformersBackbone):
 
     def _visible(self, attention_mask: Tensor, positions: Tensor | None = None) -> Any:
         """What tokens of a canvas see, those at ``positions`` (B, P) or all, as transformers takes it."""
-        if self.block_size is None or self.block_size >= attention_mask.shape[1]:
+        block = self._several_blocks(attention_mask)
+        if block is None:
             return attention_mask
-        block = block_index(attention_mask, block_length=self.block_size)
         keys = Tokens(block, is_noisy=torch.zeros_like(attention_mask), is_real=attention_mask)
         return self._mask(keys if positions is None else keys.at(positions), keys)
+
+    def _several_blocks(self, attention_mask: Tensor) -> Tensor | None:
+        """Blocks of the tokens (B, L); None where the canvas is no longer than one, and all see each other."""
+        is_one = self.block_size is not None and self.block_size >= attention_mask.shape[1]
+        return None if is_one else self.blocks(attention_mask)
 
     def _mask(self, queries: Tokens, keys: Tokens) -> Any:
         model = self.transformer
@@ -302,11 +310,6 @@ def model_class(native: "PreTrainedConfig") -> Any:
 
 def _position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-
-
-def _in_block(is_there: Tensor, block: Tensor) -> Tensor:
-    """Whether the block of each position has one that is there (B, L)."""
-    return torch.zeros_like(block).scatter_add(1, block, is_there.long()).gather(1, block) > 0
 
 
 def _left_neighbours(positions: Tensor, attention_mask: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ class TargetPass:
     def __init__(self, denoiser: Denoiser, corrupted: CorruptedBatch, canvas: Canvas | None = None) -> None:
         self._corrupted = corrupted
         seen = corrupted if canvas is None else canvas
-        self.hidden = denoiser(seen.noisy_ids, seen.attention_mask)[seen.is_target]
+        hidden = denoiser.denoise(seen.noisy_ids, seen.clean_ids, seen.attention_mask, seen.is_target)
+        self.hidden = hidden[seen.is_target]
         self.head = denoiser.head
         self._excluded = [denoiser.mask_token_id, *denoiser.unused_ids]
 

@@ -1,6 +1,8 @@
 """States of a trajectory that hide what was decoded first."""
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tabom.corruption.trajectory_segments import check_order, is_revealed
 from tabom.errors import check_range
@@ -11,6 +13,13 @@ from tabom.types import CorruptedBatch, TrajectoryBatch
 
 _MASK_RATIOS = (1.0, 0.75, 0.5, 0.25)
 _EXPONENT = 8
+
+
+def blocks_of(batch: TrajectoryBatch, block_length: int | None) -> Int[Tensor, "B L"]:
+    """Number of the block of each response position: that of a block-causal model, else by length; None for one."""
+    if batch.attention_block is not None:
+        return batch.attention_block
+    return block_index(batch.is_response, block_length=block_length or batch.is_response.shape[1])
 
 
 class BlockStates:
@@ -28,7 +37,8 @@ class BlockStates:
     written and which learns all blocks of a row at once.
 
     Args:
-        block_length: Response positions in a block, >= 1; None for one block. The last one may be shorter.
+        block_length: Response positions in a block, >= 1; None for one block. The last one may be shorter. A
+            block-causal model has blocks of its own, which go before it.
         random_ratio: Probability with which a masked position shows a random token instead of the mask, in [0, 1]. It
             is drawn uniformly from the distinct tokens that the row's response was decoded into, so that no vocabulary
             is needed and a row does not depend on its batch; the released code draws from the vocabulary. Such a
@@ -61,7 +71,7 @@ class BlockStates:
         mass = (ratios**_EXPONENT).cumsum(0)
         ratio = ratios[torch.searchsorted(mass[:-1] / mass[-1], draws.per_row(), right=True)]
         order = unmasking_order(batch.unmask_step, batch.unmask_entropy, where=where)
-        block = block_index(batch.is_response, block_length=self.block_length or where.shape[1])
+        block = blocks_of(batch, self.block_length)
         rank, num_revealed = block_ranks(order, block, where=where)
         is_target = where & (rank < ratio[:, None] * num_revealed)
         is_random = is_target & (draws.per_position(where) < self.random_ratio)

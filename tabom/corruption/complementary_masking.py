@@ -2,8 +2,9 @@
 
 import torch
 
+from tabom.corruption.block_states import blocks_of
 from tabom.errors import check_range
-from tabom.functional.masking import block_index, draw_block, uniform_mask
+from tabom.functional.masking import draw_block, uniform_mask
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
@@ -16,7 +17,8 @@ class ComplementaryMasking:
     may have left them, are never asked for.
 
     Args:
-        block_length: Response positions in a block, >= 1; the last block may be shorter.
+        block_length: Response positions in a block, >= 1; the last block may be shorter. A block-causal model has
+            blocks of its own, which go before it.
         mask_ratio: Probability with which each position of the block is masked in the first row, in (0, 1).
         supervise_padding: Whether end-of-sequence tokens that fill the response budget are asked for.
 
@@ -40,7 +42,7 @@ class ComplementaryMasking:
         """Corrupt one batch of B rows into 2B: row B + i is the complement of row i."""
         is_present = batch.is_response & (batch.clean_ids != mask_token_id)
         is_learnt = is_present if self.supervise_padding else is_present & ~batch.is_filler
-        block = block_index(batch.is_response, block_length=self.block_length)
+        block = blocks_of(batch, self.block_length)
         drawn = draw_block(block, draws.per_row(), where=is_learnt)[:, None]
         is_in_block = is_present & (block == drawn)
         ratio = torch.full((len(drawn),), self.mask_ratio, device=drawn.device)

@@ -13,7 +13,7 @@ class TrajectoryChoices:
     """Show a state that decoding was in, and ask for the next ``window`` steps and for every candidate of the first.
 
     Candidates are all masked positions of the block that is being decoded, those that were never revealed included;
-    data that do not say in which blocks they were decoded have one, the response.
+    data that do not say in which blocks they were decoded have one, the response. A block-causal model has its own.
     States, steps and their targets are those of :class:`TrajectorySegments` with ``window_unit: steps``; targets of the
     window have a ``token_weight`` of 1, other candidates 0. In ``order``, what the first step revealed comes before the
     other candidates, by recorded entropy within the step.
@@ -46,7 +46,8 @@ class TrajectoryChoices:
         last = torch.iinfo(batch.unmask_step.dtype).max
         step = batch.unmask_step.masked_fill(~segment.is_target, last)
         is_next = segment.is_target & (step == step.amin(1, keepdim=True))
-        block = torch.zeros_like(step) if segment.block is None else segment.block
+        block = segment.block if batch.attention_block is None else batch.attention_block
+        block = torch.zeros_like(step) if block is None else block
         is_counted = segment.is_masked & (block == block.masked_fill(~is_next, NEVER).amax(1, keepdim=True))
         is_candidate = is_counted if self._segments.supervise_padding else is_counted & ~batch.is_filler
         return dataclasses.replace(

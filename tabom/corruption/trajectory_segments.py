@@ -22,6 +22,9 @@ class TrajectorySegments:
 
     Everything that was not decoded at that state is masked, also what comes after the window.
 
+    With a block-causal model a window ends with the block that was being decoded, since later blocks are predicted from
+    other states; it starts at any state, as with ``truncated_windows``.
+
     Args:
         window: W, how many units a segment holds, >= 1.
         window_unit: ``tokens`` as in the paper, or ``steps`` as in the released code; equal at one token per step.
@@ -69,7 +72,8 @@ class TrajectorySegments:
         where = self._counted(batch)
         unit = self._unit(batch, where)
         num_units = unit.masked_fill(~where, NEVER).amax(1) + 1
-        noise, window, truncated = draws.per_row(), self.window, self.truncated_windows
+        noise, window = draws.per_row(), self.window
+        truncated = self.truncated_windows or batch.attention_block is not None
         if self.starts == "uniform":
             start = segment_start(num_units, noise, window=window, truncated=truncated)
         else:
@@ -88,6 +92,7 @@ class TrajectorySegments:
             order = self._order(batch, where)
             next_one = order.masked_fill(~is_masked, torch.iinfo(order.dtype).max).amin(1, keepdim=True)
             is_masked = where & (order >= next_one)
+        is_target = is_target & in_current_block(batch, is_target)
         is_hidden = is_masked | (batch.is_response & ~where)
         number = unmasking_order if self.ties == "positional" else unmasking_rank
         return CorruptedBatch(
@@ -126,6 +131,22 @@ class TrajectorySegments:
 def is_revealed(batch: TrajectoryBatch) -> Bool[Tensor, "B L"]:
     """Response positions that decoding revealed."""
     return batch.is_response & (batch.unmask_step != NEVER)
+
+
+def in_current_block(batch: TrajectoryBatch, is_target: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+    """The block of a block-causal model in which the first of the targets was decoded; all where there is none.
+
+    Args:
+        batch: Decoded rows.
+        is_target: Positions that were decoded after a state.
+    """
+    block = batch.attention_block
+    if block is None:
+        return torch.ones_like(is_target)
+    never = torch.iinfo(block.dtype).max
+    step = batch.unmask_step.long().masked_fill(~is_target, never)
+    is_first = is_target & (step == step.amin(1, keepdim=True))
+    return block == block.masked_fill(~is_first, never).amin(1, keepdim=True)
 
 
 def check_order(batch: TrajectoryBatch) -> None:

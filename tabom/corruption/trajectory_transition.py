@@ -1,6 +1,6 @@
 """Two states of a recorded trajectory, and what was decoded between them."""
 
-from tabom.corruption.trajectory_segments import check_order, is_revealed
+from tabom.corruption.trajectory_segments import check_order, in_current_block, is_revealed
 from tabom.functional.masking import state_pair
 from tabom.functional.unmasking import dense_steps, unmasking_rank
 from tabom.seeding import RowDraws
@@ -12,7 +12,8 @@ class TrajectoryTransition:
 
     The two states are drawn uniformly over all pairs. A state stands after a whole step, so that the tokens of a step
     are shown or asked for together; steps that revealed nothing are no states of their own. What is decoded after the
-    later state stays masked and is not asked for; so do positions that decoding never revealed.
+    later state stays masked and is not asked for; so do positions that decoding never revealed. With a block-causal
+    model only what was decoded in the block of the earlier state is asked for.
 
     References:
         Ma et al. 2025 (dInfer), arXiv:2510.08666, compressed transition learning.
@@ -29,12 +30,13 @@ class TrajectoryTransition:
         step = dense_steps(batch.unmask_step, where=batch.is_response)
         earlier, later = state_pair(step.amax(1) + 1, draws.per_row(), draws.per_row())
         is_masked = batch.is_response & ~(where & (step < earlier[:, None]))
+        is_target = where & is_masked & (step < later[:, None])
         return CorruptedBatch(
             clean_ids=batch.clean_ids,
             noisy_ids=batch.clean_ids.masked_fill(is_masked, mask_token_id),
             attention_mask=batch.attention_mask,
             is_masked=is_masked,
-            is_target=where & is_masked & (step < later[:, None]),
+            is_target=is_target & in_current_block(batch, is_target),
             order=unmasking_rank(batch.unmask_step, batch.unmask_entropy, where=where),
             recorded_entropy=batch.unmask_entropy,
             query_ids=batch.query_ids,

@@ -33,6 +33,7 @@ from tabom.data.stream import EndlessLoader
 from tabom.data.tokenizer import load_tokenizer
 from tabom.errors import check_range, check_used, require
 from tabom.functional.end_of_sequence import until_eos
+from tabom.functional.masking import block_index
 from tabom.seeding import RowDraws, run_seed
 from tabom.tasks import ExampleSource, Split, Task
 from tabom.types import Example, PromptBatch, PromptShard, SpecialIds, TrajectoryBatch, Verdict
@@ -102,6 +103,7 @@ class PromptDataModule(LightningDataModule):
             that tell it nothing.
         max_length: Most tokens of prompt and response together, which the model sets; longer rows are refused by name
             when a loader is made. None: no limit.
+        block_size: Tokens in a block of a block-causal model, which the model sets; held-out text is masked by blocks.
 
     Raises:
         TabomError: If a number is below 1.
@@ -151,6 +153,7 @@ class PromptDataModule(LightningDataModule):
         self.finished_shards: frozenset[int] = frozenset()
         self.next_shard: Callable[[], int | None] | None = None
         self.max_length: int | None = None
+        self.block_size: int | None = None
         self.chat_template = chat_template
         self.validation = validation
         self._tokenizer_name = tokenizer
@@ -370,6 +373,9 @@ class PromptDataModule(LightningDataModule):
         rows = encode_examples(self.tokenizer, examples, None, chat=self.chat_template)
         self.checked_lengths(rows)
         clean = dataclasses.replace(self.collate(rows), domain=name)
+        if self.block_size is not None:
+            block = block_index(clean.attention_mask, block_length=self.block_size)
+            clean = dataclasses.replace(clean, attention_block=block)
         draws = RowDraws.of_ids(clean.query_ids, self.validation.mask_seed, name)
         offset = RowDraws.of_ids(("offset",), self.validation.mask_seed, name).per_row()
         corrupted = CountMasking(float(offset))(clean, self.special_ids.mask, draws)

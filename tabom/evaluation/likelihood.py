@@ -73,12 +73,16 @@ class MonteCarlo:
         device = next(backbone.parameters()).device
         clean, num_prompt = torch.tensor([*prompt_ids, *continuation_ids]), len(prompt_ids)
         is_masked = torch.zeros(self.num_samples, len(clean), dtype=torch.bool)
-        is_masked[:, num_prompt:] = self._masks(len(continuation_ids), request)
+        blocks = backbone.blocks(torch.ones(1, len(clean), dtype=torch.bool))
+        block = torch.zeros(len(continuation_ids), dtype=torch.long) if blocks is None else blocks[0, num_prompt:]
+        block = block - block[0]
+        is_masked[:, num_prompt:] = self._masks(block, request)
         samples = torch.cat(
             [
                 likelihood_samples(
                     TargetPass(backbone, _corrupted(clean, part, ids.mask).to(device)).statistics().nll[:, num_prompt:],
                     part[:, num_prompt:].to(device),
+                    block=block.to(device),
                 )
                 for part in is_masked.split(self.batch_size)
             ]
@@ -87,12 +91,13 @@ class MonteCarlo:
         is_greedy = needs_greedy and _is_greedy(backbone, prompt_ids, continuation_ids, ids)
         return Likelihood(float(samples.mean()), error, is_greedy)
 
-    def _masks(self, length: int, request: str) -> torch.Tensor:
-        """Masks (S, N) that belong to the request."""
+    def _masks(self, block: torch.Tensor, request: str) -> torch.Tensor:
+        """Masks (S, N) that belong to the request; blocks (N,)."""
         key = stream_key("likelihood", self.seed, request)
         offset = RowDraws.of_numbers(key, torch.tensor([self.num_samples])).per_row()[0]
         each = RowDraws.of_numbers(key, torch.arange(self.num_samples))
-        return stratified_masks(each.per_position(torch.ones(self.num_samples, length, dtype=torch.bool)), offset)
+        noise = each.per_position(torch.ones(self.num_samples, len(block), dtype=torch.bool))
+        return stratified_masks(noise, offset, block=block)
 
 
 def _corrupted(clean: torch.Tensor, is_masked: torch.Tensor, mask_token_id: int) -> CorruptedBatch:

@@ -4,23 +4,27 @@ Axes: S samples, N positions of the continuation.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tabom.functional.masking import count_mask
+from tabom.functional.blocks import block_count_mask, block_count_weights
 
 
-def stratified_masks(noise: Float[Tensor, "S N"], offset: Float[Tensor, ""]) -> Bool[Tensor, "S N"]:
-    """Mask, in each sample, k positions of N: k is uniform over 1 ... N, which positions is uniform as well.
+def stratified_masks(
+    noise: Float[Tensor, "S N"], offset: Float[Tensor, ""], *, block: Int[Tensor, " N"] | None = None
+) -> Bool[Tensor, "S N"]:
+    """Mask, in each sample, k of the N positions of each block: k is uniform over 1 ... N, which positions as well.
 
     The k of the samples are spread evenly (systematic sampling), which lowers the variance and leaves the mean.
 
     Args:
         noise: Independent draws from [0, 1): the positions of lowest noise are masked.
         offset: One more draw, where the even spread starts.
+        block: Number of the block of a block-causal model that each position belongs to, from 0; None for other
+            models, of one block.
 
     Returns:
-        Masked positions, at least one a sample.
+        Masked positions, at least one a block.
 
     References:
         Nie et al. 2025 (LLaDA), arXiv:2502.09992, Algorithm 3; ML-GSAI/LLaDA ``eval_llada.py``.
@@ -31,17 +35,25 @@ def stratified_masks(noise: Float[Tensor, "S N"], offset: Float[Tensor, ""]) -> 
                 [ True,  True]])
     """
     place = torch.arange(len(noise), device=noise.device).to(offset.dtype) / len(noise) + offset
-    return count_mask(torch.ones_like(noise, dtype=torch.bool), place.remainder(1.0), noise)
+    everywhere = torch.ones_like(noise, dtype=torch.bool)
+    return block_count_mask(everywhere, place, noise, block=_of_samples(block, everywhere))
 
 
-def likelihood_samples(nll: Float[Tensor, "S N"], is_masked: Bool[Tensor, "S N"]) -> Float[Tensor, " S"]:
+def _of_samples(block: Int[Tensor, " N"] | None, everywhere: Bool[Tensor, "S N"]) -> Int[Tensor, "S N"]:
+    return torch.zeros_like(everywhere, dtype=torch.long) if block is None else block.expand(everywhere.shape)
+
+
+def likelihood_samples(
+    nll: Float[Tensor, "S N"], is_masked: Bool[Tensor, "S N"], *, block: Int[Tensor, " N"] | None = None
+) -> Float[Tensor, " S"]:
     r"""One unbiased estimate a sample of the bound on the log-likelihood, in nats.
 
-    .. math:: \frac{N}{k} \sum_{i\ masked} \log p(x_i | prompt, visible)
+    .. math:: \sum_b \frac{N_b}{k_b} \sum_{i \in b\ masked} \log p(x_i | prompt, visible)
 
     Args:
         nll: Negative log-likelihood of each masked token given the prompt and the tokens that are not masked.
-        is_masked: Masked positions, k >= 1 of them in each sample, drawn by :func:`stratified_masks`.
+        is_masked: Masked positions, k >= 1 of the N of each block, drawn by :func:`stratified_masks`.
+        block: As there; a model with full attention has one.
 
     Returns:
         Estimates; their mean is the log-likelihood bound, at most the log-likelihood itself.
@@ -53,5 +65,6 @@ def likelihood_samples(nll: Float[Tensor, "S N"], is_masked: Bool[Tensor, "S N"]
         >>> likelihood_samples(torch.tensor([[1.0, 2.0]]), torch.tensor([[False, True]]))
         tensor([-4.])
     """
-    total = torch.where(is_masked, nll, 0.0).sum(1)
-    return -total * (is_masked.shape[1] / is_masked.sum(1))
+    everywhere = torch.ones_like(is_masked)
+    weight = block_count_weights(everywhere, is_masked, _of_samples(block, everywhere))
+    return -torch.where(is_masked, nll * weight, 0.0).sum(1) * is_masked.shape[1]

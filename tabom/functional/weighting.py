@@ -8,14 +8,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def inverse_ratio_weights(is_learnable: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, "B L"]:
+def inverse_ratio_weights(
+    is_learnable: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"] | Float[Tensor, "B L"]
+) -> Float[Tensor, "B L"]:
     r"""Weights with which the sum over the masked tokens is the negative evidence lower bound per token.
 
     .. math:: w_i = \frac{1}{p\,n}
 
     Args:
         is_learnable: Positions that would be asked for if they were masked, n a row.
-        mask_ratio: p, the probability with which each was masked, in (0, 1].
+        mask_ratio: p, the probability with which each was masked, in (0, 1]; of a row or of each position.
 
     Returns:
         Weights at all learnable positions, masked or not; 0 elsewhere.
@@ -29,7 +31,7 @@ def inverse_ratio_weights(is_learnable: Bool[Tensor, "B L"], mask_ratio: Float[T
         tensor([[0., 2., 2.]])
     """
     num_learnable = is_learnable.sum(1, keepdim=True).clamp(min=1)
-    return is_learnable / (mask_ratio[:, None] * num_learnable)
+    return is_learnable / ((mask_ratio[:, None] if mask_ratio.ndim == 1 else mask_ratio) * num_learnable)
 
 
 def cart_weights(is_visible: Bool[Tensor, "B L"], *, p: float) -> Float[Tensor, "B L"]:

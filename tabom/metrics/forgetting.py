@@ -44,6 +44,7 @@ class Forgetting(Metric):
         base_nll: Float[Tensor, "B L"],
         kl: Float[Tensor, "B L"],
         where: Bool[Tensor, "B L"],
+        weight: Float[Tensor, "B L"] | None = None,
     ) -> None:
         """Add sequences.
 
@@ -52,8 +53,14 @@ class Forgetting(Metric):
             base_nll: The same under the base.
             kl: Divergence of the model from the base.
             where: Masked positions, at least one per row.
+            weight: Of the masked positions, in place of a mean over them (block-causal models).
         """
-        nelbo, base_nelbo, divergence = (masked_mean(values.double(), where) for values in (nll, base_nll, kl))
+        nelbo, base_nelbo, divergence = (
+            masked_mean(values.double(), where)
+            if weight is None
+            else (values.double() * weight).where(where, 0.0).sum(1)
+            for values in (nll, base_nll, kl)
+        )
         values = torch.stack([nelbo, nelbo - base_nelbo, divergence])
         self.sums += values.sum(1)
         self.squares += values.square().sum(1)

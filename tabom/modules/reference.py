@@ -1,5 +1,6 @@
 """What an objective needs to know of a batch: what the model says, and what it is compared with."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -103,7 +104,10 @@ def measure(
         TabomError: If the rows do not suit the objective.
     """
     corrupted = objective.corrupt_by_model(
-        batch, backbone.mask_token_id, draws, lambda first: TargetPass(Present(backbone), first).statistics()
+        dataclasses.replace(batch, attention_block=backbone.blocks(batch.attention_mask)),
+        backbone.mask_token_id,
+        draws,
+        lambda first: TargetPass(Present(backbone), first).statistics(),
     )
     found, sampled_ids, compared = None, None, None
     if objective.needs_reference:

@@ -130,6 +130,7 @@ class TrainingModule(LightningModule):
             return
         self.backbone = self.source.load(self._data.tokenizer)
         self._data.max_length = self.backbone.max_length
+        self._data.block_size = self.backbone.block_size
         if self.source.is_pretrained:
             self._base = [self.backbone.reference()]
         if self._compared_with == "start":

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tabom.backbones.target_pass import TargetPass
 from tabom.corruption import TrajectoryChoices
-from tabom.corruption.trajectory_segments import is_revealed
-from tabom.errors import TabomError, check_range
+from tabom.corruption.trajectory_segments import in_current_block, is_revealed
+from tabom.errors import TabomError, check_range, require
 from tabom.functional.divergence import Direction
 from tabom.functional.masking import lowest
 from tabom.objectives.base import Objective
@@ -102,6 +102,7 @@ class DOpsdObjective(Objective):
             corrupted,
             is_target=is_target,
             reference_canvas=Canvas(
+                clean_ids=batch.clean_ids,
                 noisy_ids=batch.clean_ids.where(is_seen, corrupted.noisy_ids),
                 attention_mask=corrupted.attention_mask,
                 is_target=is_target,
@@ -114,7 +115,12 @@ class DOpsdObjective(Objective):
         """Masked positions that the teacher may see."""
         is_later = corrupted.is_masked & is_revealed(batch) & ~is_next
         if self.future == "later_steps":
-            return is_later
+            return is_later & in_current_block(batch, is_next)
+        require(
+            batch.attention_block is None,
+            "future: expected later_steps with a block-causal backbone, in which a teacher sees no later block, got "
+            "later_blocks",
+        )
         block = torch.zeros_like(batch.clean_ids) if batch.block is None else batch.block
         last = block.masked_fill(~batch.is_response, NEVER).amax(1)
         if bool((last == 0).any()):

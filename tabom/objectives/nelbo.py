@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tabom.corruption import UniformMasking
+from tabom.corruption.uniform_masking import RatioPer
 from tabom.errors import check_range, check_used, require
 from tabom.functional.weighting import cart_weights, inverse_ratio_weights
 from tabom.objectives.base import Objective, Reduction
@@ -47,6 +48,8 @@ class NelboObjective(Objective):
             masked tokens of the batch, none of which is forced (the paper's released code); not of ``inverse_ratio``.
         stratified_ratios: Spread the mask ratios evenly over the batch, which lowers the variance of the gradient.
         tilt: Eta in nats, >= 0; None for cross-entropy (:class:`~tabom.objectives.Objective`).
+        ratio_per: ``row``: one mask ratio for all of a row. ``block``: one for each block of a block-causal model
+            (Arriola et al. 2025, arXiv:2503.09573).
         late_bias: Mask later tokens more often, by so many nats of log-odds from the first token of the response to the
             last (:func:`~tabom.functional.masking.late_mask_ratio`); 0 masks all alike. Not of ``inverse_ratio``, whose
             weights are those of one probability per row.
@@ -68,12 +71,14 @@ class NelboObjective(Objective):
         reduction: Reduction = "trajectories",
         stratified_ratios: bool = False,
         tilt: float | None = None,
+        ratio_per: RatioPer = "row",
         late_bias: float = 0.0,
     ) -> None:
         corruption = UniformMasking(
             min_mask_ratio=LLADA_MIN_MASK_RATIO if weighting == "inverse_ratio" else 0.0,
             at_least_one=weighting != "inverse_ratio" and reduction == "trajectories",
             is_stratified=stratified_ratios,
+            ratio_per=ratio_per,
             late_bias=late_bias,
         )
         super().__init__(corruption, supervise_padding=supervise_padding, tilt=tilt)

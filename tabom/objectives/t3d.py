@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from tabom.corruption.block_states import BlockStates
+from tabom.corruption.block_states import BlockStates, blocks_of
 from tabom.corruption.trajectory_segments import TrajectorySegments, is_revealed
 from tabom.errors import TabomError, check_range, check_used
 from tabom.functional.direct_discriminative import (
@@ -14,7 +14,6 @@ from tabom.functional.direct_discriminative import (
     prefix_level_weights,
     rank_weights,
 )
-from tabom.functional.masking import block_index
 from tabom.functional.reduction import masked_mean
 from tabom.functional.unmasking import block_ranks
 from tabom.objectives.base import Objective
@@ -38,7 +37,7 @@ class T3DObjective(Objective):
 
     The defaults are the paper's equations; ``path: prefix_levels`` with ``states: one_block`` and
     ``reference_interval: 10`` is what the released code runs, one block of a row a visit instead of all of them at once
-    (it trains block-causal models alone).
+    (it trains block-causal models alone, for which ``states: mostly_masked`` is all blocks at once).
 
     Args:
         beta: Scale of the log-ratios, in 1/nats, > 0; the name is that of direct discriminative optimisation, and no
@@ -50,9 +49,11 @@ class T3DObjective(Objective):
             every block, masked or not, averaged over these levels.
         path_tokens: k, tokens by which the levels grow, >= 1; of ``prefix_levels`` alone.
         block_length: Response positions in a block, >= 1, of the path term and of all states but ``uniform``; None for
-            the whole response. A shorter last block has its own B.
+            the whole response. A shorter last block has its own B. A block-causal model has blocks of its own, which go
+            before it.
         states: ``uniform``: a denoising step drawn uniformly; everything that is not decoded before it is masked.
-            ``mostly_masked``: the first-decoded share of every block is masked, and all blocks see each other.
+            ``mostly_masked``: the first-decoded share of every block is masked, and all blocks see each other; a
+            block-causal model sees each block behind the clean ones, as in the released code.
             ``one_block``: one such block, which sees the prompt, the clean blocks before it and itself. See
             :class:`tabom.corruption.block_states.BlockStates`.
         random_ratio: Probability with which a masked position shows a random token, not of ``uniform``.
@@ -116,7 +117,7 @@ class T3DObjective(Objective):
         """
         corrupted = super().corrupt(batch, mask_token_id, draws)
         is_target = corrupted.is_target
-        block = block_index(batch.is_response, block_length=self.block_length or is_target.shape[1])
+        block = blocks_of(batch, self.block_length)
         if self.path == "prefix_levels":
             wanted = is_revealed(batch)
             if self._is_one_block:

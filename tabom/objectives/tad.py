@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tabom.corruption.trajectory_segments import TrajectorySegments, is_revealed
+from tabom.corruption.trajectory_segments import TrajectorySegments, in_current_block, is_revealed
 from tabom.errors import TabomError, check_range, require
 from tabom.objectives.base import Objective, Reduction
 from tabom.seeding import RowDraws
@@ -77,7 +77,7 @@ class TadObjective(Objective):
             TabomError: If a row has no recorded order, or the batch no prompts for the teacher.
         """
         corrupted = super().corrupt(batch, mask_token_id, draws)
-        is_later = corrupted.is_masked & is_revealed(batch)
+        is_later = corrupted.is_masked & is_revealed(batch) & in_current_block(batch, corrupted.is_target)
         corrupted = dataclasses.replace(
             corrupted,
             is_target=is_later if self.supervise_padding else is_later & ~batch.is_filler,
@@ -117,8 +117,10 @@ def _with_teacher_prompt(corrupted: CorruptedBatch, batch: TrajectoryBatch) -> C
         )
     first = int(batch.is_response.any(0).long().argmax())
     is_prompt = prompt != NO_TOKEN
+    prompt = prompt.where(is_prompt, 0)
     return Canvas(
-        noisy_ids=torch.cat([prompt.where(is_prompt, 0), corrupted.noisy_ids[:, first:]], 1),
+        clean_ids=torch.cat([prompt, corrupted.clean_ids[:, first:]], 1),
+        noisy_ids=torch.cat([prompt, corrupted.noisy_ids[:, first:]], 1),
         attention_mask=torch.cat([is_prompt, corrupted.attention_mask[:, first:]], 1),
         is_target=torch.cat([torch.zeros_like(is_prompt), corrupted.is_target[:, first:]], 1),
     )

@@ -32,7 +32,7 @@ class TextMeasures(nn.Module):
             base_seen = TargetPass(base, batch)
             base_nll = base_seen.statistics().nll
             kl = seen.divergence_from(base_seen)
-        self.forgetting[batch.domain].update(statistics.nll, base_nll, kl, batch.is_target)  # pyright: ignore[reportCallIssue]
+        self.forgetting[batch.domain].update(statistics.nll, base_nll, kl, batch.is_target, batch.token_weight)  # pyright: ignore[reportCallIssue]
         self.calibration.update(statistics.confidence[batch.is_target], statistics.is_correct[batch.is_target])
 
     def compute(self, *, has_base: bool) -> dict[str, Tensor]:

@@ -80,7 +80,8 @@ class TrajectoryMeasures(nn.Module):
         self, probe: TabomObjective, backbone: Backbone, base: Denoiser | None, batch: TrajectoryBatch
     ) -> None:
         draws = RowDraws.of_ids(batch.query_ids, "probe", device=_device(batch))
-        corrupted = probe.corrupt(batch, backbone.mask_token_id, draws)
+        in_blocks = dataclasses.replace(batch, attention_block=backbone.blocks(batch.attention_mask))
+        corrupted = probe.corrupt(in_blocks, backbone.mask_token_id, draws)
         corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
         statistics = TargetPass(backbone, corrupted).statistics()
         base_statistics = None if base is None else TargetPass(base, corrupted).statistics()
@@ -96,12 +97,17 @@ class TrajectoryMeasures(nn.Module):
             self.base_agreement.update(segment.base_energy, segment.is_pair)
 
     def _add_whole_response(self, backbone: Backbone, batch: TrajectoryBatch) -> None:
-        """Nothing is decoded yet: do the entropies there foretell the whole order?"""
+        """Nothing is decoded yet: do the entropies there foretell the whole order?
+
+        Of a block-causal model: nothing of each block.
+        """
         start = torch.zeros(len(batch.query_ids), dtype=torch.long, device=_device(batch))
         corrupted = TrajectorySegments(batch.clean_ids.shape[1]).cut(batch, start, backbone.mask_token_id)
         corrupted = dataclasses.replace(corrupted, is_target=corrupted.is_target & ~batch.is_filler)
         statistics = TargetPass(backbone, corrupted).statistics()
-        self.correlation.update(statistics.entropy, corrupted.order, corrupted.is_target, batch.block)
+        blocks = backbone.blocks(batch.attention_mask)
+        block = batch.block if blocks is None else blocks
+        self.correlation.update(statistics.entropy, corrupted.order, corrupted.is_target, block)
 
     def _add_mask_ratios(self, backbone: Backbone, batch: TrajectoryBatch) -> None:
         draws = RowDraws.of_ids(batch.query_ids, "mask ratio", device=_device(batch))

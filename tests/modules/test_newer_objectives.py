@@ -142,7 +142,7 @@ def test_a_pass_over_another_canvas_stands_where_the_batch_asks(backbone):
     mask, target = torch.ones(2, 7).bool(), torch.zeros(2, 7).bool()
     mask[0, :2] = False
     target[:, 3:] = corrupted.is_target
-    canvas = Canvas(wide, mask, target)
+    canvas = Canvas(wide, wide, mask, target)
     got = TargetPass(backbone, corrupted, canvas).statistics()
     logits = backbone.logits(backbone(wide, mask))[:, 3:].log_softmax(-1)
     expected = -logits.gather(-1, corrupted.clean_ids[..., None]).squeeze(-1).where(corrupted.is_target, 0.0)
@@ -171,7 +171,7 @@ def test_who_the_teacher_is(backbone, teacher):
     corrupted = batch()
     more = corrupted.noisy_ids.clone()
     more[:, 3] = 7
-    canvas = Canvas(more, corrupted.attention_mask, corrupted.is_target)
+    canvas = Canvas(corrupted.clean_ids, more, corrupted.attention_mask, corrupted.is_target)
     corrupted = dataclasses.replace(corrupted, reference_canvas=canvas)
     draws = RowDraws.of_numbers(0, torch.arange(2))
     objective, options = DOpsdObjective(teacher=teacher), {"base": base, "step": 0, "draws": draws}
