@@ -78,6 +78,7 @@ class Llada2Backbone(DecoderBackbone):
     computes in float32 and keeps its bias in float32. Half of each head is rotated.
     """
 
+    own_block_size = 32
     naming = _ExpertNaming(
         {
             "model.word_embeddings": "model.embed_tokens",

@@ -57,6 +57,18 @@ class TestComputation:
         got = logits(load(saved).eval(), ids, mask)
         torch.testing.assert_close(got, original_logits(original, ids), rtol=1e-5, atol=1e-5)
 
+    def test_blocks_are_of_32_tokens_unless_the_configuration_says_otherwise(self, saved):
+        ids, mask = ids_and_mask()
+        whole = load(saved).eval()
+        change_config(saved, block_size=4)
+        blocks = load(saved).eval()
+        assert (whole.block_size, blocks.block_size) == (32, 4)
+        changed = ids.clone()
+        changed[:, 4:] = 5
+        before, after = (logits(blocks, each, mask)[:, :4] for each in (ids, changed))
+        torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(logits(whole, ids, mask)[:, :4], before, atol=1e-2)
+
     @pytest.mark.parametrize(("left", "right"), [(4, 0), (0, 3)])
     def test_padding_on_either_side_changes_nothing(self, saved, left, right):
         backbone = load(saved).eval()
