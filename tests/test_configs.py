@@ -72,7 +72,25 @@ def test_every_part_is_used():
     text = "".join(path.read_text() for path in CONFIGS + PARTS)
     assert PARTS
     unused = [path for path in PARTS if f"/{path.name}" not in text and f" {path.name}" not in text]
-    assert [path.stem for path in unused] == ["demo_replay", "demo_replay_own", "dream_sampler"]
+    assert [path.stem for path in unused] == ["demo_replay", "demo_replay_own", "dream_sampler", "smollm2_blocks"]
+
+
+def test_the_overlay_that_makes_a_block_diffusion_model(tmp_path, monkeypatch):
+    """On SmolLM2's adaptation, as docs/own_model.md says."""
+    monkeypatch.chdir(ROOT.parent)
+    overlay = f"--config={ROOT / 'parts/smollm2_blocks.yaml'}"
+    cli = instantiate("fit", ROOT / "smollm2/adapt.yaml", overlay, f"--run_dir={tmp_path}")
+    assert (cli.model.source.attention, cli.model.source.block_size, cli.model.source.shift) == (
+        "block_causal",
+        8,
+        True,
+    )
+    grown, saved = cli.config.fit.trainer.callbacks[::-1]
+    assert [grown.class_path.rpartition(".")[2], saved.class_path.rpartition(".")[2]] == [
+        "GrowingBlocks",
+        "SaveBackbone",
+    ]
+    assert grown.init_args.sizes[-1] == 8
 
 
 def test_the_sampler_that_no_config_uses(tmp_path, monkeypatch):

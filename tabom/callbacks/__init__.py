@@ -2,6 +2,7 @@
 
 from tabom.callbacks.artifacts import Artifacts
 from tabom.callbacks.best_checkpoint import BestCheckpoint
+from tabom.callbacks.growing_blocks import GrowingBlocks
 from tabom.callbacks.interruption import Interrupted, LastCheckpoint, interruptible
 from tabom.callbacks.run_recorder import RunRecorder
 from tabom.callbacks.save_backbone import SaveBackbone
@@ -12,6 +13,7 @@ from tabom.callbacks.validation_media import ValidationMedia
 __all__ = [
     "Artifacts",
     "BestCheckpoint",
+    "GrowingBlocks",
     "Interrupted",
     "LastCheckpoint",
     "RunRecorder",
