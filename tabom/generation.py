@@ -132,20 +132,22 @@ def load(
     adapter: str | None = None,
     dtype: str = "auto",
     device: str | torch.device = "cpu",
-    attention: Literal["full", "causal"] | None = None,
+    attention: Literal["full", "causal", "block_causal"] | None = None,
+    block_size: int | None = None,
     shift: bool | None = None,
     mask_token: str | None = None,
 ) -> Model:
     """Read a model with its tokenizer.
 
     Args:
-        path: Directory or hub id: LLaDA, iLLaDA, Dream, A2D, a masked language model of transformers, or what tabom
-            wrote; a trained adapter that says what its base is.
+        path: Directory or hub id: LLaDA, iLLaDA, Dream, A2D, SDAR, a masked language model of transformers, or what
+            tabom wrote; a trained adapter that says what its base is.
         adapter: Directory or hub id of a trained adapter by the original checkpoint's names; None: the model itself.
         dtype: Of the weights; ``auto`` is as stored.
         device: Where the model goes.
-        attention: What tokens see; this and the next two as :class:`tabom.backbones.PretrainedBackbone` has them. None
-            is the family's; all three are needed for a decoder of another family.
+        attention: What tokens see; this and the next three as :class:`tabom.backbones.PretrainedBackbone` has them.
+            None is the family's; attention, ``shift`` and ``mask_token`` are needed for a decoder of another family.
+        block_size: Tokens in a block, with ``block_causal``.
         shift: Whether hidden state ``i`` predicts token ``i + 1``.
         mask_token: Mask token, by its text.
 
@@ -158,6 +160,7 @@ def load(
         dtype=dtype,  # pyright: ignore[reportArgumentType]
         adapter=adapter or own,
         attention=attention,
+        block_size=block_size,
         shift=shift,
         mask_token=mask_token,
     )

@@ -155,8 +155,10 @@ class DecoderBackbone(TransformersBackbone):
         Where decoding left all before the last block final, nothing is copied.
         """
         block, length = self._several_blocks(attention_mask), noisy_ids.shape[1]
+        if self.block_size is None:
+            return super().denoise(noisy_ids, clean_ids, attention_mask)
         if block is None:
-            return self(noisy_ids, attention_mask)
+            return self.forward(noisy_ids, attention_mask)
         is_target = attention_mask if is_target is None else is_target
         last = block.masked_fill(~is_target, 0).amax(1, keepdim=True)
         width = int((attention_mask & (block <= last)).any(0).nonzero().max()) + 1

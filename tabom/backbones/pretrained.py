@@ -22,7 +22,7 @@ from tabom.errors import TabomError, check_range, require
 
 
 class PretrainedBackbone(BackboneSource):
-    """A saved model: LLaDA, iLLaDA, Dream, A2D, any masked language model of transformers, what ``SaveBackbone`` wrote.
+    """A saved model: LLaDA, iLLaDA, Dream, A2D, SDAR, any masked language model of transformers, what tabom wrote.
 
     Any other decoder of transformers is read if ``attention``, ``shift`` and ``mask_token`` are all given: by them you
     say that it was trained as a masked diffusion model.

@@ -35,7 +35,8 @@ def shard(backbone: Denoiser, mesh: DeviceMesh, dtype: torch.dtype | None = None
     for block in _blocks(backbone):
         fully_shard(block, mesh=everyone, mp_policy=policy)
     fully_shard(backbone, mesh=everyone, mp_policy=policy, reshard_after_forward=False)
-    for name in ("forward_with_cache", "forward_from_cache"):
+    others = [] if backbone.block_size is None else ["denoise"]  # with full attention it is the forward pass itself
+    for name in ("forward_with_cache", "forward_from_cache", *others):
         register_fsdp_forward_method(backbone, name)
 
 

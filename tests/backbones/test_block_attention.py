@@ -7,10 +7,15 @@ import torch
 from backbones.test_pretrained import tiny_config
 from helpers import tiny_checkpoint
 
-from tabom.backbones import NewTinyDLM, PretrainedBackbone
+from tabom.backbones import Lora, NewTinyDLM, PretrainedBackbone
+from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.tiny import TinyDLM
 from tabom.errors import TabomError
 
+# transformers 5.23 compiles flex attention by ways that torch calls outdated
+COMPILED = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+# peft 0.21 reads an attribute that transformers 5.23 renamed
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 LENGTH = 11
 PADDING = {"none": ((0, 0, 0), (0, 0, 0)), "left": ((0, 3, 4), (0, 0, 0)), "both": ((2, 0, 4), (0, 3, 1))}
 
@@ -142,6 +147,50 @@ class TestDenoise:
         after_first = mask & (mask.long().cumsum(1) > 1)
         with torch.inference_mode():
             close(blocks.denoise(noisy, clean, mask), causal(clean, mask), after_first)
+
+
+@pytest.mark.parametrize("kind", ["adapter off", "adapter on", "snapshot"])
+def test_other_views_of_a_backbone_have_its_blocks(kind):
+    noisy, clean, mask = canvas("both")
+    plain = make(3, dtype=torch.float32)
+    backbone = make(3, dtype=torch.float32)
+    if kind == "snapshot":
+        view = Snapshot(backbone)
+        with torch.no_grad():
+            backbone.head.weight.add_(1)
+            next(backbone.transformer.model.parameters()).add_(1)
+    else:
+        backbone.add_adapter(Lora(r=2), "base")
+        view = backbone.reference() if kind == "adapter off" else backbone
+        for name, parameter in backbone.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter)
+    assert view.block_size == 3
+    assert torch.equal(view.blocks(mask), plain.blocks(mask))
+    got, expected = view.denoise(noisy, clean, mask)[mask], plain.denoise(noisy, clean, mask)[mask]
+    assert got.requires_grad == (kind == "adapter on")
+    if kind == "adapter on":
+        assert (got - expected).abs().max() > 0.1
+        assert got.requires_grad
+    else:
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", pytest.param("flex_attention", marks=COMPILED)])
+def test_other_implementations_of_attention(attention):
+    noisy, clean, mask = canvas("both")
+    usual, other = (make(3, dtype=torch.float32, attn_implementation=name) for name in ("sdpa", attention))
+    positions = torch.tensor([[3, 4, 5]]).expand(3, -1)
+    with torch.inference_mode():
+        for got, expected in zip(*(each.forward_with_cache(noisy, mask) for each in (other, usual)), strict=True):
+            if torch.is_tensor(got):
+                close(got, expected, mask, 1e-5)
+        close(other.denoise(noisy, clean, mask), usual.denoise(noisy, clean, mask), mask, 1e-5)
+        parts = [
+            each.forward_from_cache(noisy, mask, positions, usual.forward_with_cache(noisy, mask)[1])
+            for each in (usual, other)
+        ]
+    torch.testing.assert_close(*parts, rtol=1e-5, atol=1e-5)
 
 
 class TestCache:

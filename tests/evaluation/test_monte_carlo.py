@@ -101,3 +101,35 @@ def test_a_single_sample_has_no_error(estimate):
 def test_bad_numbers(name):
     with pytest.raises(TabomError, match=rf"^{name}: expected at least 1, got 0$"):
         MonteCarlo(**{name: 0})
+
+
+class TestBlocks:
+    """A block-causal model: the bound is a sum over blocks, each given the clean ones before it."""
+
+    def estimated(self, backbone, tokenizer, num_samples):
+        method, ids = MonteCarlo(num_samples, batch_size=800), SpecialIds.of(tokenizer)
+        return method.estimate(backbone, PROMPT, CONTINUATION, "a", ids=ids, needs_greedy=False)
+
+    def test_converges_to_the_sum_over_blocks(self, checkpoint, tokenizer):
+        """The second block begins with the last token of the prompt."""
+        backbone = PretrainedBackbone(str(checkpoint), attention="block_causal", block_size=2).load(tokenizer).eval()
+        expected, ids = 0.0, [*PROMPT, *CONTINUATION]
+        for start, end in ((3, 4), (4, 6), (6, 8)):
+            expected += exact(backbone, ids[:start], ids[start:end], tokenizer.mask_token_id)
+        found = self.estimated(backbone, tokenizer, 1600)
+        assert abs(found.log_likelihood - expected) < 4 * found.standard_error
+        assert found.standard_error < 0.02 * abs(expected)
+
+    def test_blocks_of_one_are_a_causal_model(self, checkpoint, tokenizer):
+        options = {"shift": True}
+        blocks, causal = (
+            PretrainedBackbone(str(checkpoint), attention=attention, block_size=size, **options).load(tokenizer).eval()
+            for attention, size in (("block_causal", 1), ("causal", None))
+        )
+        ids = torch.tensor([[*PROMPT, *CONTINUATION]])
+        with torch.inference_mode():
+            logits = causal.logits(causal(ids, torch.ones_like(ids, dtype=torch.bool)))[0, len(PROMPT) :]
+        expected = logits.double().log_softmax(-1)[range(len(CONTINUATION)), CONTINUATION].sum()
+        found = self.estimated(blocks, tokenizer, 3)
+        assert found.log_likelihood == pytest.approx(float(expected), rel=1e-6)
+        assert found.standard_error == pytest.approx(0.0, abs=1e-5)

@@ -441,3 +441,19 @@ def test_a_precision_that_rounds_the_data_is_refused(stage):
         "precision: expected 32-true (with dtype bfloat16 of the backbone, if its weights are to be bfloat16) or "
         "bf16-mixed, got bf16-true, which would round the entropies that the data records"
     )
+
+
+def test_a_block_causal_model_learns_from_shards(mesh, tokenizer):
+    """Noisy and clean copies go through in one pass, which is not the forward pass of the module."""
+    torch.manual_seed(0)
+    backbone = NewTinyDLM(**TINY, block_size=3).load(tokenizer)
+    noisy, clean = torch.randint(3, 20, (2, 2, 8))
+    gradients = []
+    for is_sharded in (False, True):
+        if is_sharded:
+            shard(backbone, mesh)
+            backbone.zero_grad()
+        backbone.denoise(noisy, clean, torch.ones_like(clean, dtype=torch.bool)).square().mean().backward()
+        gradient = next(backbone.transformer.model.layers[0].parameters()).grad
+        gradients.append(gradient.full_tensor() if is_sharded else gradient.clone())
+    torch.testing.assert_close(*gradients)
