@@ -17,7 +17,8 @@ OVERLAYS = sorted((ROOT / "ablation").glob("*.yaml"))
 TRAINERS = sorted((ROOT / "trainer").glob("*.yaml"))
 EVALUATION_OVERLAYS = [ROOT / "evaluate" / f"{name}.yaml" for name in ("adapter", "two_per_step")]
 PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))  # tests/test_demo.py reads what they hold
-OTHERS = {*PARTS, *OVERLAYS, *TRAINERS, *EVALUATION_OVERLAYS, *PIPELINES}
+BLOCK_MODELS = sorted((ROOT / "block").glob("*.yaml"))
+OTHERS = {*PARTS, *OVERLAYS, *TRAINERS, *EVALUATION_OVERLAYS, *BLOCK_MODELS, *PIPELINES}
 CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - OTHERS)
 PAPER = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder")
 DISTILLED = (*PAPER, "qwen3_gsm8k")
@@ -214,6 +215,19 @@ def test_overlays_of_an_evaluation(family, tmp_path, monkeypatch):
     lora = cli.model.source.lora
     assert (lora.r, lora.alpha, list(lora.target_modules)) == tuple(expected.values())
     assert "class_path" not in adapter.read_text() + two.read_text()
+
+
+@pytest.mark.parametrize("name", ["qwen3_gsm8k/distill", "qwen3_gsm8k/tabom", "evaluate/qwen3_gsm8k"])
+def test_block_models_follow_the_recipes_of_qwen3(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, expected = ROOT / f"{name}.yaml", {"sdar": (None, None), "qwen3_bd3lm": ("block_causal", 32)}
+    assert {overlay.stem for overlay in BLOCK_MODELS} == expected.keys()
+    for overlay in BLOCK_MODELS:
+        cli = instantiate(verb_of(path), path, overlay)
+        source = cli.model.source
+        assert (source.attention, source.block_size) == expected[overlay.stem]
+        assert cli.config[cli.subcommand].data.init_args.tokenizer == source.path
+        assert "class_path" not in overlay.read_text()
 
 
 @pytest.mark.parametrize("recipe", ["demo", *DISTILLED])
