@@ -179,28 +179,35 @@ EVERY_FAMILY = [
     *("llada_ling_coder", "dream_ling_coder", "llada_ling_coder:a2d-qwen3", "llada_ling_coder:a2d-qwen2"),
     *("dream_ling_coder:a2d-llama", "llada_ling_coder:illada"),
 ]
+OF_THE_HUB = EVERY_FAMILY[-1]
 
 
-@pytest.mark.parametrize("recipe", [*EVERY_FAMILY[-1:], *slow(*EVERY_FAMILY[:-1])], indirect=True)
+@pytest.mark.parametrize("recipe", [OF_THE_HUB, *slow("dream_ling_coder")], indirect=True)
 def test_from_a_hub_cache_to_a_chat_and_an_evaluation(recipe, repository, tmp_path, monkeypatch, capsys):
-    """A wholly trained model, with a tied head or without: what is exported is what talks and is evaluated."""
+    """A wholly trained model, with a tied head or without: what is exported is what talks and is evaluated.
+
+    A name of the hub leads to a directory of its cache, in the same way for every family.
+    """
     snapshot = tmp_path / "hub/models--some--dlm/snapshots/0123abcd"
     snapshot.parent.mkdir(parents=True)
     (tmp_path / "model").rename(snapshot)
     (tmp_path / "hub/models--some--dlm/refs").mkdir()
     (tmp_path / "hub/models--some--dlm/refs/main").write_text("0123abcd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    _distil_fit_export(recipe, "some/dlm", [])
-    _chat_and_evaluate(repository, ["--model", "merged"], ["--model", "merged"], capsys, monkeypatch)
-    tokens = _tokens(["--model", "some/dlm"], capsys)
-    assert tokens == tabom.load("some/dlm").generate(["2 + 2?"], response_length=8, names=["prompt 1"])[0].response_ids
+    _from_a_model_to_an_evaluation(recipe, "some/dlm", repository, capsys, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", EVERY_FAMILY, indirect=True)
+@pytest.mark.parametrize("recipe", [name for name in EVERY_FAMILY if name != OF_THE_HUB], indirect=True)
 def test_from_a_directory_to_a_chat_and_an_evaluation(recipe, repository, monkeypatch, capsys):
-    _distil_fit_export(recipe, "model", [])
+    _from_a_model_to_an_evaluation(recipe, "model", repository, capsys, monkeypatch)
+
+
+def _from_a_model_to_an_evaluation(recipe, path, repository, capsys, monkeypatch):
+    _distil_fit_export(recipe, path, [])
     _chat_and_evaluate(repository, ["--model", "merged"], ["--model", "merged"], capsys, monkeypatch)
+    tokens = _tokens(["--model", path], capsys)
+    assert tokens == tabom.load(path).generate(["2 + 2?"], response_length=8, names=["prompt 1"])[0].response_ids
 
 
 @pytest.mark.slow
