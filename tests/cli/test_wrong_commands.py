@@ -1,5 +1,6 @@
 """Command lines and configs that are wrong in one place end with one sentence, and leave nothing behind."""
 
+import functools
 import os
 import random
 import shutil
@@ -171,11 +172,17 @@ def keys_of(node, key=""):
             yield from keys_of(value, f"{key}.{name}" if key else name)
 
 
+@functools.cache
+def keys_of_command(verb):
+    """Every option of the right command of a verb."""
+    parsed = parser_of(verb).parse_args(command(verb)[1:])
+    return [key for key in keys_of(parsed) if not key.startswith("config")]
+
+
 def wrong_command(generator, verb):
     """Words with one fault, by an option or in a file: another value, or a misspelt name."""
     words = command(verb)
-    parsed = parser_of(verb).parse_args(words[1:])
-    key = generator.choice([key for key in keys_of(parsed) if not key.startswith("config")])
+    key = generator.choice(keys_of_command(verb))
     value = generator.choice(VALUES)
     if generator.random() < 0.15:
         key = f"{key[:-1]}x"
