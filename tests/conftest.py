@@ -17,6 +17,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from copies import start_copy  # noqa: F401, a fixture
 from helpers import tiny_checkpoint, write_trajectories
 from pages import browser, open_page  # noqa: F401, fixtures
 

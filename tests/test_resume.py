@@ -13,7 +13,7 @@ import pytest
 import torch
 from callbacks.test_interruption import same
 
-NUM_STEPS = 100
+NUM_STEPS = 60
 OPTIONS = (
     "--trainer.accumulate_grad_batches=2",
     "--data.batch_size=2",
@@ -44,20 +44,24 @@ def content(root):
     return {name: checkpoint.get(name) for name in ("global_step", "state_dict", "optimizer_states", "lr_schedulers")}
 
 
-def start(repository, root, *options):
+def words(repository, root, *options):
     config = repository / "configs/demo/tabom.yaml"
-    command = [sys.executable, "-m", "tabom", "fit", "--config", str(config), *OPTIONS, *options]
-    command += ["--ckpt_path=last", f"--trainer.default_root_dir={root}"]
+    where = ("--ckpt_path=last", f"--trainer.default_root_dir={root}")
+    return ["fit", "--config", str(config), *OPTIONS, *options, *where]
+
+
+def start(*words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tabom", *words]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def stop(repository, number, num_more, chance, *options):
+def stop(repository, number, num_more, chance, *options, start=start):
     """Start where the last one stopped; stop a little after so many more steps."""
     target = content("run")["global_step"] + num_more
-    process = start(repository, "run", *options)
+    process = start(*words(repository, "run", *options))
     while process.poll() is None and content("run")["global_step"] < target:
-        time.sleep(0.001)
+        time.sleep(0.03)  # to look takes a tenth of that
     time.sleep(chance.random() * 0.02)
     process.send_signal(number)
     said = process.communicate()[1]
@@ -84,10 +88,10 @@ def test_stopped_once(repository, stage, straight, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_at_six_random_steps(repository, stage, straight, number):
+def test_stopped_at_six_random_steps(repository, stage, straight, start_copy, number):
     chance = random.Random(1)
     for _ in range(6):
-        stop(repository, number, chance.randint(1, 5), chance)
+        stop(repository, number, chance.randint(1, 5), chance, start=start_copy)
     stage("fit", "tabom", *OPTIONS, "--ckpt_path=last", "--trainer.default_root_dir=run")
     assert same(content("run"), straight)
 
@@ -96,8 +100,8 @@ def test_stopped_at_six_random_steps(repository, stage, straight, number):
 def test_two_processes_stop_after_the_same_step(repository, stage):
     """The signal reaches the first of them only."""
     two = ("--trainer.strategy=ddp", "--trainer.devices=2")
-    finish(start(repository, "straight", *two))
+    finish(start(*words(repository, "straight", *two)))
     for num_more in (5, 15):
         stop(repository, signal.SIGTERM, num_more, random.Random(2), *two)
-    finish(start(repository, "run", *two))
+    finish(start(*words(repository, "run", *two)))
     assert same(content("run"), content("straight"))

@@ -1,10 +1,7 @@
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -252,21 +249,25 @@ def test_a_shard_that_was_removed_is_decoded_again(predict, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [(), BLOCKS], ids=["full", "block_causal"])
-def test_killed_at_eight_random_moments_it_ends_with_the_same_files(repository, stage, tmp_path, backbone):
+def test_killed_at_eight_random_moments_it_ends_with_the_same_files(
+    repository, stage, start_copy, tmp_path, backbone
+):
     """Start the command again and again, and kill it a little after some shards were written.
 
-    Fifty more kills, of five runs at once, are in ``test_sharing.py``.
+    More kills, of five runs at once, are in ``test_sharing.py``.
     """
     num_kills, num_queries = 8, 100
     config = repository / "configs/demo/distill.yaml"
     options = (*sizes(num_queries, 4), "--trainer.default_root_dir=out", "--model.batch_size=3", *backbone)
-    command = [sys.executable, "-m", "tabom", "predict", "--config", str(config), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(directory):
-        return subprocess.Popen([*command, callbacks(directory)], env=environment, stderr=subprocess.DEVNULL)
+        return start_copy("predict", "--config", str(config), *options, callbacks(directory))
 
-    assert start("whole").wait() == 0
+    def finish(process):
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+
+    finish(start("whole"))
     chance = random.Random(1)
     killed, num_shards = tmp_path / "killed", -(-num_queries // 4)
     for kill in range(num_kills):
@@ -276,8 +277,8 @@ def test_killed_at_eight_random_moments_it_ends_with_the_same_files(repository, 
             time.sleep(0.002)
         time.sleep(chance.random() * 0.2)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start("killed").wait() == 0
+        process.communicate()
+    finish(start("killed"))
     assert files(killed) == files(tmp_path / "whole")
 
 
