@@ -20,7 +20,7 @@ from tabom.storage.run_record import find_records
 ROOT = Path(__file__).parents[2]
 WEIGHT, MARGIN = (f"model.objective.{name}" for name in ("rank_weight", "margin"))
 COMMAND = [
-    *(sys.executable, "-m", "tabom", "sweep", str(ROOT / "sweeps/margin_x_weight.yaml")),
+    *(sys.executable, "-m", "tabom", "sweep", "margin_x_weight.yaml"),
     *("--jobs=2", f"--config={ROOT / 'configs/demo/tabom.yaml'}", "--", *SMALL),
 ]
 OUT = Path("runs/sweeps/margin_x_weight")
@@ -31,6 +31,9 @@ METRIC = "validate/accuracy_1_per_step"
 def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     del stage  # base and trajectories where the config looks for them
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sweep = yaml.safe_load((ROOT / "sweeps/margin_x_weight.yaml").read_text())
+    sweep["parameters"][MARGIN]["values"] = [0.1, 0.3]
+    Path("margin_x_weight.yaml").write_text(yaml.safe_dump(sweep))
     first = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stop = time.monotonic() + 300
     while sum(run.state == "finished" for run in made_runs(OUT, METRIC)) < 3:
@@ -45,12 +48,12 @@ def test_killed_in_the_middle_and_gone_on_with(stage, monkeypatch):
     runs = made_runs(OUT, METRIC)
     assert {run.state for run in runs} == {"finished"}
     tried = sorted((run.values[WEIGHT], run.values[MARGIN], run.seed) for run in runs)
-    assert tried == list(itertools.product((1.0, 2.0), (0.1, 0.2, 0.3), (1, 2)))
+    assert tried == list(itertools.product((1.0, 2.0), (0.1, 0.3), (1, 2)))
     assert [(OUT / f"sensitivity.{ending}").is_file() for ending in ("png", "svg")] == [True, True]
-    assert "12 of 12 runs" in done.stdout
+    assert "8 of 8 runs" in done.stdout
 
     records = {record.run_id: record for record in find_records([OUT]) if record.state == "finished"}
-    assert len(records) == 12
+    assert len(records) == 8
     for run in runs:
         (run_file,) = (OUT / run.name).glob(f"wandb/offline-run-*-{run.records[-1].run_id}/run-*.wandb")
         summary = json.loads(inspect(run_file, "--summary"))
