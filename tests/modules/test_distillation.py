@@ -249,9 +249,7 @@ def test_a_shard_that_was_removed_is_decoded_again(predict, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [(), BLOCKS], ids=["full", "block_causal"])
-def test_killed_at_eight_random_moments_it_ends_with_the_same_files(
-    repository, stage, start_copy, tmp_path, backbone
-):
+def test_killed_at_eight_random_moments_it_ends_with_the_same_files(repository, stage, start_copy, tmp_path, backbone):
     """Start the command again and again, and kill it a little after some shards were written.
 
     More kills, of five runs at once, are in ``test_sharing.py``.
