@@ -268,15 +268,20 @@ QWEN3_TEMPLATE = (
 )
 
 
-def a2d_tokenizer_files(path):
-    """As a fresh conversion has them: the causal parent's tokenizer, without a mask token.
+def a2d_tokenizer_files(path, mask_token=None):
+    """As a fresh conversion has them: the causal parent's tokenizer, without a mask token; SDAR's has one.
 
     Returns the special ids for ``a2d_config``.
     """
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *([mask_token] if mask_token else [])]
     ids = _byte_tokenizer(path, [], special, pad_token=special[0], eos_token=special[2], chat_template=QWEN3_TEMPLATE)
-    end, _, turn = (ids[token] for token in special)
-    return {"eos_token_id": turn, "bos_token_id": end, "vocab_size": 270}
+    end, _, turn, *mask = (ids[token] for token in special)
+    return {
+        "eos_token_id": turn,
+        "bos_token_id": end,
+        "vocab_size": 270,
+        **({"mask_token_id": mask[0]} if mask else {}),
+    }
 
 
 def illada_tokenizer_files(path):

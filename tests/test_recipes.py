@@ -30,7 +30,7 @@ from PIL import Image
 
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
-from tabom.backbones.stock import A2DQwen3Backbone
+from tabom.backbones.stock import A2DQwen3Backbone, SdarBackbone
 from tabom.cli.lightning_cli import run
 from tabom.cli.main import main
 from tabom.cli.verbs import report
@@ -106,6 +106,10 @@ def world(tmp_path_factory):
     qwen = path / "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1"
     size = {"max_position_embeddings": 1024, "hidden_size": 16, "intermediate_size": 32, "head_dim": 8}
     family_checkpoint(qwen, A2DQwen3Backbone, a2d_config(**a2d_tokenizer_files(qwen), **size))
+    bd3lm, sdar = path / "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", path / "JetLM/SDAR-1.7B-Chat"
+    family_checkpoint(bd3lm, A2DQwen3Backbone, a2d_config(**a2d_tokenizer_files(bd3lm), **size))
+    ids = {"model_type": "sdar", "block_size": 4, **a2d_tokenizer_files(sdar, "<|MASK|>")}
+    family_checkpoint(sdar, SdarBackbone, a2d_config(**ids, **size))
     (path / "gsm8k").mkdir()
     (path / "gsm8k/test.jsonl").write_text('{"question": "1 + 1?", "answer": "One more.\\n#### 2"}\n' * 2)
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(path):
@@ -217,6 +221,35 @@ def test_a_recipe_from_the_questions_to_the_report(tabom, monkeypatch, recipe):
     text = Path("page.md").read_text()
     assert all(path.stem in text for path in files)
     assert "gsm8k" in text
+
+
+@pytest.mark.slow  # six commands
+@pytest.mark.parametrize(("model", "block_size"), [("sdar", 4), ("qwen3_bd3lm", 32)])
+def test_a_block_model_from_the_questions_to_a_score(tabom, model, block_size):
+    def call(verb, config, name, *options):
+        files = ["--config", str(ROOT / f"block/{model}.yaml"), f"--run_dir=runs/{model}/{name}"]
+        return tabom(verb, config, *files, *options)
+
+    trajectories, fast = f"runs/{model}/trajectories", "--model.sampler.tokens_per_step=4"
+    call(
+        "predict",
+        "qwen3_gsm8k/distill",
+        "distill",
+        "--data.num_queries=40",
+        fast,
+        f"--writer.output_dir={trajectories}",
+    )
+    assert Manifest.load(Path(trajectories)).num_queries == 40
+    settings = [f"--data.path={trajectories}", "--data.only_verified=false"]
+    cli = call("fit", "qwen3_gsm8k/tabom", "tabom", *FEW, *settings, "--data.validation.num_validation_prompts=0")
+    assert cli.model.backbone.block_size == block_size
+    weights = torch.load(last_checkpoint(cli), weights_only=True)["state_dict"]
+    assert {bool(weight.any()) for name, weight in weights.items() if "lora_B" in name} == {True}
+    overlay = ["--config", str(ROOT / "evaluate/adapter.yaml"), f"--ckpt_path={last_checkpoint(cli)}"]
+    options = [*overlay, fast, "--data.benchmark.data_dir=.", "--trainer.logger=false"]
+    call("evaluate", "evaluate/qwen3_gsm8k", "evaluate", *options)
+    (record,) = find_records([Path(f"runs/{model}/evaluate")])
+    assert [result.benchmark for result in record.benchmarks] == ["gsm8k"]
 
 
 def small_options(entry):

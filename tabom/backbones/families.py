@@ -56,7 +56,7 @@ FAMILIES: dict[str, Family] = {
     "a2d-qwen3": Family(A2DQwen3Backbone, "<|mask|>", "<|im_end|>", {"enable_thinking": False}, _CONFIDENCE),
     "illada": Family(IlladaBackbone, ILLADA_MASK_ID, sampler={**_CONFIDENCE, "block_length": 32}),
     "llada": Family(LladaBackbone, end_of_turn="<|eot_id|>", sampler={**_CONFIDENCE, "block_length": 32}),
-    "llada2_moe": Family(Llada2Backbone, "<|mask|>", "<|role_end|>", sampler={**_CONFIDENCE, "block_length": 32}),
+    "llada2_moe": Family(Llada2Backbone, "<|mask|>", "<|role_end|>", sampler=_CONFIDENCE),
     "sdar": Family(SdarBackbone, end_of_turn="<|im_end|>", sampler=_CONFIDENCE),
     MODEL_TYPE: Family(TinyDLM),
 }
