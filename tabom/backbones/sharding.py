@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from tabom.backbones.base import Denoiser
+from tabom.backbones.layers import layers_of
 from tabom.errors import require
 
 
@@ -32,7 +33,7 @@ def shard(backbone: Denoiser, mesh: DeviceMesh, dtype: torch.dtype | None = None
     )
     everyone = init_device_mesh(mesh.device_type, (mesh.size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for block in _blocks(backbone):
+    for block in layers_of(backbone):
         fully_shard(block, mesh=everyone, mp_policy=policy)
     fully_shard(backbone, mesh=everyone, mp_policy=policy, reshard_after_forward=False)
     others = [] if backbone.block_size is None else ["denoise"]  # with full attention it is the forward pass itself
@@ -57,12 +58,6 @@ def release(backbone: nn.Module) -> None:
     for part in _sharded(backbone):
         part.reshard()
         part.set_reshard_after_forward(part is not backbone, recurse=False)
-
-
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return (part for part in list(module.modules()) if isinstance(part, GradientCheckpointingLayer))
 
 
 def _sharded(module: nn.Module) -> Iterator[FSDPModule]:

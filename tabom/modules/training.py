@@ -25,7 +25,7 @@ from tabom.modules.checkpoints import check_weights
 from tabom.modules.reference import Reference, measure
 from tabom.modules.resuming import Resumption
 from tabom.modules.schedules import CosineWithWarmup, check_settings
-from tabom.objectives import Objective, Replay
+from tabom.objectives import Alignment, Objective, Replay
 from tabom.seeding import RowDraws, run_seed, stream_key
 from tabom.types import TrajectoryBatch
 from tabom.validation import Validation
@@ -46,6 +46,7 @@ class TrainingModule(LightningModule):
         lr_scheduler: Schedule, stepped every optimizer step; None keeps the rate.
         validation: What ``validate`` and ``test`` measure; None for nothing.
         replay: How the model is kept near the base on the rows of ``data.replay``, where there are any.
+        alignment: How the hidden states of the causal model are kept while a diffusion model is made of it.
         interpolation: Between the base (0) and the trained model (1), for ``validate``, ``test`` and ``export``: an
             adapter is scaled by it, other weights are averaged. Trades gain against forgetting after the training.
         reference: What an objective that needs a reference compares with: the ``base``, which is the model with the
@@ -70,6 +71,7 @@ class TrainingModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         validation: Validation | None = None,
         replay: Replay = Replay(),
+        alignment: Alignment = Alignment(),
         interpolation: float = 1.0,
         reference: Literal["base", "start"] = "base",
     ) -> None:
@@ -82,6 +84,7 @@ class TrainingModule(LightningModule):
         self.objective = objective
         self.validation = validation
         self.replay = replay
+        self.alignment = alignment
         self.source = backbone
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -150,6 +153,7 @@ class TrainingModule(LightningModule):
             "data.replay: expected a pretrained backbone, which the replay keeps the model near, got "
             f"{type(self.source).__name__}",
         )
+        self.alignment.check(self.backbone, next(iter(self._base), None))
         if self.device_mesh is not None:
             dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             for part in (self.backbone, *self._base):
@@ -269,36 +273,30 @@ class TrainingModule(LightningModule):
             raise TabomError("training batch: expected row_numbers, which random masks are drawn by, got none")
         draws = RowDraws.of_numbers(stream_key(self._seed, "train", self.current_epoch), batch.row_numbers)
         self.objective.set_step(self.global_step)
-        measured = measure(
-            self.objective,
-            batch,
-            backbone=self.backbone,
-            reference=self._reference,
-            base=next(iter(self._base), None),
-            step=self.global_step,
-            draws=draws,
-        )
+        with self.alignment.watching(self.backbone) as states:
+            measured = measure(
+                self.objective,
+                batch,
+                backbone=self.backbone,
+                reference=self._reference,
+                base=next(iter(self._base), None),
+                step=self.global_step,
+                draws=draws,
+            )
         terms = self.objective.terms(*measured)
+        if states:
+            terms |= self.alignment.terms(terms["loss"], measured.corrupted, states, cast("Any", self._base[0]))
         if batch.replay is not None:
-            terms |= self._replayed(terms["loss"], batch.replay)
+            assert batch.replay.row_numbers is not None
+            draws = RowDraws.of_numbers(stream_key(self._seed, "replay"), batch.replay.row_numbers)
+            pair = {"backbone": self.backbone, "base": self._base[0]}
+            terms |= self.replay.terms(terms["loss"], batch.replay, **pair, step=self.global_step, draws=draws)
         self._check_finite(terms, batch)
         num_rows = len(batch.query_ids)
         logged = dict(zip(terms, self._mean_over_ranks(torch.stack([v.detach() for v in terms.values()])), strict=True))
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=num_rows)
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=num_rows)
         return terms["loss"]
-
-    def _replayed(self, loss: Tensor, batch: TrajectoryBatch) -> dict[str, Tensor]:
-        """Loss with the replay, and its parts; the masks of a row depend on the seed and its place in the stream."""
-        assert batch.row_numbers is not None
-        return self.replay.terms(
-            loss,
-            batch,
-            backbone=self.backbone,
-            base=self._base[0],
-            step=self.global_step,
-            draws=RowDraws.of_numbers(stream_key(self._seed, "replay"), batch.row_numbers),
-        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log learning rate and L2 norm of all gradients before they are clipped, at the steps that are logged.

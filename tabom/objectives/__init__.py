@@ -1,5 +1,6 @@
 """What is minimised: each objective corrupts a batch and turns token statistics into a loss and its logged terms."""
 
+from tabom.objectives.alignment import Alignment
 from tabom.objectives.base import Objective
 from tabom.objectives.d_opsd import DOpsdObjective
 from tabom.objectives.dinfer import DInferObjective
@@ -17,6 +18,7 @@ from tabom.objectives.tabom import TabomObjective
 from tabom.objectives.tad import TadObjective
 
 __all__ = [
+    "Alignment",
     "DInferObjective",
     "DOpsdObjective",
     "DParallelObjective",
