@@ -97,7 +97,7 @@ def test_noisy_copies_of_a_block_model_are_left_out(corrupted):
     assert states[0].shape[1] > corrupted.clean_ids.shape[1]
     with alignment.watching(backbone) as clean:
         backbone.denoise(corrupted.clean_ids, corrupted.clean_ids, corrupted.attention_mask)
-    assert float(alignment.terms(torch.tensor(0.0), corrupted, clean, base)["alignment"]) == pytest.approx(0, abs=1e-9)
+    assert alignment.terms(torch.tensor(0.0), corrupted, clean, base)["alignment"].item() == pytest.approx(0, abs=1e-9)
 
 
 def test_a_training_logs_it_and_learns_from_it(stage):
