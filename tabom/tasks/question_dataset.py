@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tabom.errors import TabomError, short_reason
 from tabom.tasks.questions import Questions, Source, Verifier
@@ -80,7 +80,7 @@ class QuestionDataset(Questions):
         place = str(self.source(is_test).place)
         data = self._load(is_test)
         needed = stored_columns(place, data.column_names, columns)
-        batches = data.select_columns(needed).iter(_ROWS_AT_ONCE)
+        batches = cast("Iterator[dict[str, list[object]]]", data.select_columns(needed).iter(_ROWS_AT_ONCE))
         rows = (values for batch in batches for values in zip(*(batch[name] for name in needed), strict=True))
         for number, values in enumerate(rows):
             where = f"{place}: row {number}"
