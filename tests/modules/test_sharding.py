@@ -40,7 +40,7 @@ FSDP = ("--config", str(CONFIGS / "trainer/fsdp.yaml"), "--trainer.accelerator=c
 
 
 def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
-    """Of a command line: uneven numbers of rows for evaluation, 10 steps with a check after 5 and 10."""
+    """Of a command line: uneven numbers of rows for evaluation, six steps with a check after three and six."""
     common = ["--config", str(CONFIGS / f"demo/{config}.yaml"), "--trainer.logger=false"]
     common += ["--trainer.enable_progress_bar=false"]
     if not any(option.startswith("--trainer.callbacks=") for option in options):
@@ -52,11 +52,11 @@ def words(verb, *options, config="tabom", num_devices=2, batch_size=4):
             "--data.validation.num_validation_prompts=5",
             "--data.validation.num_test_prompts=5",
             "--data.validation.num_base_examples=7",
-            "--trainer.max_steps=10",
-            "--trainer.val_check_interval=5",
-            "--trainer.log_every_n_steps=5",
+            "--trainer.max_steps=6",
+            "--trainer.val_check_interval=3",
+            "--trainer.log_every_n_steps=3",
             "--model.lr_scheduler.num_warmup_steps=2",
-            "--model.lr_scheduler.num_training_steps=10",
+            "--model.lr_scheduler.num_training_steps=6",
         ]
     return [verb, *common, *options, f"--trainer.devices={num_devices}"]
 
@@ -66,8 +66,8 @@ def replay(batch_size):
 
 
 def checkpoints(directory):
-    """After every fifth step."""
-    init = {"dirpath": directory, "filename": "{step}", "every_n_train_steps": 5, "save_top_k": -1}
+    """After every third step."""
+    init = {"dirpath": directory, "filename": "{step}", "every_n_train_steps": 3, "save_top_k": -1}
     callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": init}
     return f"--trainer.callbacks={json.dumps([callback])}"
 
@@ -96,15 +96,15 @@ NEWER = {
 FURTHER_JOBS = {
     **{name: words("fit", *strategy, *options, UNCHECKED, config=name) for name, (strategy, options) in NEWER.items()},
     "lora": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, checkpoints("lora")),
-    "lora_resumed": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, "--ckpt_path=lora/step=5.ckpt"),
+    "lora_resumed": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, "--ckpt_path=lora/step=3.ckpt"),
     "one_file": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, IN_BFLOAT16, IN_ONE_FILE, checkpoints("one_file")),
-    "resumed": words("fit", *FSDP, UNCHECKED, "--ckpt_path=full/step=5.ckpt"),
+    "resumed": words("fit", *FSDP, UNCHECKED, "--ckpt_path=full/step=3.ckpt"),
     "accumulated": words("fit", *FSDP, UNCHECKED, *ACCUMULATED, batch_size=2),
     "tilted": words("fit", *FSDP, UNCHECKED, TILT),
     "tilted_adapter": words("fit", *FSDP, UNCHECKED, TILT, LORA),
     "ddp_mixed": words("fit", "--trainer.strategy=ddp", UNCHECKED, MIXED, LORA),
     "mixed": words("fit", *FSDP, UNCHECKED, MIXED, LORA, CHECKPOINTING),
-    "half_way": words("test", *FSDP, "--trainer.limit_test_batches=1", "--ckpt_path=full/step=10.ckpt", HALF),
+    "half_way": words("test", *FSDP, "--trainer.limit_test_batches=1", "--ckpt_path=full/step=6.ckpt", HALF),
     "replay_ddp": words("fit", "--trainer.strategy=ddp", UNCHECKED, replay(3)),
     "replay_fsdp": words("fit", *FSDP, UNCHECKED, replay(3)),
     "replay_fsdp_lora": words("fit", *FSDP, UNCHECKED, replay(3), LORA, CHECKPOINTING),
@@ -166,7 +166,7 @@ def test_two_processes_train_and_measure_as_one_does(results, alone):
     assert {"loss", "train/gradient_norm", "validate/nelbo", "validate/kl", "validate/tds"} <= expected.keys()
     for strategy in ("ddp", "fsdp"):
         result = results[strategy]
-        assert result["num_steps"] == cli.trainer.global_step == 10
+        assert result["num_steps"] == cli.trainer.global_step == 6
         assert largest_difference(result["weights"], cli.model.backbone.state_dict()) < 1e-6
         assert result["metrics"] == pytest.approx(expected, rel=0, abs=1e-5)
 
@@ -224,13 +224,13 @@ def test_replay_in_two_processes_is_that_of_one(further_results, alone, options)
 
 @pytest.mark.slow
 def test_a_resumed_adapter_ends_where_an_uninterrupted_one_does(further_results):
-    assert further_results["lora_resumed"]["num_steps"] == 10
+    assert further_results["lora_resumed"]["num_steps"] == 6
     assert largest_difference(further_results["lora_resumed"]["weights"], further_results["lora"]["weights"]) == 0
 
 
 @pytest.mark.slow
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(further_results):
-    assert further_results["resumed"]["num_steps"] == 10
+    assert further_results["resumed"]["num_steps"] == 6
     assert largest_difference(further_results["resumed"]["weights"], further_results["fsdp"]["weights"]) == 0
 
 
@@ -252,7 +252,7 @@ def test_weights_in_bfloat16_carry_an_adapter_in_float32(further_results):
     weights = further_results["one_file"]["weights"]
     assert {value.dtype for name, value in weights.items() if ".lora_" in name} == {torch.float32}
     assert {value.dtype for name, value in weights.items() if ".lora_" not in name} == {torch.bfloat16}
-    assert further_results["one_file"]["num_steps"] == 10
+    assert further_results["one_file"]["num_steps"] == 6
 
 
 def stored_weights(path):
@@ -266,7 +266,7 @@ def stored_weights(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "one_file"])
 def test_checkpoints_hold_the_adapter_alone(further_results, directory, alone, name):
-    path = directory / f"{name}/step=10.ckpt"
+    path = directory / f"{name}/step=6.ckpt"
     assert path.is_dir() == (name == "lora")
     assert stored_weights(path) == {f"backbone.{key}" for key in further_results[name]["weights"] if ".lora_" in key}
     alone("export", LORA, f"--ckpt_path={path}", f"--output_dir=adapter_{name}", "--kind=adapter")
@@ -281,14 +281,14 @@ def test_checkpoints_hold_the_adapter_alone(further_results, directory, alone, n
 
 
 def test_a_whole_model_is_exported_from_shards(results, directory, alone):
-    alone("export", "--ckpt_path=full/step=10.ckpt", "--output_dir=merged")
+    alone("export", "--ckpt_path=full/step=6.ckpt", "--output_dir=merged")
     weights = {name.removeprefix("transformer."): value for name, value in results["fsdp"]["weights"].items()}
     assert largest_difference(load_file(directory / "merged/model.safetensors"), weights) == 0
 
 
 @pytest.mark.slow
 def test_an_adapter_from_shards_is_merged(further_results, directory, alone):
-    alone("export", LORA, "--ckpt_path=lora/step=10.ckpt", "--output_dir=merged_lora")
+    alone("export", LORA, "--ckpt_path=lora/step=6.ckpt", "--output_dir=merged_lora")
     name = "model.layers.0.self_attn.q_proj"
     weights = {key.removeprefix("transformer."): value for key, value in further_results["lora"]["weights"].items()}
     low, high = (weights[f"{name}.lora_{part}.default.weight"] for part in "AB")
@@ -302,7 +302,7 @@ def test_shards_of_another_adapter_are_refused(further_results, alone):
     other = '--model.backbone.lora={"r": 4, "target_modules": ["q_proj"]}'
     message = r"^ckpt_path: expected the weights of the configured adapter, differing: \['backbone.*v_proj"
     with pytest.raises(TabomError, match=message):
-        alone("export", other, "--ckpt_path=lora/step=10.ckpt", "--output_dir=other")
+        alone("export", other, "--ckpt_path=lora/step=6.ckpt", "--output_dir=other")
 
 
 def test_a_directory_that_is_no_checkpoint_is_refused(directory, alone):

@@ -29,7 +29,7 @@ HEAD, EMBEDDINGS = "transformer.lm_head.weight", "transformer.model.embed_tokens
 JOBS = {
     "ddp": words("fit", "--trainer.strategy=ddp"),
     "fsdp": words("fit", *FSDP, checkpoints("full")),
-    "resumed": words("fit", *FSDP, UNCHECKED, "--ckpt_path=full/step=5.ckpt"),
+    "resumed": words("fit", *FSDP, UNCHECKED, "--ckpt_path=full/step=3.ckpt"),
     "lora": words("fit", *FSDP, UNCHECKED, LORA, CHECKPOINTING, checkpoints("lora")),
 }
 
@@ -73,7 +73,7 @@ def test_exports_from_shards_are_tied_again(results, directory, monkeypatch):
     monkeypatch.chdir(directory)
     base = load_file("runs/demo/base/model.safetensors")
     for name, options in (("full", []), ("lora", [LORA])):
-        run(words("export", *options, f"--ckpt_path={name}/step=10.ckpt", f"--output_dir=merged_{name}", num_devices=1))
+        run(words("export", *options, f"--ckpt_path={name}/step=6.ckpt", f"--output_dir=merged_{name}", num_devices=1))
         merged = load_file(f"merged_{name}/model.safetensors")
         assert merged.keys() == base.keys()
         is_changed = not torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
