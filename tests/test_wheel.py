@@ -59,26 +59,27 @@ def test_init_copies_them(installed, tmp_path, repository):
     assert error.value.stderr == "tabom: error: mine/configs: expected none yet, found one\n"
 
 
-@pytest.mark.slow  # ten processes
+@pytest.mark.slow  # seven processes
 def test_the_demo(installed, tmp_path, monkeypatch):
     """The pipeline file in the wheel has small steps; all else is as it comes."""
     monkeypatch.chdir(tmp_path)
     shipped = installed / "tabom/configs/pipelines/demo.yaml"
     content = shipped.read_text()
-    shipped.write_text(Path(small("demo", methods=["sft_sd"], with_replay=["tabom"])).read_text())
+    shipped.write_text(Path(small("demo", methods=[], with_replay=["tabom"])).read_text())
     Path("small.yaml").unlink()
     try:
         tabom(installed, tmp_path, "demo", "--seeds=3", "--jobs=2")
     finally:
         shipped.write_text(content)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    page = Path("runs/demo/test.html").read_text()
-    assert all(method in page for method in ("SFT-SD", "TABOM + replay of own text"))
+    assert "TABOM + replay of own text" in Path("runs/demo/test.html").read_text()
 
 
-@pytest.mark.slow  # eight processes
-def test_own_task_and_objective_with_a_sweep_and_reports(installed, repository, tmp_path):
+@pytest.mark.slow  # eight commands
+def test_own_task_and_objective_with_a_sweep_and_reports(installed, repository, tmp_path, monkeypatch, start_copy):
     """The page on them, from its files to its last command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(installed))
     text = (repository / "docs/own_task.md").read_text()
     for _, title, content in blocks(text):
         if title:
@@ -92,6 +93,8 @@ def test_own_task_and_objective_with_a_sweep_and_reports(installed, repository, 
             "predict": ["--data.num_queries=30", "--data.queries_per_shard=30", "--trainer.logger=false"],
             "sweep": ["--seeds=1", "--", *(word for word in SHORT if "logger" not in word), ALL_ROWS],
         }
-        tabom(installed, tmp_path, verb, *words, *further.get(verb, []))
+        command = start_copy(verb, *words, *further.get(verb, []))
+        said = command.communicate()[1]
+        assert command.returncode == 0, said
     assert "focal" in (tmp_path / "mine.html").read_text()
     assert {"0.5", "1", "2"} <= set(re.findall(r"gamma ([\d.]+)", (tmp_path / "sweep.html").read_text()))
