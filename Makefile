@@ -62,6 +62,7 @@ bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth, st
 	$(BIN)/python benchmarks/data.py $(call results,data)
 	$(BIN)/python benchmarks/scaling.py $(call results,scaling)
 	$(BIN)/python benchmarks/distill.py $(call results,distill)
+	$(BIN)/python benchmarks/block_cache.py $(call results,block_cache)
 	$(BIN)/python benchmarks/start.py $(call results,start)
 	$(BIN)/python benchmarks/side_by_side.py $(call results,side_by_side)
 
