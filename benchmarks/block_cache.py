@@ -1,8 +1,8 @@
 """Queries decoded a second by a block-causal model: with the keys and values of finished blocks over without.
 
 Both ways decode the same prompts to the same responses, most confident first, one token a step, by turns in one
-process. The weights are random, and the head is scaled up, so that confidences are not as good as equal. The layers have
-twice the weights of the head, those of Qwen3-0.6B nearly three times as many: the head costs the same both ways.
+process. The weights are random, and the head is scaled up, so that confidences are not as good as equal. The head costs
+the same both ways: the layers have twice its weights, those of Qwen3-0.6B nearly three times as many.
 
     python benchmarks/block_cache.py --json benchmarks/results/FILE.json
 """
