@@ -4,16 +4,17 @@ import json
 
 import pytest
 import torch
-from backbones.test_pretrained import tiny_config
-from helpers import tiny_checkpoint
+from backbones.test_pretrained import load, tiny_config
+from helpers import a2d_config, family_checkpoint, tiny_checkpoint
 
 from tabom.backbones import Lora, NewTinyDLM, PretrainedBackbone
+from tabom.backbones.families import FAMILIES
 from tabom.backbones.snapshot import Snapshot
 from tabom.backbones.tiny import TinyDLM
 from tabom.errors import TabomError
 
-# transformers 5.23 compiles flex attention by ways that torch calls outdated
-COMPILED = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+# torch warns of what it cannot compile of flex attention
+COMPILED = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 # peft 0.21 reads an attribute that transformers 5.23 renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 LENGTH = 11
@@ -231,6 +232,22 @@ class TestOptions:
         assert read == {None: 5, "block_causal": 5, "full": None, "causal": None}
         with pytest.raises(TabomError, match="block_size: expected the tokens in a block"):
             PretrainedBackbone(source, attention="block_causal").load(tokenizer)
+
+    def test_sdar_is_block_causal_by_its_configuration(self, tmp_path):
+        config = a2d_config(model_type="sdar", block_size=4, mask_token_id=127, fuse_cross_entropy=True, ep_size=1)
+        path = family_checkpoint(tmp_path / "model", FAMILIES["sdar"].backbone, config)
+        backbone = load(path, lora=Lora(r=2)).eval()
+        assert backbone.block_size == 4
+        backbone.save_pretrained(tmp_path / "again")
+        assert json.loads((tmp_path / "again" / "config.json").read_text())["block_size"] == 4
+        noisy, _, mask = canvas("both")
+        again = load(tmp_path / "again").eval()
+        assert torch.equal(again(noisy, mask), backbone(noisy, mask))
+        assert not torch.equal(load(path, attention="full").eval()(noisy, mask), backbone(noisy, mask))
+        file = path / "config.json"
+        file.write_text(json.dumps({key: value for key, value in config.items() if key != "block_size"}))
+        with pytest.raises(TabomError, match="found no block_size"):
+            load(path)
 
     def test_bad_values_are_errors(self):
         with pytest.raises(TabomError, match="block_size: expected attention: block_causal beside it, got none"):
