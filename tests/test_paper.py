@@ -102,3 +102,42 @@ def test_sizes_of_the_small_recipe(repository):
         f"in {2080 // 32} steps an epoch",
     ):
         assert phrase in text.replace("\n", " "), phrase
+
+
+def test_sizes_of_the_block_models(repository):
+    """docs/recipes.md on SDAR-1.7B, and Qwen3-0.6B in blocks: bytes and hours from the shapes of their weights."""
+    text = (repository / "docs/recipes.md").read_text().partition("## Block diffusion models")[2]
+    layers, vocabulary, heads, kv_heads, head_dim, length = 28, 151_936, 16, 8, 128, 256
+    columns = []
+    for width, inner, size in ((2048, 6144, 4), (1024, 3072, 32)):
+        attention = 2 * width * (heads + kv_heads) * head_dim
+        in_blocks = layers * (attention + 3 * width * inner + 2 * head_dim + 2 * width) + width
+        head = width * vocabulary
+        adapter = layers * 16 * ((width + heads * head_dim) + (width + kv_heads * head_dim))
+        per_block, per_head = (round(2 * number / 1e9, 2) * 1e9 for number in (in_blocks, head))
+
+        computed = length * (size + 1)
+        decoding = [
+            questions * ((prompt + computed) * per_block + computed / 2 * per_head) / 3e13 / 3600
+            for questions, prompt in ((7249, 90), (1319, 90), (500, 100))
+        ]
+        training = 5 * 7249 * 2 * (90 + length) * 3 * per_block / 3e13 / 3600
+        columns.append([decoding[0], training, *decoding[1:]])
+        memory = [2 * (in_blocks + head) / 1e9, 16 * adapter / 1e9, 8 * 2 * 512 * width * 2 * layers / 1e9]
+        if width == 2048:
+            phrases = [
+                f"{in_blocks + head:,} weights in bfloat16 are {memory[0]:.2f} GB, or {memory[0] + 2 * head / 1e9:.2f}",
+                f"{adapter:,} with gradients and AdamW's two means in float32 are {memory[1]:.2f} GB",
+                f"the clean one, are {memory[2]:.2f} GB",
+                f"SDAR's take {per_block / 1e9:.2f} and {per_head / 1e9:.2f} GFLOP",
+            ]
+        else:
+            phrases += [
+                "Qwen3-0.6B: {:.2f}, {:.2f} and {:.2f} GB".format(*memory),
+                f"those of Qwen3-0.6B {per_block / 1e9:.2f} and {per_head / 1e9:.2f}",
+            ]
+    a_token = layers * 2 * kv_heads * head_dim * 2
+    phrases.append(f"{a_token:,} bytes a token in both, {32 * 512 * a_token / 1e9:.2f} GB for 32 rows")
+    assert [phrase for phrase in phrases if phrase not in text] == []
+    rows = re.findall(r"^\| [^|]+ \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert rows == [(f"{sdar:.2f}", f"{qwen:.2f}") for sdar, qwen in zip(*columns, strict=True)]
