@@ -24,7 +24,7 @@ CACHED = {"with": None, "without": False}
 def make_model(arguments: argparse.Namespace) -> DecoderBackbone:
     """A random model with blocks."""
     backbone = common.random_backbone(arguments, length=arguments.prompt + arguments.response)
-    backbone.transformer.get_output_embeddings().weight *= 15
+    backbone.head.weight.mul_(15)
     backbone.block_size = arguments.block
     return backbone.eval().requires_grad_(False)
 
@@ -44,14 +44,14 @@ def make_queries(arguments: argparse.Namespace) -> PromptBatch:
 def main() -> None:
     """Measure, print, and write the figures."""
     parser = common.parser(__doc__)
-    common.add_shape(parser, hidden=512, layers=4)
-    parser.set_defaults(vocabulary=16384)
+    common.add_shape(parser, hidden=256, layers=4)
+    parser.set_defaults(vocabulary=8192)
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--response", type=int, default=128)
     parser.add_argument("--block", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--queries", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = common.take_shape(parser.parse_args())
     backbone, queries = make_model(arguments), make_queries(arguments)
     found: dict[str, DecodedBatch] = {}

@@ -213,7 +213,7 @@ class DecoderBackbone(TransformersBackbone):
             TabomError: As :meth:`forward_with_cache` does.
         """
         self._check_cache()
-        is_kept = not (self.training and self.transformer.is_gradient_checkpointing)
+        is_kept = not (self.training and self.transformer.is_activation_checkpointing)
         require(is_kept, "cache: expected a backbone in evaluation mode, got one in training")
         return SlotCache(num_slots, length)
 

@@ -165,3 +165,17 @@ def test_other_blocks_than_the_models(backbone, tokenizer):
     with pytest.raises(TabomError) as error:
         Sampler(block_length=2).decode(backbone, prompts(tokenizer, ["abc"]))
     assert str(error.value) == "block_length: expected null or 4, the block size of the model, got 2"
+
+
+def test_nothing_is_kept_of_causal_attention_or_in_training_with_checkpointing(tokenizer):
+    backbone = NewTinyDLM(**TINY, block_size=SIZE).load(tokenizer).train()
+    backbone.slot_cache(1, 8)
+    backbone.transformer.activation_checkpointing_enable()
+    with pytest.raises(TabomError) as error:
+        Sampler().decode(backbone, prompts(tokenizer, ["abc"]))
+    assert str(error.value) == "cache: expected a backbone in evaluation mode, got one in training"
+    Sampler(tokens_per_step=N).decode(backbone.eval(), prompts(tokenizer, ["abc"]))
+    backbone.transformer.config.is_causal = True
+    with pytest.raises(TabomError) as error:
+        backbone.slot_cache(1, 8)
+    assert str(error.value) == "cache: expected attention full of the backbone, got causal"
