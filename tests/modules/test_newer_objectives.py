@@ -223,3 +223,20 @@ def test_failures_are_refused(stage, tmp_path, tokenizer):
         stage("fit", "tad", *options)
     cli = stage("fit", "lift", *options, "--model.objective.tilt=1.0")
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
+
+
+@pytest.mark.slow
+def test_a_training_on_a_block_causal_model(stage):
+    """With its validation: the masks of held-out text are drawn by blocks, and the base itself forgets nothing."""
+    options = ["--model.backbone.attention=block_causal", "--model.backbone.block_size=16"]
+    trainer = stage("fit", "tabom", *options, "--trainer.max_steps=3", "--trainer.callbacks=null").trainer
+    assert trainer.datamodule.block_size == 16
+    (text, *_) = trainer.datamodule._text_loader(next(iter(trainer.datamodule.base_domains)), "validation")
+    torch.testing.assert_close(text.token_weight.sum(1), torch.ones(len(text.query_ids)))
+    for row, weight in enumerate(text.token_weight):
+        blocks = (text.attention_mask[row].long().cumsum(0) - 1) // 16
+        is_asked = text.is_target[row]
+        for block in blocks[is_asked].unique():
+            assert len(weight[is_asked & (blocks == block)].unique()) == 1
+    assert trainer.callback_metrics["validate/nelbo"].isfinite()
+    assert trainer.callback_metrics["validate/order_correlation"].isfinite()
