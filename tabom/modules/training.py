@@ -287,16 +287,20 @@ class TrainingModule(LightningModule):
         if states:
             terms |= self.alignment.terms(terms["loss"], measured.corrupted, states, cast("Any", self._base[0]))
         if batch.replay is not None:
-            assert batch.replay.row_numbers is not None
-            draws = RowDraws.of_numbers(stream_key(self._seed, "replay"), batch.replay.row_numbers)
-            pair = {"backbone": self.backbone, "base": self._base[0]}
-            terms |= self.replay.terms(terms["loss"], batch.replay, **pair, step=self.global_step, draws=draws)
+            terms |= self._replayed(terms["loss"], batch.replay)
         self._check_finite(terms, batch)
         num_rows = len(batch.query_ids)
         logged = dict(zip(terms, self._mean_over_ranks(torch.stack([v.detach() for v in terms.values()])), strict=True))
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=num_rows)
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=num_rows)
         return terms["loss"]
+
+    def _replayed(self, loss: Tensor, batch: TrajectoryBatch) -> dict[str, Tensor]:
+        """Loss with the replay; the masks of a row depend on the seed and its place in the stream."""
+        assert batch.row_numbers is not None
+        draws = RowDraws.of_numbers(stream_key(self._seed, "replay"), batch.row_numbers)
+        pair = {"backbone": self.backbone, "base": self._base[0]}
+        return self.replay.terms(loss, batch, **pair, step=self.global_step, draws=draws)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log learning rate and L2 norm of all gradients before they are clipped, at the steps that are logged.

@@ -19,7 +19,10 @@ def made_runs(directory, metric):
     if not (directory / "search.journal").is_file():
         return []
     storage = JournalStorage(JournalFileBackend(str(directory / "search.journal")))
-    (study,) = optuna.get_all_study_summaries(storage)
+    summaries = optuna.get_all_study_summaries(storage)
+    if not summaries:  # the file is there a moment before the study is in it
+        return []
+    (study,) = summaries
     trials = optuna.load_study(study_name=study.study_name, storage=storage).trials
     runs = []
     keys = short_names(list(trials[0].params)) if trials else {}
