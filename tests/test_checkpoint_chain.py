@@ -179,15 +179,11 @@ EVERY_FAMILY = [
     *("llada_ling_coder", "dream_ling_coder", "llada_ling_coder:a2d-qwen3", "llada_ling_coder:a2d-qwen2"),
     *("dream_ling_coder:a2d-llama", "llada_ling_coder:illada"),
 ]
-OF_THE_HUB = EVERY_FAMILY[-1]
 
 
-@pytest.mark.parametrize("recipe", [OF_THE_HUB, *slow("dream_ling_coder")], indirect=True)
+@pytest.mark.parametrize("recipe", [*EVERY_FAMILY[-1:], *slow(*EVERY_FAMILY[:-1])], indirect=True)
 def test_from_a_hub_cache_to_a_chat_and_an_evaluation(recipe, repository, tmp_path, monkeypatch, capsys):
-    """A wholly trained model, with a tied head or without: what is exported is what talks and is evaluated.
-
-    A name of the hub leads to a directory of its cache, in the same way for every family.
-    """
+    """A wholly trained model, with a tied head or without: what is exported is what talks and is evaluated."""
     snapshot = tmp_path / "hub/models--some--dlm/snapshots/0123abcd"
     snapshot.parent.mkdir(parents=True)
     (tmp_path / "model").rename(snapshot)
@@ -198,7 +194,7 @@ def test_from_a_hub_cache_to_a_chat_and_an_evaluation(recipe, repository, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [name for name in EVERY_FAMILY if name != OF_THE_HUB], indirect=True)
+@pytest.mark.parametrize("recipe", EVERY_FAMILY, indirect=True)
 def test_from_a_directory_to_a_chat_and_an_evaluation(recipe, repository, monkeypatch, capsys):
     _from_a_model_to_an_evaluation(recipe, "model", repository, capsys, monkeypatch)
 

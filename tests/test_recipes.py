@@ -28,6 +28,7 @@ from helpers import (
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tabom import load
 from tabom.backbones.dream import DreamBackbone
 from tabom.backbones.llada import LladaBackbone
 from tabom.backbones.stock import A2DQwen3Backbone, SdarBackbone
@@ -253,7 +254,7 @@ def test_a_recipe_from_the_questions_to_the_report(tabom, monkeypatch, recipe):
 
 @pytest.mark.slow  # six commands
 @pytest.mark.parametrize(("model", "block_size"), [("sdar", 4), ("qwen3_bd3lm", 32)])
-def test_a_block_model_from_the_questions_to_a_score(tabom, model, block_size):
+def test_a_block_model_from_the_questions_to_an_answer_and_a_score(tabom, model, block_size):
     def call(verb, config, name, *options):
         files = ["--config", str(ROOT / f"block/{model}.yaml"), f"--run_dir=runs/{model}/{name}"]
         return tabom(verb, config, *files, *options)
@@ -273,7 +274,13 @@ def test_a_block_model_from_the_questions_to_a_score(tabom, model, block_size):
     assert cli.model.backbone.block_size == block_size
     weights = torch.load(last_checkpoint(cli), weights_only=True)["state_dict"]
     assert {bool(weight.any()) for name, weight in weights.items() if "lora_B" in name} == {True}
-    overlay = ["--config", str(ROOT / "evaluate/adapter.yaml"), f"--ckpt_path={last_checkpoint(cli)}"]
+    checkpoint = f"--ckpt_path={last_checkpoint(cli)}"
+    call("export", "qwen3_gsm8k/tabom", "export", checkpoint, settings[0], f"--output_dir=runs/{model}/merged")
+    merged = load(f"runs/{model}/merged")  # its files say in which blocks
+    assert merged.backbone.block_size == block_size
+    (answer,) = merged.generate(["1 + 1?"], response_length=9, chat=False)
+    assert sorted(answer.unmask_step) == list(range(9))
+    overlay = ["--config", str(ROOT / "evaluate/adapter.yaml"), checkpoint]
     options = [*overlay, fast, "--data.benchmark.data_dir=.", "--trainer.logger=false"]
     call("evaluate", "evaluate/qwen3_gsm8k", "evaluate", *options)
     (record,) = find_records([Path(f"runs/{model}/evaluate")])
