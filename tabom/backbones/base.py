@@ -67,8 +67,8 @@ class Denoiser(nn.Module, ABC):
     ) -> Float[Tensor, "B L D"]:
         """Hidden states of a sequence that is learnt: entry ``i`` predicts token ``i`` as in decoding.
 
-        Of a block-causal backbone each sees its own block of ``noisy_ids`` and the earlier blocks of ``clean_ids``, for
-        all blocks at once. With full attention it sees ``noisy_ids`` alone.
+        With a block-causal backbone each entry sees its own block of ``noisy_ids`` and the earlier blocks of
+        ``clean_ids``, for all blocks at once. With full attention it sees ``noisy_ids`` alone.
 
         Args:
             noisy_ids: With masks in place of tokens.

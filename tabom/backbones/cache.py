@@ -12,7 +12,7 @@ from transformers import Cache, DynamicLayer
 
 
 class KeysAndValues(Protocol):
-    """Of tokens that a pass does not compute."""
+    """Keys and values of the tokens that a pass does not compute."""
 
     def partial(self, positions: Tensor) -> Cache:
         """For transformers: a pass over the columns ``positions`` (B, P), beside what is kept of the others."""

@@ -127,9 +127,9 @@ class DecoderBackbone(TransformersBackbone):
         del directory
 
     def fingerprint(self) -> str:
-        """Of the weights, and of a shift that is not the family's and of causal attention or its blocks.
+        """A hash of the weights and of whatever else makes it another model.
 
-        By each of these it is another model.
+        That is a shift that is not the family's, causal attention, and the size of its blocks.
         """
         weights = super().fingerprint()
         changes = [f"shift {self.shift}"] if self.shift != type(self).shift else []
@@ -291,7 +291,7 @@ class DecoderBackbone(TransformersBackbone):
             position_ids: Place of each among the real tokens of its row.
             visible: True where there is a real token (B, L), for all to see; or what each sees, as
                 :func:`tabom.backbones.block_attention.ready_mask` gives it.
-            cache: Of the other tokens, if there are any.
+            cache: Keys and values of the other tokens, if there are any.
         """
         output = self.transformer.base_model(
             input_ids=input_ids,

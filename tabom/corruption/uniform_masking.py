@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tabom.errors import TabomError, check_range, check_used
 from tabom.functional.blocks import block_count_mask, block_count_weights, spread_over_blocks
-from tabom.functional.masking import count_mask, late_mask_ratio, stratified, uniform_mask
+from tabom.functional.masking import late_mask_ratio, stratified, uniform_mask
 from tabom.seeding import RowDraws
 from tabom.types import CorruptedBatch, TrajectoryBatch
 
@@ -82,10 +82,10 @@ class CountMasking:
     """Mask k of a row's n response tokens, k uniform over 1 ... n and spread evenly over the rows; ask for all of them.
 
     The mean over a row's masked tokens is an unbiased estimate of its NELBO a token
-    (:func:`~tabom.functional.masking.count_mask`). With a block-causal model that holds of each block, and the sum by
-    ``token_weight`` is the estimate (:func:`~tabom.functional.blocks.block_count_weights`). Row i takes the place
-    ``offset + i / golden ratio`` modulo 1, so that the first rows are spread evenly however many follow. Positions that
-    still hold the mask token are never asked for.
+    (:func:`~tabom.functional.blocks.block_count_mask`). With a block-causal model that holds for each block, and the
+    sum by ``token_weight`` is the estimate (:func:`~tabom.functional.blocks.block_count_weights`). Row i takes the
+    place ``offset + i / golden ratio`` modulo 1, so that the first rows are spread evenly however many follow.
+    Positions that still hold the mask token are never asked for.
 
     Args:
         offset: One draw from [0, 1).
@@ -98,12 +98,11 @@ class CountMasking:
         """Corrupt one batch."""
         place = (self.offset + torch.arange(len(batch.clean_ids)).double() * _GOLDEN_RATIO).remainder(1.0)
         is_maskable = batch.is_response & (batch.clean_ids != mask_token_id)
-        noise, block = draws.per_position(is_maskable), batch.attention_block
-        if block is not None:
-            is_masked = block_count_mask(is_maskable, place, noise, block=block)
+        block = torch.zeros_like(batch.clean_ids) if batch.attention_block is None else batch.attention_block
+        is_masked = block_count_mask(is_maskable, place, draws.per_position(is_maskable), block=block)
+        if batch.attention_block is not None:
             weight = block_count_weights(is_maskable, is_masked, block)
             return dataclasses.replace(masked(batch, mask_token_id, is_masked), token_weight=weight)
-        is_masked = count_mask(is_maskable, place, noise)
         mask_ratio = is_masked.sum(1) / is_maskable.sum(1).clamp(min=1)
         return masked(batch, mask_token_id, is_masked, mask_ratio=mask_ratio)
 

@@ -5,6 +5,7 @@ Axes: B rows, L positions, D hidden size.
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -20,8 +21,8 @@ def layer_distance(
     .. math:: \frac{1}{H |W|} \sum_{h=1}^{H} \sum_{i \in W} (1 - \cos(s^h_i, r^h_i))
 
     Args:
-        states: Of each layer, in their order.
-        reference: Of the same layers of the other model.
+        states: What each layer gives, in the order of the layers.
+        reference: What the same layers of the other model give.
         where: Positions that count, W; at least one.
 
     Returns:
@@ -31,14 +32,10 @@ def layer_distance(
         Peng et al. 2026 (Repr-Align), arXiv:2605.06885.
 
     Example:
-        >>> import torch
         >>> one = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> layer_distance([one], [one.flip(-1)], torch.tensor([[True, False]]))
         tensor(1.)
     """
     layers = zip(states, reference, strict=True)
-    distances = [1 - cosine_similarity(one.float(), other.float(), dim=-1)[where].mean() for one, other in layers]
-    total = distances[0]
-    for distance in distances[1:]:
-        total = total + distance
-    return total / len(distances)
+    similarities = [cosine_similarity(one.float(), other.float(), dim=-1)[where].mean() for one, other in layers]
+    return 1 - torch.stack(similarities).mean()

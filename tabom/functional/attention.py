@@ -22,9 +22,9 @@ def sees(
 
     Args:
         query_block: Number of the block that each query belongs to.
-        key_block: The same of the keys.
+        key_block: Number of the block that each key belongs to.
         query_is_noisy: Whether a query is of the noisy copy.
-        key_is_noisy: The same of the keys.
+        key_is_noisy: Whether a key is of the noisy copy.
 
     Example:
         >>> import torch

@@ -47,16 +47,27 @@ def block_count_mask(
 ) -> Bool[Tensor, "B L"]:
     """Mask k of the n response positions of every block, k uniform over 1 ... n for uniform places.
 
-    With one block this is :func:`tabom.functional.masking.count_mask`.
+    With one block a mean over the masked positions is an unbiased estimate of the NELBO a token; no position has to be
+    forced. For several blocks see :func:`block_count_weights`.
 
     Args:
         is_response: Positions that may be masked.
         place: One draw from [0, 1) a row, spread by :func:`spread_over_blocks`; k is 1 + floor(place n).
         noise: One draw a position: those of a block with the lowest noise are masked.
-        block: Blocks of the model.
+        block: Blocks of the model; one for a model with full attention.
 
     Returns:
-        Masked positions, a subset of ``is_response``.
+        Masked positions, a subset of ``is_response``. A block without response positions has none.
+
+    References:
+        Nie et al. 2025 (LLaDA), arXiv:2502.09992, Eq. 6 and Algorithm 3.
+
+    Example:
+        >>> import torch
+        >>> is_response, one_block = torch.tensor([[False, True, True, True]]), torch.zeros(1, 4, dtype=torch.long)
+        >>> noise = torch.tensor([[0.1, 0.9, 0.2, 0.5]])
+        >>> block_count_mask(is_response, torch.tensor([0.5]), noise, block=one_block)
+        tensor([[False, False,  True,  True]])
     """
     order = noise.masked_fill(~is_response, 1.0).argsort(dim=1, stable=True).argsort(dim=1)
     rank, length = block_ranks(order, block, where=is_response)

@@ -53,7 +53,7 @@ def likelihood_samples(
     Args:
         nll: Negative log-likelihood of each masked token given the prompt and the tokens that are not masked.
         is_masked: Masked positions, k >= 1 of the N of each block, drawn by :func:`stratified_masks`.
-        block: As there; a model with full attention has one.
+        block: Number of the block that each position belongs to, as in :func:`stratified_masks`; None for one block.
 
     Returns:
         Estimates; their mean is the log-likelihood bound, at most the log-likelihood itself.

@@ -138,34 +138,6 @@ def stratified(noise: Float[Tensor, " B"], jitter: Float[Tensor, " B"]) -> Float
     return (rank + jitter) / len(noise)
 
 
-def count_mask(
-    is_response: Bool[Tensor, "B L"], place: Float[Tensor, " B"], noise: Float[Tensor, "B L"]
-) -> Bool[Tensor, "B L"]:
-    """Mask k of n response positions, k uniform over 1 ... n for uniform places.
-
-    A mean over the masked positions is then an unbiased estimate of the NELBO a token: no position has to be forced.
-
-    Args:
-        is_response: Positions that may be masked.
-        place: One draw from [0, 1) a row; k is 1 + floor(place n).
-        noise: One draw a position: those of lowest noise are masked.
-
-    Returns:
-        Masked positions, a subset of ``is_response``. A row without response positions has none.
-
-    References:
-        Nie et al. 2025 (LLaDA), arXiv:2502.09992, Eq. 6 and Algorithm 3.
-
-    Example:
-        >>> noise = torch.tensor([[0.1, 0.9, 0.2, 0.5]])
-        >>> count_mask(torch.tensor([[False, True, True, True]]), torch.tensor([0.5]), noise)
-        tensor([[False, False,  True,  True]])
-    """
-    length = is_response.sum(1)
-    num_masked = torch.minimum((place * length).long(), length - 1) + 1
-    return lowest(noise, num_masked, where=is_response)
-
-
 def segment_start(
     num_units: Int[Tensor, " B"], noise: Float[Tensor, " B"], *, window: int, truncated: bool
 ) -> Int[Tensor, " B"]:

@@ -53,7 +53,7 @@ class Forgetting(Metric):
             base_nll: The same under the base.
             kl: Divergence of the model from the base.
             where: Masked positions, at least one per row.
-            weight: Of the masked positions, in place of a mean over them (block-causal models).
+            weight: What each masked position counts, for block-causal models; None is the mean over them.
         """
         nelbo, base_nelbo, divergence = (
             masked_mean(values.double(), where)

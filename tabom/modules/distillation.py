@@ -122,7 +122,7 @@ class DistillationModule(LightningModule):
     def settings(self) -> dict[str, Any]:
         """Everything that decides the bytes of a shard, besides the model and the queries, as JSON can hold it.
 
-        And the blocks of a block-causal model.
+        The block size of a block-causal model is said as well, since training needs it.
         """
         block_size = self.backbone.block_size
         return {

@@ -27,7 +27,7 @@ from tabom.reporting.comparison import (
 from tabom.reporting.curves import CURVES, curve_positions, plot_lines
 from tabom.reporting.findings import benchmark_finding, finding, score_of
 from tabom.reporting.frontier import frontier_rows, matched_levels, mean_gains, plot_frontiers
-from tabom.reporting.names import BASE, BASELINE, MAIN, METRIC, column_of, human_name, title_of
+from tabom.reporting.names import BASELINE, MAIN, METRIC, column_of, human_name, title_of
 from tabom.reporting.page import Plot, Section, Table
 from tabom.reporting.results import Model, Results
 from tabom.reporting.runs import cost_section, runs_section
@@ -233,28 +233,28 @@ def _best(rows: Frame, cells: Sequence[Sequence[str]], columns: Sequence[Column]
 
 
 def _gain_cells(results: Results, metric: str) -> list[str]:
-    """Points over the base, one cell a row of the results; empty where the base has no such accuracy."""
-    groups = grouped(results.compared, lambda model: (model.method, model.rate, model.interpolation))
-    bases = {name: score_of("", own, metric) for name, own in grouped(results.base, lambda m: m.base_model).items()}
-    if None in (bases.values() if results.has_bases else [score_of("", results.base, metric)]):
-        return []
+    """Points over the base, one cell a row of the results; empty where a base has no such accuracy."""
 
-    def gain(models: list[Model]) -> str:
-        own = grouped(models, lambda model: model.base_model) if results.has_bases else {"": models}
-        before = bases if results.has_bases else {"": score_of("", results.base, metric)}
-        gains = [
-            after.less(reference)
-            for name, group in own.items()
-            if (after := score_of("", group, metric)) and (reference := before[name])
-        ]
-        if not gains:
-            return MISSING
-        if len(gains) == 1:
-            return POINTS.with_error(*gains[0])
-        differences = [difference for difference, _ in gains]
-        return POINTS.with_error(statistics.mean(differences), statistics.stdev(differences) / len(gains) ** 0.5)
+    def row(model: Model) -> tuple[object, ...]:
+        return model.method, model.rate, model.interpolation
 
-    return [gain(models) if models[0].label != BASE else MISSING for models in groups.values()]
+    gains: dict[tuple[object, ...], list[tuple[float, float]]] = {row(model): [] for model in results.compared}
+    for own in results.by_base().values() if results.has_bases else [results]:
+        base = score_of("", own.base, metric)
+        if base is None:
+            return []
+        for place, models in grouped(own.models, row).items():
+            if score := score_of("", models, metric):
+                gains[place].append(score.less(base))
+    return [_gain_cell(cells) for cells in gains.values()]
+
+
+def _gain_cell(gains: Sequence[tuple[float, float]]) -> str:
+    """One gain and its error, or the mean of several bases' and its error over them."""
+    if len(gains) < 2:
+        return POINTS.with_error(*gains[0]) if gains else MISSING
+    differences = [difference for difference, _ in gains]
+    return POINTS.with_error(statistics.mean(differences), statistics.stdev(differences) / len(gains) ** 0.5)
 
 
 def _before_and_after(results: Results, metric: str) -> Section | str:

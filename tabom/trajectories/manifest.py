@@ -41,7 +41,7 @@ class Origin:
 
     @property
     def block_size(self) -> int | None:
-        """Of the block-causal model that decoded, whose blocks are counted from the prompt's start; None of another."""
+        """Tokens in a block of the block-causal model that decoded, from the prompt's start; None for others."""
         return self.settings.get("block_size")
 
     @property

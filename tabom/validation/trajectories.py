@@ -99,7 +99,7 @@ class TrajectoryMeasures(nn.Module):
     def _add_whole_response(self, backbone: Backbone, batch: TrajectoryBatch) -> None:
         """Nothing is decoded yet: do the entropies there foretell the whole order?
 
-        Of a block-causal model: nothing of each block.
+        With a block-causal model nothing of each block is decoded, and the blocks before it are.
         """
         start = torch.zeros(len(batch.query_ids), dtype=torch.long, device=_device(batch))
         corrupted = TrajectorySegments(batch.clean_ids.shape[1]).cut(batch, start, backbone.mask_token_id)

@@ -1,5 +1,6 @@
 """Block-causal attention: each block equals a pass over itself and the clean blocks before it, one by one."""
 
+import itertools
 import json
 
 import pytest
@@ -82,10 +83,13 @@ def close(got, expected, mask, tolerance=1e-9):
     torch.testing.assert_close(got[mask], expected[mask], rtol=tolerance, atol=tolerance)
 
 
+CANVASES = pytest.mark.parametrize(
+    ("size", "padding", "shift"), list(itertools.product([1, 3, 4], PADDING, [False, True]))
+)
+
+
 class TestForward:
-    @pytest.mark.parametrize("size", [1, 3, 4])
-    @pytest.mark.parametrize("padding", PADDING)
-    @pytest.mark.parametrize("shift", [False, True])
+    @CANVASES
     def test_equals_a_loop_over_blocks(self, size, padding, shift):
         backbone = make(size, shift=shift)
         noisy, _, mask = canvas(padding)
@@ -94,9 +98,7 @@ class TestForward:
 
 
 class TestDenoise:
-    @pytest.mark.parametrize("size", [1, 3, 4])
-    @pytest.mark.parametrize("padding", PADDING)
-    @pytest.mark.parametrize("shift", [False, True])
+    @CANVASES
     def test_equals_a_loop_over_blocks(self, size, padding, shift):
         """In value and gradient; Llama's norms compute in float32."""
         backbone = make(size, shift=shift)
