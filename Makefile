@@ -32,7 +32,7 @@ $(STAMP): $(RUNTIME)
 
 setup: $(STAMP) ## Create the environment in .venv with all tools, or bring it up to date
 
-demo: $(RUNTIME) ## Base model, trajectories, trainings, tables and figures under runs/demo (5 to 10 minutes; resumes)
+demo: $(RUNTIME) ## Base model, trajectories, trainings, tables and figures under runs/demo (about 4 minutes; resumes)
 	$(BIN)/tabom demo $(DEMO_FLAGS)
 
 demo-full: $(RUNTIME) ## All methods at several learning rates, compared at equal forgetting, under runs/demo-full (resumes)

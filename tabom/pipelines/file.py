@@ -19,7 +19,7 @@ BEST = "best_checkpoint"
 LAST = "checkpoint"
 _INNERMOST = re.compile(r"\$\{([^${}]+)\}")
 _KEYS = {"output_dir": str, "show": list, "parameters": dict, "steps": list}
-_STEP_KEYS = {"name": str, "verb": str, "config": str | list, "options": dict, "words": list, "needs": str | list}
+_STEP_KEYS = {"name": str, "verb": str, "config": str | list, "options": dict | list, "words": list, "needs": str | list}
 _LOOP_KEYS = {"for": dict | list, "steps": list, "while_rises": dict}
 _RULE_KEYS = {"metric": str, "steps": str, "from": str}
 
@@ -235,7 +235,7 @@ class _Reader:
             configs = [str(find(config, "configs")) for config in configs]
         except TabomError as error:
             raise TabomError(f"{place}: config: {error}") from error
-        options, given = filled.get("options", {}), filled.get("words", [])
+        options, given = _merged(f"{place}: options", filled.get("options", {})), filled.get("words", [])
         words = [as_word(word) for item in given for word in (item if isinstance(item, list) else [item])]
         require("config" not in options, f"{place}: options.config: expected the key config of the step, got an option")
         return Step(name, verb, configs, options, words, needs, rules)
@@ -263,7 +263,8 @@ def _filled(value: Any, scope: Mapping[str, Any]) -> Any:
         return value
     whole = _INNERMOST.fullmatch(value)
     if whole and whole[1] in scope:
-        return scope[whole[1]]
+        others = {name: other for name, other in scope.items() if name != whole[1]}
+        return _filled(scope[whole[1]], others)
     filled = _INNERMOST.sub(lambda match: as_word(scope[match[1]]) if match[1] in scope else match[0], value)
     return value if filled == value else _filled(filled, scope)
 
@@ -318,6 +319,15 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(item, prefix)
     else:
         yield prefix, content
+
+
+def _merged(where: str, given: dict[str, Any] | list[Any]) -> dict[str, Any]:
+    """Options of a step; of a list of them the later ones win."""
+    merged: dict[str, Any] = {}
+    for part in given if isinstance(given, list) else [given]:
+        require(isinstance(part, dict), f"{where}: expected options by name, got {part!r:.60}")
+        merged |= part
+    return merged
 
 
 def _listed(value: Any) -> list[str]:

@@ -12,21 +12,20 @@ from tabom.types import Example
 
 _SUM = re.compile(r"(\d{1,9})\+(\d{1,9})", re.ASCII)
 _RESULT = re.compile(r"\d{1,10}", re.ASCII)
-_SEPARATORS = {"flat": " ", "commas": ","}
 
 
 class Addition(Puzzles):
     """Add pairs of numbers.
 
-    The prompt is ``add 1234+5678 9012+3456=``, an answer the results in their order, ``06912 12468``: padded with zeros
-    to one digit more than the summands, so that each digit has its place. A carry goes from right to left, so a result
-    is easiest to find in this direction.
+    The prompt is ``add 0234+5678 9012+3456=``, an answer the results in their order, ``05912 12468``. Zeros in front
+    give every digit its place: the results have one digit more than the summands. A carry goes from right to left, so a
+    result is easiest to find in this direction.
 
     Args:
         num_sums: Sums of a prompt.
         num_digits: Most digits of a summand, 1 to 9.
-        answer_layout: How reference answers are written: ``flat`` (split by blanks) or ``commas`` (split by commas), as
-            offline data come in a layout that is not the model's own.
+        answer_layout: How reference answers are written: ``flat`` (with zeros in front, split by blanks) or ``commas``
+            (without them, split by commas), as offline data come in a layout that is not the model's own.
         test_file: Used as the test split instead of generated sums; a file that :func:`~tabom.tasks.read_rows` reads,
             with columns input (sums split by blanks) and output (their results).
         seed: Of the generator.
@@ -78,8 +77,12 @@ class Addition(Puzzles):
         return examples
 
     def _example(self, sums: str) -> Example:
-        results = (f"{result:0{self.num_digits + 1}}" for result in _results(sums))
-        reference = _SEPARATORS[self.answer_layout].join(results)
+        sums = re.sub(r"\d+", lambda number: number[0].zfill(self.num_digits), sums)
+        results = [str(result) for result in _results(sums)]
+        if self.answer_layout == "flat":
+            reference = " ".join(result.zfill(self.num_digits + 1) for result in results)
+        else:
+            reference = ",".join(results)
         return Example(query_id=f"addition/{sums}", prompt=f"add {sums}=", reference=reference)
 
 

@@ -58,6 +58,24 @@ def test_loops_go_over_all_combinations_and_over_lists_of_values():
     assert list(read(product, step("z"), parameters={"seeds": []}).steps) == ["z"]
 
 
+def test_options_of_a_loop_beside_those_that_all_share():
+    """The later of a list of options win; what a loop gives may name values of the loops around it."""
+    methods = [{"m": "a", "own": {}}, {"m": "b", "own": {"x": 2, "data.path": "${make ${base}.output_dir}"}}]
+    pipeline = read(
+        {
+            "for": {"base": [1]},
+            "steps": [
+                step("make ${base}", "predict", config="b.yaml"),
+                {"for": "${methods}", "steps": [step("fit ${m}", options=[{"x": 1, "y": 1}, "${own}"])]},
+            ],
+        },
+        parameters={"methods": methods},
+    )
+    assert commands(pipeline)["fit a"] == "fit --x=1 --y=1"
+    assert commands(pipeline)["fit b"] == "fit --x=2 --y=1 --data.path=out/b"
+    assert needs(pipeline) == {"make 1": [], "fit a": [], "fit b": ["make 1"]}
+
+
 def test_references_become_values_and_needs():
     pipeline = read(
         step("look", "test", options={"ckpt_path": "${fit lr0.1.checkpoint}", "x": "${fit lr0.1.optimizer.lr}"}),
@@ -152,7 +170,8 @@ def test_rounds_have_rules():
             [step("a", options={"config": "a.yaml"})],
             "a: options.config: expected the key config of the step, got an option",
         ),
-        ([step("a", options=[1])], "steps[0]: options: expected a dict, got [1]"),
+        ([step("a", options="x")], "steps[0]: options: expected a dict or list, got 'x'"),
+        ([step("a", options=[1])], "a: options: expected options by name, got 1"),
         (["a"], "steps[0]: expected a step or a loop, got 'a'"),
         ([{"for": {"x": 1}, "steps": []}], "steps[0]: for.x: expected a list, got 1"),
         ([{"for": [1], "steps": []}], "steps[0]: for: expected values by name, got 1"),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,22 +40,30 @@ def test_any_text_has_a_verdict(response):
     )
 
 
-@pytest.mark.parametrize(("layout", "separator"), [("flat", " "), ("commas", ",")])
-def test_generated_sums_have_one_length_and_their_reference_is_right(layout, separator):
+@pytest.mark.parametrize("layout", ["flat", "commas"])
+def test_generated_sums_have_one_length_and_their_reference_is_right(layout):
     task = Addition(num_sums=3, num_digits=2, answer_layout=layout)
     examples = task.examples("train", 50)
     for example in examples:
         assert task.is_correct(example, example.reference)
-        assert [len(result) for result in example.reference.split(separator)] == [3, 3, 3]
+        assert re.fullmatch(r"add \d\d\+\d\d \d\d\+\d\d \d\d\+\d\d=", example.prompt)
+        assert re.fullmatch(r"\d{3} \d{3} \d{3}" if layout == "flat" else r"\d+,\d+,\d+", example.reference)
     assert len({example.query_id for example in examples}) == 50
     assert not {e.prompt for e in examples} & {e.prompt for e in task.examples("test", 50)}
+
+
+def test_numbers_have_their_places():
+    """Zeros in front give every digit its place in the prompt; other layouts leave them out of the answer."""
+    assert Addition(num_digits=3)._example("7+15 999+1").prompt == "add 007+015 999+001="
+    assert Addition(num_digits=3)._example("7+15 999+1").reference == "0022 1000"
+    assert Addition(num_digits=3, answer_layout="commas")._example("7+15 999+1").reference == "22,1000"
 
 
 def test_sums_of_a_file(tmp_path):
     path = tmp_path / "sums.csv"
     path.write_text("input,output\n12+34 5+6,46 11\n")
     (example,) = Addition(test_file=str(path)).examples("test", None)
-    assert example == Example("addition/12+34 5+6", "add 12+34 5+6=", "00046 00011")
+    assert example == Example("addition/0012+0034 0005+0006", "add 0012+0034 0005+0006=", "00046 00011")
 
 
 @pytest.mark.parametrize(
