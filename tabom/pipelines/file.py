@@ -236,7 +236,7 @@ class _Reader:
         except TabomError as error:
             raise TabomError(f"{place}: config: {error}") from error
         options, given = _merged(f"{place}: options", filled.get("options", {})), filled.get("words", [])
-        words = [as_word(word) for item in given for word in (item if isinstance(item, list) else [item])]
+        words = [as_word(word) for word in _flat_list(given)]
         require("config" not in options, f"{place}: options.config: expected the key config of the step, got an option")
         return Step(name, verb, configs, options, words, needs, rules)
 
@@ -331,7 +331,12 @@ def _merged(where: str, given: dict[str, Any] | list[Any]) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+    """One or several; a list within the list counts as several."""
+    return [str(item) for item in _flat_list(value if isinstance(value, list) else [value])]
+
+
+def _flat_list(items: Sequence[Any]) -> list[Any]:
+    return [one for item in items for one in (item if isinstance(item, list) else [item])]
 
 
 def _check_keys(where: str, content: Mapping[str, Any], known: Mapping[str, Any], needed: Sequence[str]) -> None:
