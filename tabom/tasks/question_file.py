@@ -18,7 +18,7 @@ class QuestionFile(Questions):
             (``docs/tasks.md``).
         test_file: Likewise, for the test split; None takes a share of ``train_file``.
         prompt_column: Column of the prompt, or where there is none of that name a path of keys and list indices, such
-            as ``messages.0.content``.
+            as ``messages.0.content``. Or a text with such names in braces: ``{text} It has to pass: {test_list.0}``.
         answer_column: Column of the reference answer, likewise.
         verifier: When a response is correct. ``exact``: it is the reference, up to blanks around it. ``number``: its
             last number has the same value as the reference's last one, exactly. ``math``: math-verify finds the two

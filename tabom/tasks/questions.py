@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import re
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from tabom.tasks.base import Split, Task, take
 from tabom.types import Example
 
 Verifier = Literal["exact", "number", "math", "code"]
+_IN_BRACES = re.compile(r"\{([^{}]+)\}")
 
 
 class Source(NamedTuple):
@@ -156,14 +158,30 @@ class Questions(Task):
     def _read(self, is_test: bool) -> list[Example]:
         examples: dict[str, Example] = {}
         name = self.source(is_test).name
-        for _, row in self.rows(is_test, (self.prompt_column, self.answer_column)):
-            prompt = row[self.prompt_column]
+        columns = dict.fromkeys([*columns_of(self.prompt_column), *columns_of(self.answer_column)])
+        for _, row in self.rows(is_test, tuple(columns)):
+            prompt = text_of(self.prompt_column, row)
             query_id = f"{name}/{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
-            examples.setdefault(prompt, Example(query_id, prompt, row[self.answer_column]))
+            examples.setdefault(prompt, Example(query_id, prompt, text_of(self.answer_column, row)))
         return list(examples.values())
 
     def _place_of(self, prompt: str, is_test: bool) -> str:
-        return next(place for place, row in self.rows(is_test, (self.prompt_column,)) if prompt in row.values())
+        rows = self.rows(is_test, columns_of(self.prompt_column))
+        return next(place for place, row in rows if text_of(self.prompt_column, row) == prompt)
+
+
+def columns_of(pattern: str) -> tuple[str, ...]:
+    """Columns of a text with names in braces; the text itself where there are none.
+
+    >>> columns_of("{text}\\n{test_list.0}"), columns_of("question")
+    (('text', 'test_list.0'), ('question',))
+    """
+    return tuple(dict.fromkeys(_IN_BRACES.findall(pattern))) or (pattern,)
+
+
+def text_of(pattern: str, row: Mapping[str, str]) -> str:
+    """What a row says: the column of this name, or the text with the columns in the places of their names."""
+    return row[pattern] if pattern in row else _IN_BRACES.sub(lambda name: row[name[1]], pattern)
 
 
 def _program(example: Example, response: str) -> str:

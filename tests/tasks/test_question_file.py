@@ -44,6 +44,19 @@ def failure(call):
     return str(error.value)
 
 
+def test_texts_are_made_of_several_columns(write):
+    made = [{"text": f"Add {i}.", "tests": [f"assert f() == {i}", "assert g()"]} for i in range(2)]
+    path, prompt = write("a.jsonl", made), "{text}\nIt has to pass: {tests.0}"
+    task = QuestionFile(path, prompt_column=prompt, answer_column="{tests.0}\n{tests.1}", held_out=0)
+    assert [(example.prompt, example.reference) for example in task.examples("train", None)] == [
+        (f"Add {i}.\nIt has to pass: assert f() == {i}", f"assert f() == {i}\nassert g()") for i in range(2)
+    ]
+    message = failure(lambda: QuestionFile(path, prompt_column="{txt}", answer_column="text").examples("train", None))
+    assert message == f"{path}:1: expected columns txt, text, found no txt"
+    shared = QuestionFile(path, test_file=path, prompt_column=prompt, answer_column="text")
+    assert f"got that of {path}:" in failure(lambda: shared.examples("train", None))
+
+
 class TestSplits:
     def test_the_rows_of_the_training_file_are_shared_out(self, write):
         """Without a test file the test split is a share of them too."""
