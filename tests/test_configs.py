@@ -17,8 +17,9 @@ OVERLAYS = sorted((ROOT / "ablation").glob("*.yaml"))
 TRAINERS = sorted((ROOT / "trainer").glob("*.yaml"))
 EVALUATION_OVERLAYS = [ROOT / "evaluate" / f"{name}.yaml" for name in ("adapter", "two_per_step")]
 PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))  # tests/test_demo.py reads what they hold
+STUDY_OVERLAYS = sorted(set((ROOT / "study").glob("*.yaml")) - {ROOT / "study/distill_text.yaml"})
 BLOCK_MODELS = sorted((ROOT / "block").glob("*.yaml"))
-OTHERS = {*PARTS, *OVERLAYS, *TRAINERS, *EVALUATION_OVERLAYS, *BLOCK_MODELS, *PIPELINES}
+OTHERS = {*PARTS, *OVERLAYS, *STUDY_OVERLAYS, *TRAINERS, *EVALUATION_OVERLAYS, *BLOCK_MODELS, *PIPELINES}
 CONFIGS = sorted(set(ROOT.rglob("*.yaml")) - OTHERS)
 PAPER = ("llada_prm12k", "llada_ling_coder", "dream_prm12k", "dream_ling_coder")
 DISTILLED = (*PAPER, "qwen3_gsm8k")
@@ -121,6 +122,22 @@ def test_the_replay_follows_any_method_of_the_demo(method, tmp_path, monkeypatch
     (writer,) = (callback for callback in written.trainer.callbacks if isinstance(callback, TrajectoryWriter))
     assert own.replay.trajectories == str(writer.output_dir)
     assert len(written.datamodule.task.examples("train", 20)) == written.datamodule.num_queries
+
+
+def test_overlays_of_the_study(tmp_path, monkeypatch):
+    """Replay of another source than the probe's, ground truth to all queries, replay of what Qwen3 wrote."""
+    monkeypatch.chdir(ROOT.parent)
+    run_dir = f"--run_dir={tmp_path}"
+    manual = instantiate("fit", ROOT / "demo/tabom.yaml", ROOT / "study/replay_of_manual.yaml", run_dir).datamodule
+    (probed,) = manual.base_domains.values()
+    assert (type(manual.replay.source).__name__, type(probed).__name__) == ("PythonManual", "PythonSource")
+    everything = instantiate("fit", ROOT / "demo/sft_gt.yaml", ROOT / "study/all_queries.yaml", run_dir).datamodule
+    assert (everything.answers, everything.only_verified) == ("ground_truth", False)
+    text = instantiate("fit", ROOT / "qwen3_gsm8k/tabom.yaml", ROOT / "study/replay_of_text.yaml", run_dir).datamodule
+    writing = instantiate("predict", ROOT / "study/distill_text.yaml", run_dir)
+    (writer,) = (callback for callback in writing.trainer.callbacks if isinstance(callback, TrajectoryWriter))
+    assert text.replay.trajectories == str(writer.output_dir)
+    assert len(writing.datamodule.task.examples("train", 20)) == writing.datamodule.num_queries
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

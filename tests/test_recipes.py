@@ -74,7 +74,9 @@ def word_problems(first, num):
 
 def programs(first, num):
     for i in range(first, first + num):
-        yield {"task_id": i, "text": f"Write a function that adds {i}.", "code": f"def add(x):\n    return x + {i}"}
+        tests = [f"assert add({x}) == {x + i}" for x in range(3)]
+        text, code = f"Write a function that adds {i}.", f"def add(x):\n    return x + {i}"
+        yield {"task_id": i, "text": text, "code": code, "test_list": tests}
 
 
 def split_dataset(folder, name, **splits):
@@ -164,6 +166,7 @@ FEW = [
     "--data.held_out=0.1",  # of 90 rows: some
     "--data.validation.num_base_examples=4",
 ]
+WARM_UP = "model.lr_scheduler.num_warmup_steps"
 FAST = "--model.sampler.tokens_per_step=16"
 
 
@@ -295,6 +298,41 @@ def small_options(entry):
         return {"model.sampler.tokens_per_step": 16, "trainer.logger": False}
     number = {"data.validation.num_validation_prompts": 0, "data.only_verified": False}
     return dict(option.removeprefix("--").split("=", 1) for option in FEW) | number
+
+
+@pytest.mark.slow  # a score of processes
+def test_the_study_on_one_gpu_from_the_questions_to_its_reports(world, monkeypatch, repository):
+    """On both domains; what random weights write is wrong, so all answers are trained on."""
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    shutil.rmtree("runs", ignore_errors=True)
+    content = yaml.safe_load((ROOT / "pipelines/study_qwen3.yaml").read_text())
+    few = [method for method in content["parameters"]["methods"] if method["name"] in ("sft_sd", "tabom_text")]
+    content["parameters"] |= {"seeds": [1], "rates": [1.0e-4], "num_steps": 2, "trainer": "cpu", "methods": few}
+    sizes = {"num_validation_prompts": 1, "num_test_prompts": 2, "num_base_examples": 2, "batch_size": 2}
+    short = {"data.response_length": 64}
+    small = {"data.validation": sizes, "data.only_verified": False, "data.held_out": 0.1, WARM_UP: 0, **short}
+
+    def shrink(entries):
+        for entry in entries:
+            if "steps" in entry:
+                shrink(entry["steps"])
+            elif entry["verb"] == "predict":
+                number = {"data.num_samples": 1} if entry["name"] == "distill text" else {"data.num_queries": 60}
+                entry["options"] = entry.get("options", {}) | number | short | {"model.sampler.tokens_per_step": 16}
+            elif entry["verb"] in ("fit", "test"):
+                given = entry["options"] if isinstance(entry["options"], list) else [entry["options"]]
+                entry["options"] = [*given, small]
+
+    shrink(content["steps"])
+    Path("study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    main(["pipeline", "study.yaml", "--jobs=2"])
+    for domain, methods in {"maths": {"sft_gt", "sft_sd", "tabom_text"}, "code": {"sft_sd", "tabom_text"}}.items():
+        records = find_records([Path(f"runs/study_qwen3/{domain}")])
+        assert {record.verb for record in records} == {"predict", "fit", "test"}
+        measured = [record for record in records if record.verb == "test"]
+        assert len(measured) == 1 + len(methods)
+        assert all({"accuracy_4_per_step", "kl"} <= record.last("test").keys() for record in measured)
+        assert Path(f"runs/study_qwen3/{domain}-4.md").read_text().count("accuracy at 4 tokens per step") > 0
 
 
 @pytest.mark.slow  # seven processes

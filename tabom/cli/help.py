@@ -24,7 +24,7 @@ _TRAINING = (
 _DECODING = (("model.backbone", "backbones", "BackboneSource"), ("model.sampler.schedule", "samplers", "Schedule"))
 _CLASSES = {"predict": (*_DECODING, ("data.task", "tasks", "ExampleSource")), "evaluate": _DECODING}
 _FOLDERS = {"predict": "distill", "evaluate": "evaluate"}
-_NO_RECIPES = ("parts", "trainer", "ablation", "block", "pipelines")
+_NO_RECIPES = ("parts", "trainer", "ablation", "block", "study", "pipelines")
 _EXAMPLES = {
     "fit": "--config demo/tabom --model.objective.margin=0.3 --seed_everything=2",
     "predict": "--config demo/distill --data.num_queries=200",

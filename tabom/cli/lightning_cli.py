@@ -18,6 +18,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only  # pyright: ignore[reportPrivateImportUsage]
+from yaml import YAMLError
 
 # Classes that a config may name without their module.
 import tabom.backbones
@@ -49,7 +50,7 @@ from tabom.modules.checkpoints import best_checkpoint
 from tabom.storage.claims import alone
 
 _GROUPS = ("trainer", "checkpoint", "last_checkpoint", "progress", "writer", "model", "data")
-set_loader("yaml", renaming(yaml_load))
+set_loader("yaml", renaming(yaml_load), (YAMLError,))  # a text that is no YAML is still a text
 _PARTS = ("Ranking", "Warmup", "Lora", "ValidationSizes")
 _NONE = re.compile(r"^(--[^=]+=)?None$")
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from helpers import parser_of
+from helpers import parsed, parser_of
 
 from tabom.cli.main import main
 from tabom.storage.settings import flat_config
@@ -150,6 +150,14 @@ def test_null_on_the_command_line_is_as_in_yaml(repository, tmp_path, verb, conf
         on_the_command_line = flat_config(parse([*words, *further]).as_dict())
         assert on_the_command_line[option] is None
         assert {**on_the_command_line, "config": None} == {**in_yaml, "config": None}
+
+
+@pytest.mark.parametrize("text", ["{question} x", "{question}\nIt ends: {answer}", "[a, b: c", "- a\n'b"])
+def test_a_text_that_is_no_yaml_is_still_a_text(monkeypatch, repository, text):
+    monkeypatch.chdir(repository)
+    task = yaml.safe_dump({"class_path": "QuestionFile", "init_args": {"train_file": "a.csv", "prompt_column": text}})
+    words = ["--config", "configs/demo/distill.yaml", f"--data.task={task}", "--trainer.logger=false"]
+    assert parsed("predict", *words).datamodule.task.prompt_column == text
 
 
 def test_a_window_larger_than_the_response(capsys, changed, make_trajectories, checkpoint, tmp_path):
