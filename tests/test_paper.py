@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 from tabom.functional.token_statistics import _CHUNK_NUMBERS
 
@@ -102,6 +103,29 @@ def test_sizes_of_the_small_recipe(repository):
         f"in {2080 // 32} steps an epoch",
     ):
         assert phrase in text.replace("\n", " "), phrase
+
+
+def test_hours_of_the_study_on_one_gpu(repository):
+    """docs/study.md: the table from the numbers that the pipeline names."""
+    text = (repository / "docs/study.md").read_text()
+    content = yaml.safe_load((repository / "configs/pipelines/study_qwen3.yaml").read_text())
+    given = content["parameters"]
+    methods, num_settings = len(given["methods"]), len(given["rates"]) * len(given["seeds"])
+    more = {domain["domain"]: len(domain["further"]) for domain in given["domains"]}
+
+    def hours(questions, prompt, length=256, share=1.0):
+        operations = (prompt + length) * 0.88e9 + length / 2 * 0.31e9
+        return questions * length * share * operations / 3e13 / 3600
+
+    for domain, questions, prompt in (("maths", 7249, 90), ("code", 337, 160)):  # 90 % of MBPP's 374 are trained on
+        distillation, share = hours(questions, prompt), sum(1 / number for number in (1, 2, 4))
+        training = given["num_steps"] * 32 * (prompt + 256) * 3 * 0.88e9 / 3e13 / 3600
+        check, test = (hours(number, prompt, share=share) for number in (50, 500))
+        number = (methods + more[domain]) * num_settings
+        each = [f"{value:.2f}" for value in (distillation, training, check, test)]
+        total = distillation + test + number * (training + check + test)
+        assert f"| {domain} | {' | '.join(each)} | {number} | {total:.1f} |" in text
+    assert f"replay takes {hours(500, 15, 128):.2f} hours" in text
 
 
 def test_sizes_of_the_block_models(repository):
