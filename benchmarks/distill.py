@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tabom.samplers import Sampler
+from tabom.samplers.static_shapes import StaticShapes
 from tabom.types import Example, PromptBatch
 
 EOS = 0
@@ -44,7 +45,7 @@ class EndingModel:
         backbone = common.random_backbone(arguments, length=arguments.prompt + arguments.response)
         self.backbone = backbone.eval().requires_grad_(False)
         self.run = self.backbone
-        self.compiled = torch.compile(self.backbone, dynamic=True)
+        self.compiled = StaticShapes(self.backbone, arguments.batch).for_canvases(arguments.prompt + self.length)
         head = self.backbone.transformer.get_output_embeddings().weight
         head *= 15
         head[:, -1] = 0.0
@@ -94,8 +95,13 @@ def make_queries(arguments: argparse.Namespace, kind: str) -> PromptBatch:
 
 
 @torch.inference_mode()
-def reference(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch) -> Tensor:
-    """Responses of all queries, one batch after the other, every batch to its last step."""
+def reference(
+    arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch, *, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """Responses of all queries, one batch after the other, every batch to its last step.
+
+    Probabilities are computed in ``precision``.
+    """
     responses = []
     for start in range(0, arguments.queries, arguments.batch):
         canvas = queries.noisy_ids[start : start + arguments.batch].clone()
@@ -107,7 +113,7 @@ def reference(arguments: argparse.Namespace, model: EndingModel, queries: Prompt
                 logits = model.logits(model(canvas, is_there)).float()
                 logits[..., model.mask_token_id] = -torch.inf
                 tokens = logits.argmax(-1)
-                confidence = logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
+                confidence = logits.to(precision).softmax(-1).gather(-1, tokens[..., None])[..., 0]
                 confidence = confidence.masked_fill(~is_masked, -torch.inf)
                 confidence[:, last:] = -torch.inf
                 chosen = confidence.topk(1, dim=1).indices

@@ -60,8 +60,10 @@ def small(name, **parameters):
             elif entry["verb"] in SMALL:
                 is_training = "pretrain" not in str(entry["config"]) and entry["verb"] != "predict"
                 further = {"data.only_verified": False} if is_training else {}
-                further |= {"data.num_samples": 2} if entry["name"] == "distill own text" else {}
-                entry["options"] = SMALL[entry["verb"]] | further | entry.get("options", {})
+                further |= {"data.num_samples": 2} if entry["name"].endswith("text") else {}
+                given, ours = entry.get("options", {}), SMALL[entry["verb"]] | further
+                given = given if isinstance(given, list) else [given]
+                entry["options"] = [*given, ours] if name == "study" else [ours, *given]
 
     shrink(content["steps"])
     Path("small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -79,7 +81,9 @@ def test_every_command_is_understood(path, monkeypatch, repository):
     """Every step that differs from others in more than its values; each configuration has its own test."""
     monkeypatch.chdir(repository)
     known = yaml.safe_load(path.read_text())["parameters"]
-    given = {name: value for name, value in {"public_tests": ["puzzles.csv"], "trainer": "cpu"}.items() if name in known}
+    given = {
+        name: value for name, value in {"public_tests": ["puzzles.csv"], "trainer": "cpu"}.items() if name in known
+    }
     pipeline = read_pipeline(path.relative_to(repository), given, list(VERBS))
     seen = set()
     for step in pipeline.steps.values():
@@ -117,6 +121,35 @@ def test_the_full_demos_steps(monkeypatch, repository):
     assert [step.options["model.optimizer.lr"] for step in trainings if "sft_gt" in step.name] == [1e-3, 1e-3]
     between = [step.options["model.interpolation"] for step in pipeline.steps.values() if "between" in step.name]
     assert between == [0.25, 0.5, 0.75] * 2
+
+
+@pytest.mark.slow  # a score of steps
+def test_a_small_study(here, capsys):
+    """Two bases and five methods, one of each kind; the reports compare them."""
+    content = yaml.safe_load(find("pipelines/study", "configs").read_text())["parameters"]
+    (sudoku, *_), methods = content["domains"], {method["name"]: method for method in content["methods"]}
+    domains = [{**sudoku, "num_steps": 4, "bases": [{"base": base, "pool": 20} for base in (1, 2)]}]
+    names = ("sft_gt", "sft_gt_all", "sft_sd_text", "tabom")
+    (manual,) = (method for method in content["further"] if method["name"] == "tabom_manual")
+    few = {"methods": [methods[name] for name in names], "further": [manual], "rates": [1.0e-4, 1.0e-3]}
+    main(["pipeline", small("study", domains=domains, **few), "--jobs=2"])
+    text = Path("runs/study/sudoku-four-per-step.md").read_text()
+    assert "2 base models; each is one replicate" in text
+    for name in ("SFT-GT", "sft gt + all queries", "SFT-SD + replay of own text", "TABOM"):
+        assert any(line.startswith(f"| {name} |") for line in text.splitlines()), text
+    capsys.readouterr()
+
+
+def test_the_studys_steps(monkeypatch, repository):
+    """Nine methods and nine further ones at four rates, on five bases of every domain."""
+    monkeypatch.chdir(repository)
+    pipeline = read_pipeline(find("pipelines/study", "configs"), {}, list(VERBS))
+    num_domains = len(yaml.safe_load(pipeline.path.read_text())["parameters"]["domains"])
+    for what in ("fit", "test"):
+        steps = [step for name, step in pipeline.steps.items() if f" {what} " in name and not name.endswith("base")]
+        assert len(steps) == num_domains * 5 * (9 + 9) * 4
+    seeds = {step.options["seed_everything"] for name, step in pipeline.steps.items() if name.endswith("pretrain")}
+    assert len(seeds) == 5
 
 
 def test_options(monkeypatch, repository):

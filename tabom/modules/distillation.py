@@ -1,5 +1,6 @@
 """Self-distillation: the base decodes, the task verifies."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # pyright: ignore[reportPrivateImportUsage]
 
 from tabom.backbones import Backbone, BackboneSource
 from tabom.data import PromptDataModule
@@ -14,6 +16,7 @@ from tabom.errors import check_range, require
 from tabom.functional.unmasking import dense_steps
 from tabom.modules.checkpoints import check_weights
 from tabom.samplers import Sampler
+from tabom.samplers.static_shapes import StaticShapes
 from tabom.types import PromptBatch, PromptShard, TrajectoryRow, Verdict
 
 
@@ -53,7 +56,7 @@ class DistillationModule(LightningModule):
         keep: ``all`` trajectories, right or wrong, or the ``verified`` ones.
         early_finish: Whether a row is finished as soon as everything up to its first end-of-sequence token is decoded.
             The rest is filled with that token, recorded as revealed in one further step, without entropies.
-        compile: Whether the backbone is compiled (``torch.compile``).
+        compile: Whether the backbone is compiled (``torch.compile``), for at most 12 shapes of a shard's canvases.
 
     Raises:
         TabomError: If ``batch_size`` is below 1.
@@ -91,8 +94,6 @@ class DistillationModule(LightningModule):
             self.backbone = self.source.load(self.data.tokenizer)
             self.data.max_length = self.backbone.max_length
             self.strict_loading = not self.backbone.has_adapter  # checked in on_load_checkpoint
-            if self._is_compiled:
-                self.backbone.compile(dynamic=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ``TabomError`` if the checkpoint holds another adapter, or another model, than is configured."""
@@ -135,6 +136,15 @@ class DistillationModule(LightningModule):
             **({} if block_size is None else {"block_size": block_size}),
         }
 
+    @functools.cached_property
+    def _static_shapes(self) -> StaticShapes:
+        return StaticShapes(self.backbone, self.batch_size)
+
+    def on_predict_end(self) -> None:
+        """Say how often the backbone was compiled."""
+        if self._is_compiled:
+            rank_zero_info(f"compiled for {len(self._static_shapes.shapes)} shapes of canvases")
+
     def predict_step(self, batch: PromptShard, batch_idx: int) -> DistilledShard:
         """Decode, verify, and gather what a shard stores; steps that reveal nothing are not counted there."""
         del batch_idx
@@ -143,7 +153,7 @@ class DistillationModule(LightningModule):
             return DistilledShard(batch.index, [], 0, 0, {})
         told = self.on_finished
         decoded = self.sampler.decode(
-            self.backbone,
+            self._static_shapes.for_canvases(prompts.noisy_ids.shape[1]) if self._is_compiled else self.backbone,
             prompts,
             num_slots=self.batch_size,
             eos_token_id=self.data.special_ids.eos if self.early_finish else None,

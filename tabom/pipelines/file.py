@@ -19,7 +19,14 @@ BEST = "best_checkpoint"
 LAST = "checkpoint"
 _INNERMOST = re.compile(r"\$\{([^${}]+)\}")
 _KEYS = {"output_dir": str, "show": list, "parameters": dict, "steps": list}
-_STEP_KEYS = {"name": str, "verb": str, "config": str | list, "options": dict | list, "words": list, "needs": str | list}
+_STEP_KEYS = {
+    "name": str,
+    "verb": str,
+    "config": str | list,
+    "options": dict | list,
+    "words": list,
+    "needs": str | list,
+}
 _LOOP_KEYS = {"for": dict | list, "steps": list, "while_rises": dict}
 _RULE_KEYS = {"metric": str, "steps": str, "from": str}
 

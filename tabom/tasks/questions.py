@@ -173,7 +173,7 @@ class Questions(Task):
 def columns_of(pattern: str) -> tuple[str, ...]:
     """Columns of a text with names in braces; the text itself where there are none.
 
-    >>> columns_of("{text}\\n{test_list.0}"), columns_of("question")
+    >>> columns_of("{text} {test_list.0}"), columns_of("question")
     (('text', 'test_list.0'), ('question',))
     """
     return tuple(dict.fromkeys(_IN_BRACES.findall(pattern))) or (pattern,)

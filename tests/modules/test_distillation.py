@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.testing import assert_close
 
 from tabom.backbones import PretrainedBackbone
 from tabom.cli.lightning_cli import run
@@ -297,18 +298,21 @@ def test_what_the_sampler_is_asked_for(predict, tokenizer, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, while it imports its compiler
-def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, monkeypatch):
-    predict(directory="plain")
-    compiled = []
-    compile_ = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **options: compiled.append(options) or compile_(self, **options)
-    )
-    predict("--model.compile=true", directory="compiled")
-    assert compiled == [{"dynamic": True}]
+def test_a_compiled_backbone_decodes_the_same(predict, tmp_path, tokenizer, caplog):
+    """A shard of mixed prompt lengths: few graphs, and their number is logged."""
+    words = ["--data.task.class_path=Countdown", "--data.task.init_args.num_numbers=4", "--model.batch_size=6"]
+    predict(*words, *sizes(20, 20), directory="plain")
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with caplog.at_level("INFO"):
+        predict("--model.compile=true", *words, *sizes(20, 20), directory="compiled")
+    (said,) = re.findall(r"compiled for (\d+) shapes of canvases", caplog.text)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == int(said) <= 12
+    assert int(said) > 1
     plain, other = read(tmp_path / "plain", tokenizer), read(tmp_path / "compiled", tokenizer)
     assert other.response_ids.tolist() == plain.response_ids.tolist()
     assert other.unmask_step.tolist() == plain.unmask_step.tolist()
+    assert_close(other.unmask_entropy, plain.unmask_entropy, rtol=0, atol=1e-5, equal_nan=True)
 
 
 def test_a_module_that_does_not_decode(stage, repository):
