@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from tabom.functional.head import Head, HeadGradients, as_autocast, wide_dtype
 from tabom.types import TokenStatistics
 
-_BLOCK_NUMBERS = {"cpu": 2**20, "other": 2**26}
-"""Logits that are worked on at a time: what a core's cache holds, and enough to fill a GPU."""
+_BLOCK_NUMBERS = {"cpu": 2**18, "other": 2**26}
+"""Logits that are worked on at a time: what the cache of one core holds, and enough to fill a GPU."""
 _CHUNK_NUMBERS = {"cpu": 2**25, "other": 2**28}
 """Logits that are held at a time: enough rows for a fast matrix product; 128 MiB and 1 GiB of float32."""
 _PIECE = 1024
@@ -99,6 +99,27 @@ def token_statistics(logits: Float[Tensor, "*K V"], target_ids: Int[Tensor, "*K"
     )
 
 
+def largest(logits: Float[Tensor, "K V"]) -> tuple[Float[Tensor, " K"], Int[Tensor, " K"]]:
+    """Largest number of each row (K,) and the first place that has it; ``max`` with places is slow on a CPU.
+
+    Example:
+        >>> largest(torch.tensor([[0.0, 2.0, 2.0]]))
+        (tensor([2.]), tensor([1]))
+    """
+    num_pieces = (logits.shape[1] - 1) // _PIECE
+    if logits.device.type != "cpu" or num_pieces < 2:
+        peak, place = logits.max(1)
+        return peak, place
+    width = num_pieces * _PIECE
+    rest = logits[:, width:]
+    pieces = logits[:, :width].view(len(logits), num_pieces, _PIECE)
+    peak, piece = pieces.amax(2).max(1)
+    place = piece * _PIECE + pieces[torch.arange(len(logits)), piece].argmax(1)
+    rest_peak, rest_place = rest.max(1)
+    is_in_rest = rest_peak > peak
+    return torch.where(is_in_rest, rest_peak, peak), torch.where(is_in_rest, width + rest_place, place)
+
+
 def row_chunks(logits: Float[Tensor, "K V"]) -> list[slice]:
     """Rows to work on together, so that what is made of them fits a cache; an empty batch is one chunk."""
     return _chunks(len(logits), logits.shape[1], _limit(_BLOCK_NUMBERS, logits))
@@ -141,7 +162,7 @@ def _joined(parts: list[_Measures]) -> _Measures:
 
 def _measure(logits: Tensor, ids: Tensor, temperature: float) -> _Measures:
     """Measures of a block of logits, which is shifted in place so that the largest of each row is 0."""
-    peak, place = _largest(logits)
+    peak, place = largest(logits)
     shifted = logits.sub_(peak[:, None])
     log_total, entropy = _entropy(shifted)
     nll = log_total[:, None] - shifted.gather(1, ids)
@@ -157,21 +178,6 @@ def _entropy(shifted: Tensor) -> tuple[Tensor, Tensor]:
     total = exponentials.sum(1)
     log_total = total.log()
     return log_total, log_total - exponentials.mul_(shifted).sum(1) / total
-
-
-def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest number of each row and the first place that has it; ``max`` with places is slow on a CPU."""
-    num_pieces = (logits.shape[1] - 1) // _PIECE
-    if logits.device.type != "cpu" or num_pieces < 2:
-        return logits.max(1)
-    width = num_pieces * _PIECE
-    rest = logits[:, width:]
-    pieces = logits[:, :width].view(len(logits), num_pieces, _PIECE)
-    peak, piece = pieces.amax(2).max(1)
-    place = piece * _PIECE + pieces[torch.arange(len(logits)), piece].argmax(1)
-    rest_peak, rest_place = rest.max(1)
-    is_in_rest = rest_peak > peak
-    return torch.where(is_in_rest, rest_peak, peak), torch.where(is_in_rest, width + rest_place, place)
 
 
 def _differentiate(

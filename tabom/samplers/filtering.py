@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.errors import require
+from tabom.functional.token_statistics import largest
 
 
 def check_ids(name: str, ids: Sequence[int], num_tokens: int) -> None:
@@ -51,7 +52,7 @@ def likely_tokens(
 def likeliest(logits: Float[Tensor, "K V"], excluded: Int[Tensor, " X"]) -> Int[Tensor, " K"]:
     """The likeliest token besides the excluded ones, whose logits are put back."""
     kept = logits[:, excluded]
-    tokens = logits.index_fill_(1, excluded, -torch.inf).argmax(-1)
+    _, tokens = largest(logits.index_fill_(1, excluded, -torch.inf))
     logits.index_copy_(1, excluded, kept)
     return tokens
 
