@@ -21,7 +21,9 @@ returns the response ids (rows, tokens).
 import argparse
 import importlib
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import common
@@ -131,6 +133,7 @@ def taken_in(text: str) -> tuple[str, Decode]:
     module, _, function = place.partition(":")
     if name not in SAMPLERS or not function:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(SAMPLERS)}=MODULE:FUNCTION, got {text}")
+    sys.path.insert(0, str(Path.cwd()))  # a script's own directory is there alone
     return name, getattr(importlib.import_module(module), function)
 
 
