@@ -35,6 +35,7 @@ def config(
     test_file=None,
     trainer=None,
     validation=None,
+    replay=None,
 ):
     """What of a resolved configuration is read."""
     return {
@@ -56,6 +57,7 @@ def config(
                 "task": {"class_path": "Sudoku4x4", "init_args": {"test_file": test_file}},
                 "num_workers": 0,
                 "validation": validation or {},
+                "replay": replay,
             },
         },
         "ckpt_path": ckpt_path,

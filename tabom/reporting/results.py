@@ -24,7 +24,7 @@ _SETTINGS = re.compile(
     r"(model|data)(\.|$)|trainer\.(max_steps|max_epochs|precision|gradient_clip_val|gradient_clip_algorithm|"
     r"accumulate_grad_batches|limit_train_batches)$"
 )
-_NO_SETTINGS = re.compile(r"(\.path|\.tokenizer|_dir|_file|_workers|_path)$")
+_NO_SETTINGS = re.compile(r"(\.path|replay\.trajectories|\.tokenizer|_dir|_file|_workers|_path)$")
 # What a test is run with comes from its own configuration, all else from that of the training.
 _MEASURED_WITH = re.compile(
     rf"(model|data)\.validation\.|{TASK}(\.|$)|{INTERPOLATION}$|trainer\.(limit_(test|val)_batches|fast_dev_run)$"

@@ -78,6 +78,15 @@ def test_what_varies_within_a_label_is_a_setting(write, read):
     assert results.settings("sft_sd", "kl") == []
 
 
+def test_where_the_rows_of_a_replay_lie_is_no_setting(write, read):
+    """Each base writes its own; how many of them go into a step is one."""
+    write("a", replay={"batch_size": 24, "trajectories": "runs/1/text"}, ckpt_path="x")
+    write("b", replay={"batch_size": 24, "trajectories": "runs/2/text"}, seed=2, ckpt_path="x")
+    assert [model.settings for model in read().models] == [{}, {}]
+    write("c", replay={"batch_size": 48, "trajectories": "runs/2/text"}, seed=3, ckpt_path="x")
+    assert [model.settings for model in read().models] == [{"data.replay.batch_size": size} for size in (24, 24, 48)]
+
+
 def test_a_class_and_a_missing_value_as_settings(write, read):
     write("a", objective={"ranking": {"class_path": "tabom.objectives.Hinge"}}, ckpt_path="x")
     write("b", ckpt_path="x")
