@@ -60,6 +60,7 @@ def _decoding(name: str, shape: tuple[str, ...], batch: int, prompt: int, respon
 
 
 _QWEN3_SIZE = ("--prompt", "256", "--response", "64", "--block", "32")
+_EAGER = ("released", "cross_entropy", "masking", "tabom", "replay", "plain_rows", "base_pass")
 _CHECKPOINTING = ("--batch", "8", "--gradient_checkpointing", "--kinds", "tabom")
 PARTS = (
     Part("environment", "environment.py", (), (), 1),
@@ -67,7 +68,7 @@ PARTS = (
     _decoding("decoding-llada-32", LLADA, 32, 256, 32, 2),
     _decoding("decoding-llada-8", LLADA, 8, 256, 32, 2),
     _decoding("decoding-llada-1", LLADA, 1, 256, 32, 2),
-    _step("step-qwen3", *QWEN3, "--batch", "8", minutes=2),
+    _step("step-qwen3", *QWEN3, "--batch", "8", "--kinds", *_EAGER, minutes=2),
     _decoding("decoding-qwen3-64", QWEN3, 64, 256, 64, 2),
     _decoding("decoding-qwen3-8", QWEN3, 8, 256, 64, 2),
     _decoding("decoding-qwen3-1", QWEN3, 1, 256, 64, 2),
@@ -122,6 +123,7 @@ PARTS = (
     Part("card", "card.py", (), ("--dry",), 4),
     _step("step-llada-checkpointing", *LLADA, *_CHECKPOINTING, minutes=2),
     _decoding("decoding-llada-64", LLADA, 64, 256, 32, 3),
+    _step("step-qwen3-compiled", *QWEN3, "--batch", "8", "--kinds", "tabom", "compiled", "fused", minutes=3),
 )
 
 

@@ -8,6 +8,8 @@ backward, optimizer.
 * ``cross_entropy``: our backbone and torch's cross-entropy of the targets, no entropies at all;
 * ``masking``: our step with ``rank_weight: 0``, which logs order agreement;
 * ``tabom``: our step, reconstruction and ranking;
+* ``compiled``: the same with ``torch.compile`` of each block of the backbone;
+* ``fused``: the same with torch's fused AdamW;
 * ``replay``: the same with as many rows of replay;
 * ``plain_rows``: the same with as many rows of uniformly masked cross-entropy in its place;
 * ``base_pass``: what the base has to say about these rows, without a gradient.
@@ -32,6 +34,7 @@ import torch
 import torch.distributed
 from token_statistics import Inputs, released
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tabom.backbones import Denoiser
 from tabom.backbones.decoder import DecoderBackbone
@@ -42,8 +45,15 @@ from tabom.objectives import Replay, TabomObjective
 from tabom.seeding import RowDraws
 from tabom.types import TrajectoryBatch
 
-KINDS = ("released", "cross_entropy", "masking", "tabom", "replay", "plain_rows", "base_pass")
-RATIOS = (("released", "tabom"), ("tabom", "masking"), ("tabom", "cross_entropy"), ("replay", "plain_rows"))
+KINDS = ("released", "cross_entropy", "masking", "tabom", "compiled", "fused", "replay", "plain_rows", "base_pass")
+RATIOS = (
+    ("released", "tabom"),
+    ("tabom", "masking"),
+    ("tabom", "cross_entropy"),
+    ("compiled", "tabom"),
+    ("fused", "tabom"),
+    ("replay", "plain_rows"),
+)
 
 
 def make_backbone(arguments: argparse.Namespace, kind: str) -> DecoderBackbone:
@@ -53,6 +63,10 @@ def make_backbone(arguments: argparse.Namespace, kind: str) -> DecoderBackbone:
     if arguments.gradient_checkpointing:
         backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
     backbone.add_adapter(Lora(r=16, alpha=16, target_modules=("q_proj", "v_proj")), "benchmark")
+    if kind == "compiled":
+        for block in backbone.modules():
+            if isinstance(block, GradientCheckpointingLayer):
+                block.compile()
     return backbone.to(arguments.device).train()
 
 
@@ -72,7 +86,7 @@ def make_step(arguments: argparse.Namespace, kind: str, *, num_processes: int = 
         return make_base_pass(arguments)
     backbone = make_backbone(arguments, kind)
     trained = [p for p in backbone.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-5)
+    optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=True if kind == "fused" else None)
     batch = make_batch(arguments)
     objective = TabomObjective(window=arguments.window, rank_weight=0.0 if kind == "masking" else 1.0)
     numbers = iter(range(10**9))

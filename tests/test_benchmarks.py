@@ -43,6 +43,20 @@ def test_peers(tmp_path):
     )
 
 
+def test_a_compiled_training_step(tmp_path):
+    sizes = [
+        "--vocabulary=100",
+        "--hidden=32",
+        "--head_size=16",
+        "--layers=1",
+        "--length=16",
+        "--window=4",
+        "--rounds=1",
+    ]
+    found = figures_of("train_step", tmp_path, *sizes, "--batch=2", "--kinds", "tabom", "compiled", "fused")
+    assert found["ratios"].keys() == {"compiled / tabom", "fused / tabom"}
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_speculation_decodes_the_same(tmp_path, tokenizer, batch):
     torch.manual_seed(0)
