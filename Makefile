@@ -56,12 +56,14 @@ docs: $(STAMP) ## Build the documentation site into site/, with warnings as erro
 pictures: $(STAMP) ## Take the pictures in the README of runs/demo: docs/viewer.gif and docs/report.png
 	$(BIN)/python docs/pictures.py
 
-bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth, start and side by side, as ratios, on this CPU (about 50 minutes)
+bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth, peers, start and side by side, as ratios, on this CPU (about an hour)
 	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)
 	$(BIN)/python benchmarks/train_step.py $(call results,train_step)
 	$(BIN)/python benchmarks/data.py $(call results,data)
 	$(BIN)/python benchmarks/scaling.py $(call results,scaling)
-	$(BIN)/python benchmarks/distill.py $(call results,distill)
+	$(BIN)/python benchmarks/distill.py --batch 16 $(call results,distill-blocks)
+	$(BIN)/python benchmarks/distill.py --batch 16 --block 48 $(call results,distill-no_blocks)
+	$(BIN)/python benchmarks/peers.py $(call results,peers)
 	$(BIN)/python benchmarks/block_cache.py $(call results,block_cache)
 	$(BIN)/python benchmarks/start.py $(call results,start)
 	$(BIN)/python benchmarks/side_by_side.py $(call results,side_by_side)

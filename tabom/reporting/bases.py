@@ -214,7 +214,7 @@ def plot_gain_bands(points: Frame, metric: str) -> Figure:
         (line,) = axes.plot(grid, [0.0, *gains.median()], **style, linewidth=1.3, label=method)
         line.set_marker("")
         axes.fill_between(grid, [0.0, *gains.min()], [0.0, *gains.max()], color=style["color"], alpha=0.08)
-    dress_frontier(axes, "Gain against forgetting: median over the bases, and their range")
+    dress_frontier(axes, "Median gain over the bases, and their range")
     figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
     return figure
 
