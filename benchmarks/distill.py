@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tabom.samplers import Sampler
+from tabom.samplers.denoiser import Denoiser
 from tabom.samplers.static_shapes import StaticShapes
 from tabom.types import Example, PromptBatch
 
@@ -44,7 +45,7 @@ class EndingModel:
         self.length = arguments.response
         backbone = common.random_backbone(arguments, length=arguments.prompt + arguments.response)
         self.backbone = backbone.eval().requires_grad_(False)
-        self.run = self.backbone
+        self.run: Denoiser = self.backbone
         self.compiled = StaticShapes(self.backbone, arguments.batch).for_canvases(arguments.prompt + self.length)
         head = self.backbone.transformer.get_output_embeddings().weight
         head *= 15

@@ -3,7 +3,7 @@
 Axes: B rows, L canvas positions, D hidden size.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tabom.errors import check_range
+from tabom.samplers.denoiser import Denoiser
 
 _SHARES = (8, 4, 2, 1)
 _QUARTERS = (2, 3, 4)
@@ -44,13 +45,13 @@ class StaticShapes:
         config.recompile_limit = max(config.recompile_limit, config.accumulated_recompile_limit)
         self._compiled = torch.compile(backbone, dynamic=False, mode="reduce-overhead" if self.is_on_gpu else None)
 
-    def for_canvases(self, width: int) -> "StaticShapes":
+    def for_canvases(self, width: int) -> Denoiser:
         """The same for canvases of at most this width."""
         limit = self._backbone.max_length
         widest = -(-width // _MULTIPLE) * _MULTIPLE
         widest = widest if limit is None else max(width, min(widest, limit))
         self._widths = sorted({-(-widest * quarters // _QUARTERS[-1]) for quarters in _QUARTERS})
-        return self
+        return cast("Denoiser", self)
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the backbone's: its tokens and its head, and what a cache needs, which is not compiled."""
