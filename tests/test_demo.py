@@ -125,11 +125,11 @@ def test_the_full_demos_steps(monkeypatch, repository):
 
 @pytest.mark.slow  # a score of steps
 def test_a_small_study(here, capsys):
-    """Two bases and five methods, one of each kind; the reports compare them."""
+    """Two bases and six methods, one of each kind; the reports compare them."""
     content = yaml.safe_load(find("pipelines/study", "configs").read_text())["parameters"]
     (sudoku, *_), methods = content["domains"], {method["name"]: method for method in content["methods"]}
     domains = [{**sudoku, "num_steps": 4, "bases": [{"base": base, "pool": 20} for base in (1, 2)]}]
-    names = ("sft_gt", "sft_gt_all", "sft_sd_text", "tabom")
+    names = ("sft_gt", "sft_gt_all", "sft_sd", "sft_sd_text", "tabom")
     (manual,) = (method for method in content["further"] if method["name"] == "tabom_manual")
     few = {"methods": [methods[name] for name in names], "further": [manual], "rates": [1.0e-4, 1.0e-3]}
     main(["pipeline", small("study", domains=domains, **few), "--jobs=2"])
