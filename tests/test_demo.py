@@ -135,7 +135,7 @@ def test_a_small_study(here, capsys):
     main(["pipeline", small("study", domains=domains, **few), "--jobs=2"])
     text = Path("runs/study/sudoku-four-per-step.md").read_text()
     assert "2 base models; each is one replicate" in text
-    for name in ("SFT-GT", "sft gt + all queries", "SFT-SD + replay of own text", "TABOM"):
+    for name in ("SFT-GT", "SFT-GT + all queries", "SFT-SD + replay of own text", "TABOM"):
         assert any(line.startswith(f"| {name} |") for line in text.splitlines()), text
     capsys.readouterr()
 
