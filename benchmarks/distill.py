@@ -179,15 +179,20 @@ def measure(arguments: argparse.Namespace, model: EndingModel, kind: str, peak: 
     return case
 
 
-def main() -> None:
-    """Measure, print a table, and write the figures."""
-    parser = common.parser(__doc__)
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Options that say how large the model is, and how much it decodes."""
     common.add_shape(parser, hidden=128, layers=2)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--response", type=int, default=48)
     parser.add_argument("--block", type=int, default=12, help="block length; has to divide the response")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--queries", type=int, default=16)
+
+
+def main() -> None:
+    """Measure, print a table, and write the figures."""
+    parser = common.parser(__doc__)
+    add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cases", choices=("half", "none"), nargs="+", default=["half", "none"])
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=["ours"])

@@ -29,7 +29,7 @@ from typing import Any
 import common
 import torch
 import train_step
-from distill import EOS, EndingModel, make_queries, reference, text_of
+from distill import EOS, EndingModel, add_sizes, make_queries, reference, text_of
 from torch import Tensor
 
 from tabom.backbones.target_pass import TargetPass
@@ -140,14 +140,9 @@ def taken_in(text: str) -> tuple[str, Decode]:
 def main() -> None:
     """Measure, print a table, and write the figures."""
     parser = common.parser(__doc__)
-    common.add_shape(parser, hidden=128, layers=2)
-    parser.add_argument("--prompt", type=int, default=32)
-    parser.add_argument("--response", type=int, default=48)
-    parser.add_argument("--block", type=int, default=12, help="block length; has to divide the response")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--queries", type=int, default=16)
+    add_sizes(parser)
     parser.add_argument("--window", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--take", type=taken_in, action="append", default=[], metavar="SAMPLER=MODULE:FUNCTION")
     arguments = common.take_shape(parser.parse_args())
     arguments.length, arguments.gradient_checkpointing = arguments.prompt + arguments.response, False

@@ -126,6 +126,7 @@ def test_the_replay_follows_any_method_of_the_demo(method, tmp_path, monkeypatch
 
 def test_overlays_of_the_study(tmp_path, monkeypatch):
     """Replay of another source than the probe's, ground truth to all queries, replay of what Qwen3 wrote."""
+    assert [path.stem for path in STUDY_OVERLAYS] == ["all_queries", "replay_of_manual", "replay_of_text"]
     monkeypatch.chdir(ROOT.parent)
     run_dir = f"--run_dir={tmp_path}"
     manual = instantiate("fit", ROOT / "demo/tabom.yaml", ROOT / "study/replay_of_manual.yaml", run_dir).datamodule

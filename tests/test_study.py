@@ -29,11 +29,10 @@ def pages(tmp_path_factory):
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
         for name, (verb, *words) in words_of_reports().items():
-            made = [word for word in words if not word.startswith("runs/") or Path(word).is_dir()]
-            (output,) = (word.partition("=")[2] for word in words if word.startswith("--output=") and ".md" in word)
-            kept = [word for word in made if not word.startswith(("--figures", "--output"))]
-            report.run([verb, *kept, f"--output={output}"])
-            texts[name] = Path(output).read_text()
+            left_out = ("--figures=", "--output=")
+            made = [word for word in words if not word.startswith(("runs/", *left_out)) or Path(word).is_dir()]
+            report.run([verb, *made, "--output=page.md"])
+            texts[name] = Path("page.md").read_text()
     return texts
 
 
