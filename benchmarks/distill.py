@@ -46,7 +46,7 @@ class EndingModel:
         backbone = common.random_backbone(arguments, length=arguments.prompt + arguments.response)
         self.backbone = backbone.eval().requires_grad_(False)
         self.run: Denoiser = self.backbone
-        self.compiled = StaticShapes(self.backbone, arguments.batch).for_canvases(arguments.prompt + self.length)
+        self.compiled: Denoiser | None = None
         head = self.backbone.transformer.get_output_embeddings().weight
         head *= 15
         head[:, -1] = 0.0
@@ -131,6 +131,9 @@ def ours(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch
 
 def compiled(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatch) -> Tensor:
     """The same with a compiled backbone."""
+    if model.compiled is None:
+        shapes = StaticShapes(model.backbone, arguments.batch)
+        model.compiled = shapes.for_canvases(arguments.prompt + arguments.response)
     model.run = model.compiled
     responses = ours(arguments, model, queries)
     model.run = model.backbone

@@ -20,6 +20,9 @@ from tabom.backbones.stock import other
 from tabom.backbones.transformer import Attention, DType, TransformersBackbone
 from tabom.errors import TabomError, check_range, require
 
+_PACKED = (32, 64)
+"""Outputs and inputs of a 4-bit layer of which bitsandbytes packs multiples on a CPU that multiplies in bfloat16."""
+
 
 class PretrainedBackbone(BackboneSource):
     """A saved model: LLaDA, iLLaDA, Dream, A2D, SDAR, any masked language model of transformers, what tabom wrote.
@@ -184,6 +187,10 @@ class PretrainedBackbone(BackboneSource):
     def _prepared(self, backbone: TransformersBackbone) -> TransformersBackbone:
         if isinstance(backbone, DecoderBackbone):
             self._set_quirks(backbone)
+        for module in backbone.modules():  # bitsandbytes has another way, but does not take it by itself
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                is_packed = module.out_features % _PACKED[0] == module.in_features % _PACKED[1] == 0
+                module.support_avx512bf16_for_cpu &= is_packed
         if self.gradient_checkpointing:
             backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:

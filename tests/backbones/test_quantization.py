@@ -67,6 +67,19 @@ def test_blocks_are_quantised_and_carry_an_adapter(load, family, quantization, t
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_decoding_in_four_bits_on_a_cpu_whatever_the_widths(load, monkeypatch, is_fast):
+    """Where the CPU multiplies in bfloat16, bitsandbytes packs 32 outputs and 64 inputs together, or fails."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: is_fast)
+    backbone = load("llada", quantization="4bit", lora=Lora(r=2), dtype="float32").eval()
+    layers = [module for module in backbone.modules() if type(module).__name__ == "Linear4bit"]
+    assert any(layer.out_features % 32 or layer.in_features % 64 for layer in layers)
+    with torch.no_grad():
+        hidden = backbone(torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.bool))
+    assert hidden.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_export_of_a_quantised_model_writes_the_adapter_alone(stage):
     options = [
         '--model.backbone.lora={"r": 2}',
