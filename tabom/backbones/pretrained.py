@@ -188,9 +188,9 @@ class PretrainedBackbone(BackboneSource):
         if isinstance(backbone, DecoderBackbone):
             self._set_quirks(backbone)
         for module in backbone.modules():  # bitsandbytes has another way, but does not take it by itself
-            if hasattr(module, "support_avx512bf16_for_cpu"):
+            if isinstance(module, torch.nn.Linear) and getattr(module, "support_avx512bf16_for_cpu", False):
                 is_packed = module.out_features % _PACKED[0] == module.in_features % _PACKED[1] == 0
-                module.support_avx512bf16_for_cpu &= is_packed
+                setattr(module, "support_avx512bf16_for_cpu", is_packed)  # noqa: B010 - no attribute of every Linear
         if self.gradient_checkpointing:
             backbone.transformer.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:
