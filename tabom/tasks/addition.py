@@ -17,9 +17,10 @@ _RESULT = re.compile(r"\d{1,10}", re.ASCII)
 class Addition(Puzzles):
     """Add pairs of numbers.
 
-    The prompt is ``add 0234+5678 9012+3456=``, an answer the results in their order, ``05912 12468``. Zeros in front
-    give every digit its place: the results have one digit more than the summands. A carry goes from right to left, so a
-    result is easiest to find in this direction.
+    The prompt is ``add 00234 09012+05678 03456=``: the first summands of all sums, then the second ones. An answer has
+    the results in the same order, ``05912 12468``. Zeros in front make all numbers equally wide, one digit more than a
+    summand has, so that a digit of a result is always equally far from those that it depends on. A carry goes from
+    right to left, so a result is easiest to find in this direction.
 
     Args:
         num_sums: Sums of a prompt.
@@ -54,21 +55,24 @@ class Addition(Puzzles):
         found = response.replace(",", " ").split()
         if not all(_RESULT.fullmatch(word) for word in found):
             return False
-        return [int(word) for word in found] == _results(example.prompt.removeprefix("add ").removesuffix("="))
+        first, second = (part.split() for part in example.prompt.removeprefix("add ").removesuffix("=").split("+"))
+        return [int(word) for word in found] == [int(a) + int(b) for a, b in zip(first, second, strict=True)]
 
     def _draw(self, rng: random.Random) -> Example:
         numbers = [rng.randrange(10**self.num_digits) for _ in range(2 * self.num_sums)]
-        return self._example(" ".join(f"{a}+{b}" for a, b in zip(numbers[::2], numbers[1::2], strict=True)))
+        return self._example(list(zip(numbers[::2], numbers[1::2], strict=True)))
 
     def _read(self, path: Path) -> list[Example]:
         examples = []
         for where, row in read_rows(path, ("input", "output")):
-            sums = " ".join(row["input"].split())
+            sums = [_SUM.fullmatch(word) for word in row["input"].split()]
+            numbers = [(int(found[1]), int(found[2])) for found in sums if found]
             require(
-                all(_SUM.fullmatch(word) for word in sums.split()),
-                f"{where}: column input: expected sums such as 12+34 split by blanks, got {row['input']!r:.80}",
+                len(numbers) == len(sums) and max(map(max, numbers)) < 10**self.num_digits,
+                f"{where}: column input: expected sums such as 12+34 split by blanks, of numbers with at most "
+                f"{self.num_digits} digits (num_digits), got {row['input']!r:.80}",
             )
-            example = self._example(sums)
+            example = self._example(numbers)
             require(
                 self.is_correct(example, row["output"]),
                 f"{where}: column output: expected {example.reference}, got {row['output']!r:.80}",
@@ -76,15 +80,14 @@ class Addition(Puzzles):
             examples.append(example)
         return examples
 
-    def _example(self, sums: str) -> Example:
-        sums = re.sub(r"\d+", lambda number: number[0].zfill(self.num_digits), sums)
-        results = [str(result) for result in _results(sums)]
+    def _example(self, sums: list[tuple[int, int]]) -> Example:
+        width = self.num_digits + 1
+        first, second = (
+            " ".join(str(number).zfill(width) for number in numbers) for numbers in zip(*sums, strict=True)
+        )
+        results = [str(a + b) for a, b in sums]
         if self.answer_layout == "flat":
-            reference = " ".join(result.zfill(self.num_digits + 1) for result in results)
+            reference = " ".join(result.zfill(width) for result in results)
         else:
             reference = ",".join(results)
-        return Example(query_id=f"addition/{sums}", prompt=f"add {sums}=", reference=reference)
-
-
-def _results(sums: str) -> list[int]:
-    return [sum(map(int, word.split("+"))) for word in sums.split()]
+        return Example(query_id=f"addition/{first}+{second}", prompt=f"add {first}+{second}=", reference=reference)
