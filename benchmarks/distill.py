@@ -19,18 +19,30 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import common
 import torch
 from torch import Tensor
 
+from tabom.functional.head import Head
 from tabom.samplers import Sampler
 from tabom.samplers.denoiser import Denoiser
 from tabom.samplers.static_shapes import StaticShapes
 from tabom.types import Example, PromptBatch
 
 EOS = 0
+
+
+class CountedHead(Head):
+    """A head that counts its operations: two for a multiplication and an addition."""
+
+    num_operations: ClassVar[int] = 0
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head."""
+        CountedHead.num_operations += 2 * hidden.numel() * len(self.weight)
+        return super().logits(hidden)
 
 
 class EndingModel:
@@ -71,11 +83,10 @@ class EndingModel:
         self.num_operations += num_rows * width * (2 * self.num_weights + attention)
         return torch.where(is_after[..., None], only_end, hidden)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the head."""
-        logits = self.backbone.logits(hidden)
-        self.num_operations += 2 * hidden.numel() * logits.shape[-1]
-        return logits
+    @property
+    def head(self) -> "CountedHead":
+        """Its operations are counted."""
+        return CountedHead(*self.backbone.head)
 
 
 def make_queries(arguments: argparse.Namespace, kind: str) -> PromptBatch:
@@ -111,7 +122,7 @@ def reference(
             last = arguments.prompt + block_end
             for _ in range(arguments.block):
                 is_masked = canvas == model.mask_token_id
-                logits = model.logits(model(canvas, is_there)).float()
+                logits = model.head.logits(model(canvas, is_there)).float()
                 logits[..., model.mask_token_id] = -torch.inf
                 tokens = logits.argmax(-1)
                 confidence = logits.to(precision).softmax(-1).gather(-1, tokens[..., None])[..., 0]
@@ -167,9 +178,9 @@ def measure(arguments: argparse.Namespace, model: EndingModel, kind: str, peak: 
     num_operations = {}
     for _ in range(arguments.rounds):
         for way, call in calls.items():
-            model.num_operations = 0
+            model.num_operations = CountedHead.num_operations = 0
             taken[way].append(seconds(arguments, call, model, queries))
-            num_operations[way] = model.num_operations
+            num_operations[way] = model.num_operations + CountedHead.num_operations
     case: dict[str, Any] = {"seconds": taken, "ways": {}}
     for way, times in taken.items():
         rate = arguments.queries / statistics.median(times)

@@ -90,7 +90,7 @@ def dream(arguments: argparse.Namespace, model: EndingModel, queries: PromptBatc
         is_there = queries.attention_mask[start : start + arguments.batch]
         for _ in range(arguments.response):
             is_masked = canvas == model.mask_token_id
-            logits = model.logits(model(canvas, is_there))[is_masked].float()
+            logits = model.head.logits(model(canvas, is_there))[is_masked].float()
             logits[..., model.mask_token_id] = -torch.inf
             confidence, tokens = logits.softmax(-1).max(-1)
             everywhere = torch.full(canvas.shape, -torch.inf, device=canvas.device)

@@ -33,6 +33,10 @@ class Head(NamedTuple):
         scores = F.linear(hidden, self.weight, self.bias)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
+    def part(self, tokens: slice) -> "Head":
+        """The head of some tokens of the vocabulary."""
+        return self._replace(weight=self.weight[tokens], bias=None if self.bias is None else self.bias[tokens])
+
     def chosen_logits(self, hidden: Float[Tensor, "K D"], token_ids: Int[Tensor, "K T"]) -> Float[Tensor, "K T"]:
         """Scores of some tokens at each position, in float32 or wider; differentiable."""
         wide = wide_dtype(hidden.dtype)

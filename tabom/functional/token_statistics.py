@@ -19,7 +19,7 @@ _BLOCK_NUMBERS = {"cpu": 2**18, "other": 2**26}
 """Logits that are worked on at a time: what the cache of one core holds, and enough to fill a GPU."""
 _CHUNK_NUMBERS = {"cpu": 2**25, "other": 2**28}
 """Logits that are held at a time: enough rows for a fast matrix product; 128 MiB and 1 GiB of float32."""
-_PIECE = 1024
+_PIECE = 128
 
 
 def linear_token_statistics(
@@ -122,21 +122,22 @@ def largest(logits: Float[Tensor, "K V"]) -> tuple[Float[Tensor, " K"], Int[Tens
 
 def row_chunks(logits: Float[Tensor, "K V"]) -> list[slice]:
     """Rows to work on together, so that what is made of them fits a cache; an empty batch is one chunk."""
-    return _chunks(len(logits), logits.shape[1], _limit(_BLOCK_NUMBERS, logits))
+    return chunks(len(logits), logits.shape[1], _limit(_BLOCK_NUMBERS, logits))
 
 
 def head_chunks(hidden: Float[Tensor, "K D"], head: Head) -> list[slice]:
     """Rows whose logits are held together; an empty batch is one chunk."""
-    return _chunks(len(hidden), len(head.weight), _limit(_CHUNK_NUMBERS, hidden))
+    return chunks(len(hidden), len(head.weight), _limit(_CHUNK_NUMBERS, hidden))
+
+
+def chunks(num_rows: int, num_columns: int, num_numbers: int) -> list[slice]:
+    """Rows with no more than ``num_numbers`` numbers together, but at least one; no rows are one chunk."""
+    step = max(1, num_numbers // num_columns)
+    return [slice(start, min(start + step, num_rows)) for start in range(0, max(1, num_rows), step)]
 
 
 def _limit(numbers: dict[str, int], tensor: Tensor) -> int:
     return numbers["cpu" if tensor.device.type == "cpu" else "other"]
-
-
-def _chunks(num_rows: int, num_columns: int, num_numbers: int) -> list[slice]:
-    step = max(1, num_numbers // num_columns)
-    return [slice(start, min(start + step, num_rows)) for start in range(0, max(1, num_rows), step)]
 
 
 class _Measures(NamedTuple):

@@ -1,12 +1,14 @@
 """What a sampler needs of a model.
 
-Axes: B rows, L canvas positions, D hidden size, V vocabulary.
+Axes: B rows, L canvas positions, D hidden size.
 """
 
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from tabom.functional.head import Head
 
 
 @runtime_checkable
@@ -32,6 +34,7 @@ class Denoiser(Protocol):
         """Hidden states; entry ``i`` predicts token ``i``."""
         ...
 
-    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        """Apply the head."""
+    @property
+    def head(self) -> Head:
+        """What turns hidden states into logits; read after a forward pass."""
         ...

@@ -48,7 +48,7 @@ def replayed_entropies(
         ids = torch.cat([prompt_ids.expand(len(some), -1), canvas], 1)
         hidden = backbone(ids, torch.ones_like(ids, dtype=torch.bool))[:, -len(response_ids) :]
         state, position = (unmask_step == some[:, None]).nonzero(as_tuple=True)
-        logits = backbone.logits(hidden[state, position]).float()
+        logits = backbone.head.logits(hidden[state, position]).float()
         entropy[position] = token_statistics(logits, response_ids[position]).entropy
         on_states(len(some))
     return entropy

@@ -5,15 +5,17 @@ rows' current blocks, row by row), V vocabulary, T steps, X ids that are never c
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tabom.errors import check_range, check_used, require
+from tabom.functional.likeliest_tokens import LikeliestTokens, likeliest_tokens
 from tabom.functional.token_statistics import row_chunks, token_statistics
 from tabom.samplers.block_cache import BlockCache
+from tabom.samplers.choice import Choice, Score, ScoreDistribution, TokenChoice, defer, guided_logits, margins
 from tabom.samplers.decoding_state import DecodingState, Positions, Turn
 from tabom.samplers.denoiser import Denoiser
 from tabom.samplers.exact_cache import ExactCache
@@ -22,26 +24,13 @@ from tabom.samplers.schedules import BlockState, FixedTokens, Schedule, most_ste
 from tabom.samplers.trace import Canvas, Trace
 from tabom.samplers.trace_credit import TraceCredit
 from tabom.seeding import branch, stream_key, uniform
-from tabom.types import DecodedBatch, PromptBatch
-
-Score = Literal["entropy", "confidence", "margin", "random", "position"]
-ScoreDistribution = Literal["model", "sampling"]
-TokenChoice = Literal["drawn", "likeliest"]
+from tabom.types import DecodedBatch, PromptBatch, TokenStatistics
 
 _SCORE_DECIMALS = 5
 _WAITING_AT_ONCE = 2048
 """Positions of later blocks that the head is applied to together: 1 GB of logits with LLaDA's vocabulary."""
 _TOKEN, _SCORE, _POSITION, _SCHEDULE = range(4)
 """Random streams of a position at a step: what each draw is for."""
-
-
-class _Choice(NamedTuple):
-    """One step's candidates: the token that each would reveal, and how sure the model is of it."""
-
-    tokens: Int[Tensor, " K"]
-    entropy: Float[Tensor, " K"]
-    confidence: Float[Tensor, " K"]
-    score: Float[Tensor, " K"]
 
 
 class Sampler:
@@ -231,15 +220,20 @@ class Sampler:
         while len(state.rows):
             turn = state.turn(device)
             hidden = self._hidden(backbone, canvas, batch, turn, cache)
-            fused = logits = self._logits(backbone, hidden, turn.candidates)
-            if self.trace_credit is not None:
-                place = turn.candidates.row * length + turn.candidates.column
-                fused, credit = self.trace_credit(logits, place, credit)
-            choice = self._choose(logits, fused, excluded, turn.candidates, row_keys)
+            for name in ("forbidden_token_ids", "deferred_token_ids"):
+                check_ids(name, getattr(self, name), len(backbone.head.weight))
+            if self._needs_logits:
+                fused = logits = self._logits(backbone, hidden, turn.candidates)
+                if self.trace_credit is not None:
+                    place = turn.candidates.row * length + turn.candidates.column
+                    fused, credit = self.trace_credit(logits, place, credit)
+                choice = self._choose(logits, fused, excluded, turn.candidates, row_keys)
+            else:
+                states = hidden[0][turn.candidates.slot, turn.candidates.column]
+                found = likeliest_tokens(states, backbone.head, excluded)
+                choice = self._scored(found.token_ids, found, turn.candidates, row_keys)
             if record_steps:
-                for waiting in state.waiting(device).pieces(_WAITING_AT_ONCE):
-                    logits = self._logits(backbone, hidden, waiting)
-                    trace.look_at(waiting, token_statistics(logits, logits.argmax(-1)).entropy)
+                self._look_ahead(trace, backbone, hidden, state.waiting(device))
                 trace.look_at(turn.candidates, choice.entropy)
             is_revealed = self._select(choice, turn, block_length, row_keys)
             tokens = turn.spread(choice.tokens, -1)
@@ -257,6 +251,13 @@ class Sampler:
     @property
     def _is_drawn(self) -> bool:
         return self.temperature > 0 and self.token_choice == "drawn"
+
+    @property
+    def _needs_logits(self) -> bool:
+        """Whether anything but the likeliest tokens of the model's own distribution is asked for."""
+        is_filtered = self.temperature > 0 or self.top_p is not None or self.top_k is not None
+        is_other = self._is_drawn or self.score == "margin" or (is_filtered and self.score_distribution == "sampling")
+        return is_other or self.cfg_scale > 0 or bool(self.forbidden_token_ids) or self.trace_credit is not None
 
     @property
     def _schedule(self) -> Schedule:
@@ -288,19 +289,15 @@ class Sampler:
             seen.append(ids.masked_fill(is_prompt, backbone.mask_token_id))
         return [backbone(each, is_there)[:, -turn.response_length :] for each in seen]
 
-    def _logits(
-        self, backbone: Denoiser, hidden: list[Float[Tensor, "S N D"]], positions: Positions
-    ) -> Float[Tensor, "K V"]:
-        """Logits in float32, guided and without forbidden tokens."""
-        each = [backbone.logits(states[positions.slot, positions.column]).float() for states in hidden]
-        logits = each[0]
-        if self.cfg_scale > 0:
-            logits = each[1] + (self.cfg_scale + 1) * (each[0] - each[1])
-        for name in ("forbidden_token_ids", "deferred_token_ids"):
-            check_ids(name, getattr(self, name), logits.shape[-1])
-        if self.forbidden_token_ids:
-            logits[:, self.forbidden_token_ids] = torch.finfo(logits.dtype).min
-        return logits
+    def _logits(self, backbone: Denoiser, hidden: list[Tensor], positions: Positions) -> Float[Tensor, "K V"]:
+        states = [each[positions.slot, positions.column] for each in hidden]
+        return guided_logits(backbone.head, states, self.cfg_scale, self.forbidden_token_ids)
+
+    def _look_ahead(self, trace: Trace, backbone: Denoiser, hidden: list[Tensor], waiting: Positions) -> None:
+        """Record the entropies of positions of later blocks."""
+        for some in waiting.pieces(_WAITING_AT_ONCE):
+            logits = self._logits(backbone, hidden, some)
+            trace.look_at(some, token_statistics(logits, logits.argmax(-1)).entropy)
 
     def _choose(
         self,
@@ -309,7 +306,7 @@ class Sampler:
         excluded: Int[Tensor, " X"],
         candidates: Positions,
         row_keys: Int[Tensor, " B"],
-    ) -> _Choice:
+    ) -> Choice:
         """Token of each candidate, the model's entropy there, and its score."""
         lowest = torch.finfo(fused.dtype).min
         sampling = fused if self.temperature == 0 else (fused / self.temperature).clamp(min=lowest)
@@ -331,22 +328,29 @@ class Sampler:
 
         scored = fused if self.score_distribution == "model" else sampling
         statistics = token_statistics(scored, tokens)
-        entropy = statistics.entropy if scored is logits else token_statistics(logits, tokens).entropy
-        confidence = statistics.nll.neg().exp()
-        if self.score == "entropy":
-            score = -statistics.entropy
-        elif self.score == "confidence":
-            score = confidence
-        elif self.score == "margin":
-            score = -scored.softmax(-1).index_fill_(-1, excluded, 0.0).topk(2).values.diff().squeeze(-1)
-        elif self.score == "position":
+        choice = self._scored(tokens, statistics, candidates, row_keys)
+        if self.score == "margin":
+            choice = choice._replace(score=margins(scored, excluded))
+        return choice if scored is logits else choice._replace(entropy=token_statistics(logits, tokens).entropy)
+
+    def _scored(
+        self,
+        tokens: Int[Tensor, " K"],
+        found: TokenStatistics | LikeliestTokens,
+        candidates: Positions,
+        row_keys: Int[Tensor, " B"],
+    ) -> Choice:
+        confidence = found.nll.neg().exp()
+        if self.score == "position":
             score = candidates.column.neg().float()
-        else:
+        elif self.score == "random":
             score = self._uniform(_SCORE, candidates, row_keys).float()
-        return _Choice(tokens, entropy, confidence, score)
+        else:
+            score = confidence if self.score == "confidence" else -found.entropy
+        return Choice(tokens, found.entropy, confidence, score)
 
     def _select(
-        self, choice: _Choice, turn: Turn, block_length: int, row_keys: Int[Tensor, " B"]
+        self, choice: Choice, turn: Turn, block_length: int, row_keys: Int[Tensor, " B"]
     ) -> Bool[Tensor, "S N"]:
         """Candidates that this step reveals."""
         candidates = turn.candidates
@@ -358,11 +362,8 @@ class Sampler:
         is_eligible = is_candidate
         if self.deferred_token_ids:
             deferred = torch.tensor(self.deferred_token_ids, device=key.device)
-            is_wanted = turn.spread(~torch.isin(choice.tokens, deferred), fill=False)
-            is_eligible = is_wanted | (is_candidate & ~is_wanted.any(1, keepdim=True))
-            is_last = is_candidate & ~is_eligible
-            lateness = torch.where(is_candidate, is_last.long(), 2).gather(1, order)
-            order = order.gather(1, lateness.argsort(dim=1, stable=True))
+            is_deferred = turn.spread(torch.isin(choice.tokens, deferred), fill=False)
+            order, is_eligible = defer(order, is_candidate, is_deferred)
         positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
         schedule = self._schedule
         state = BlockState(

@@ -43,7 +43,7 @@ class Stale:
 
     def __init__(self, backbone, block_length, length):
         self.backbone, self.block_length, self.length = backbone, block_length, length
-        self.mask_token_id, self.logits, self.unused_ids = backbone.mask_token_id, backbone.logits, backbone.unused_ids
+        self.mask_token_id, self.head, self.unused_ids = backbone.mask_token_id, backbone.head, backbone.unused_ids
         self.block, self.then, self.block_size = -1, None, None
 
     def __call__(self, input_ids, attention_mask):

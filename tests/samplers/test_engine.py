@@ -28,7 +28,7 @@ class Watched:
     def __init__(self, backbone):
         self.backbone = backbone
         self.mask_token_id, self.unused_ids = backbone.mask_token_id, backbone.unused_ids
-        self.logits, self.block_size = backbone.logits, backbone.block_size
+        self.head, self.block_size = backbone.head, backbone.block_size
         self.shapes = []
 
     def __call__(self, input_ids, attention_mask):

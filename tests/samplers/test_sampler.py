@@ -97,6 +97,20 @@ def test_blocks_are_revealed_from_left_to_right(backbone, tokenizer, settings):
         assert 0 <= min(steps) <= max(steps) < sampler.num_steps(N)
 
 
+@pytest.mark.parametrize("options", [{}, {"deferred_token_ids": tuple(range(10, 40)), "block_length": 4}])
+@pytest.mark.parametrize("score", ["entropy", "confidence", "random", "position"])
+def test_without_whole_logits_everything_is_the_same(backbone, tokenizer, monkeypatch, score, options):
+    sampler, batch = Sampler(score, **options), prompts(tokenizer, ["abc", "xyz", "1"])
+    assert not sampler._needs_logits
+    found = decode_with_scores(sampler, backbone, batch)
+    monkeypatch.setattr(Sampler, "_needs_logits", True)
+    expected = decode_with_scores(sampler, backbone, batch)
+    assert torch.equal(found[0].response_ids, expected[0].response_ids)
+    assert torch.equal(found[0].unmask_step, expected[0].unmask_step)
+    torch.testing.assert_close(found[0].unmask_entropy, expected[0].unmask_entropy, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)
+
+
 def state_logits(backbone, sampler, batch, decoded, step):
     """The model asked afresh at the state before ``step``: logits of the response."""
     is_masked = decoded.unmask_step >= step
