@@ -56,6 +56,7 @@ docs: $(STAMP) ## Build the documentation site into site/, with warnings as erro
 pictures: $(STAMP) ## Take the pictures in the README of runs/demo: docs/viewer.gif and docs/report.png
 	$(BIN)/python docs/pictures.py
 
+bench: export OMP_NUM_THREADS = 1
 bench: $(STAMP) ## Training step, token statistics, loader, decoding, growth, peers, start and side by side, as ratios, on this CPU (about an hour)
 	$(BIN)/python benchmarks/token_statistics.py $(call results,token_statistics)
 	$(BIN)/python benchmarks/train_step.py $(call results,train_step)
