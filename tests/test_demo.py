@@ -128,7 +128,8 @@ def test_a_small_study(here, capsys):
     """Two bases and six methods, one of each kind; the reports compare them."""
     content = yaml.safe_load(find("pipelines/study", "configs").read_text())["parameters"]
     (sudoku, *_), methods = content["domains"], {method["name"]: method for method in content["methods"]}
-    domains = [{**sudoku, "num_steps": 4, "bases": [{"base": base, "pool": 20} for base in (1, 2)]}]
+    short = {"trainer.max_steps": 4, "trainer.val_check_interval": 4}
+    domains = [{**sudoku, "pretraining": short, "bases": [{"base": base, "pool": 20} for base in (1, 2)]}]
     names = ("sft_gt", "sft_gt_all", "sft_sd", "sft_sd_text", "tabom")
     (manual,) = (method for method in content["further"] if method["name"] == "tabom_manual")
     few = {"methods": [methods[name] for name in names], "further": [manual], "rates": [1.0e-4, 1.0e-3]}
@@ -141,15 +142,18 @@ def test_a_small_study(here, capsys):
 
 
 def test_the_studys_steps(monkeypatch, repository):
-    """Nine methods and nine further ones at four rates, on five bases of every domain."""
+    """Nine methods and nine further ones at four rates, on every base of every domain."""
     monkeypatch.chdir(repository)
     pipeline = read_pipeline(find("pipelines/study", "configs"), {}, list(VERBS))
-    num_domains = len(yaml.safe_load(pipeline.path.read_text())["parameters"]["domains"])
+    domains = yaml.safe_load(pipeline.path.read_text())["parameters"]["domains"]
+    num_bases = {domain["domain"]: len(domain["bases"]) for domain in domains}
+    assert num_bases["sudoku"] == 5
     for what in ("fit", "test"):
         steps = [step for name, step in pipeline.steps.items() if f" {what} " in name and not name.endswith("base")]
-        assert len(steps) == num_domains * 5 * (9 + 9) * 4
-    seeds = {step.options["seed_everything"] for name, step in pipeline.steps.items() if name.endswith("pretrain")}
-    assert len(seeds) == 5
+        assert len(steps) == sum(num_bases.values()) * (9 + 9) * 4
+    pretraining = [step for name, step in pipeline.steps.items() if name.endswith("pretrain")]
+    bases = {(step.options["seed_everything"], str(step.options["data.task"])) for step in pretraining}
+    assert len(bases) == len(pretraining) == sum(num_bases.values())
 
 
 def test_options(monkeypatch, repository):
